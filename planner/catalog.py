@@ -1,0 +1,66 @@
+"""What the planner knows of a session: its streams, its tables and its functions. Schemas only, no data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+__all__ = ["Catalog", "QueryPlan", "StreamDefinition"]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamDefinition:
+    """A declared stream.
+
+    Attributes:
+        name: Name in SQL.
+        schema: Arrow schema of the rows that operators see.
+        event_time: Column with the event time, or None.
+        max_out_of_orderness: How far, in units of the event time's type, a row may be behind the greatest event time
+            seen before it counts as late. None: as far as it likes, the watermark moves at the end of input only.
+        allowed_lateness: Units of event time for which a closed window can still be revised.
+    """
+
+    name: str
+    schema: pa.Schema
+    event_time: str | None = None
+    max_out_of_orderness: int | None = 0
+    allowed_lateness: int = 0
+
+
+@dataclass(slots=True)
+class Catalog:
+    """Streams and tables by name. Names are unique over both.
+
+    Attributes:
+        streams: Declared streams.
+        tables: Schemas of the session's tables.
+        functions: DataFusion function objects to register in every context, by name: Python scalar and aggregate UDFs.
+        infer_event_time: Whether a window over a stream without event time takes the column that the query names, as
+            for queries over bounded tables.
+    """
+
+    streams: dict[str, StreamDefinition] = field(default_factory=dict)
+    tables: dict[str, pa.Schema] = field(default_factory=dict)
+    functions: dict[str, object] = field(default_factory=dict)
+    infer_event_time: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class QueryPlan:
+    """A planned query: the tree before it is distributed over partitions, and what its results look like.
+
+    Attributes:
+        sql: Text of the query.
+        root: Root of the tree; its schema is the query's.
+        schema: Output schema, with ``_op`` last where results can be revised.
+        key_columns: Output columns that identify a row whose versions follow each other; empty for append-only.
+        streams: Names of the streams read, sorted; event times as used by the plan (inferred ones included).
+    """
+
+    sql: str
+    root: object
+    schema: pa.Schema
+    key_columns: tuple[str, ...]
+    streams: tuple[StreamDefinition, ...]

@@ -1,0 +1,351 @@
+"""Plan nodes: frozen values that describe what a query does. They never run and know nothing of threads.
+
+A plan is a tree whose leaves are :class:`Source` and whose root feeds the sink. Nodes refer to columns of their input
+by name. Names that begin with ``__`` are the planner's own; names that begin with ``__ms_`` are reserved for columns
+which the engine carries along with a batch and which no node mentions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import pyarrow as pa
+
+__all__ = [
+    "HIDDEN_PREFIX",
+    "OP_COLUMN",
+    "Aggregate",
+    "AggregateCall",
+    "AssignWindows",
+    "Changelog",
+    "Emit",
+    "Exchange",
+    "ExchangeKind",
+    "Node",
+    "Over",
+    "OverCall",
+    "Phase",
+    "Projection",
+    "SortKey",
+    "Source",
+    "Transform",
+    "Union",
+    "WatermarkBound",
+    "Window",
+    "WindowKind",
+    "WindowSelect",
+]
+
+HIDDEN_PREFIX = "__ms_"
+OP_COLUMN = "_op"
+
+Emit: TypeAlias = Literal["append", "final", "changes"]
+ExchangeKind: TypeAlias = Literal["hash", "single", "broadcast"]
+Phase: TypeAlias = Literal["single", "partial", "final"]
+WindowKind: TypeAlias = Literal["tumble", "hop", "cumulate", "session"]
+
+
+@dataclass(frozen=True, slots=True)
+class WatermarkBound:
+    """One term of a node's watermark: the watermark of ``stream`` minus ``delay``.
+
+    A node's watermark is the least of its terms. The delay is in units of the stream's event time; it grows where a
+    window column of an inner query serves as event time of an outer one.
+    """
+
+    stream: str
+    delay: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How rows are assigned to windows of event time. All numbers are in units of the time column's type.
+
+    Attributes:
+        kind: Shape of the window.
+        time_column: Input column with the event time: integer, date or timestamp, without NULLs.
+        time_type: Arrow type of ``time_column`` and of the window columns.
+        size: Length of a window; for a session the gap that ends it.
+        step: Distance between window starts (hop) or between emissions of a growing window (cumulate); equal to
+            ``size`` for tumble and session.
+        offset: Shift of the alignment from the epoch.
+    """
+
+    kind: WindowKind
+    time_column: str
+    time_type: pa.DataType
+    size: int
+    step: int
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SortKey:
+    """One term of an ORDER BY over an input column."""
+
+    column: str
+    descending: bool = False
+    nulls_first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """One output column of a transform: a DataFusion expression over the input's columns, and its name."""
+
+    sql: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Rows of a stream as they are pushed: ``schema`` is the stream's, or the part of it that the query reads."""
+
+    stream: str
+    schema: pa.Schema
+    watermark: tuple[WatermarkBound, ...]
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """Stateless work by DataFusion: filter, projection, scalar functions, joins with tables of the session.
+
+    It stands for ``SELECT <projections> FROM <from_sql> WHERE <where>``, in which the input is the table ``input``.
+    Rows keep their order.
+
+    Attributes:
+        input: Node that gives the rows.
+        projections: Output columns in order.
+        where: Predicate, or None.
+        from_sql: What stands after FROM; names ``input`` and, for joins, tables of the session.
+        tables: Tables of the session that ``from_sql`` or a subquery reads, sorted.
+        schema: Output schema as typed by DataFusion.
+        watermark: As of the input.
+    """
+
+    input: Node
+    projections: tuple[Projection, ...]
+    where: str | None
+    schema: pa.Schema
+    watermark: tuple[WatermarkBound, ...]
+    from_sql: str = '"input"'
+    tables: tuple[str, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,)
+
+    @property
+    def picks(self) -> tuple[str, ...] | None:
+        """Input columns in output order if this transform only picks and renames columns, else None."""
+        if self.where is not None or self.tables or self.from_sql != '"input"':
+            return None
+        names = {quoted(name): name for name in self.input.schema.names}
+        picked = [names.get(projection.sql) for projection in self.projections]
+        return None if None in picked else tuple(name for name in picked if name is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class AssignWindows:
+    """Gives each row once per window that it belongs to, with window_start, window_end and window_time appended.
+
+    Serves windowing table functions without GROUP BY. ``window.kind`` is not session.
+    """
+
+    input: Node
+    window: Window
+    schema: pa.Schema
+    watermark: tuple[WatermarkBound, ...]
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,)
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateCall:
+    """One aggregate function over input columns.
+
+    Attributes:
+        name: Output column.
+        function: Lower-case name as DataFusion knows it, such as ``sum``; ``count`` without arguments counts rows.
+        arguments: Input columns (computed by the transform before); constants are columns too.
+        result_type: Arrow type of the output column, as typed by DataFusion.
+        sql: The call as DataFusion runs it over the input's columns, for the buffered path.
+        distinct: Whether duplicates of the argument count once.
+        order_by: Order of the argument for functions that depend on it.
+        path: ``kernel`` when state is updated by kernels, ``buffered`` when rows are kept until emission.
+        reason: Why the path is buffered; empty for kernels.
+    """
+
+    name: str
+    function: str
+    arguments: tuple[str, ...]
+    result_type: pa.DataType
+    sql: str
+    distinct: bool = False
+    order_by: tuple[SortKey, ...] = ()
+    path: Literal["kernel", "buffered"] = "kernel"
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """GROUP BY, with or without a window.
+
+    The output has window_start, window_end and window_time (of the window's time type) if there is a window, then the
+    keys, then one column per call. Rows are emitted as ``emit`` says: ``final`` when the watermark passes the window's
+    end or the input ends; ``changes`` after each micro-batch, each touched group once.
+
+    Attributes:
+        input: Node that gives the rows.
+        keys: Grouping columns of the input, without the window.
+        window: Assignment to windows, or None.
+        calls: The aggregates, by output column.
+        emit: When groups come out.
+        schema: Output schema.
+        watermark: Watermark of the input, which closes windows.
+        allowed_lateness: Event time for which a closed window can still be revised.
+        phase: ``partial`` and ``final`` are the two sides of an exchange; set when a plan is distributed.
+    """
+
+    input: Node
+    keys: tuple[str, ...]
+    window: Window | None
+    calls: tuple[AggregateCall, ...]
+    emit: Emit
+    schema: pa.Schema
+    watermark: tuple[WatermarkBound, ...]
+    allowed_lateness: int = 0
+    phase: Phase = "single"
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,)
+
+
+@dataclass(frozen=True, slots=True)
+class Changelog:
+    """Turns the versions of rows with a key into changes: adds ``_op`` and drops versions equal to the last one sent.
+
+    The input comes from an Aggregate with ``emit = "changes"`` through transforms that keep its key columns.
+    """
+
+    input: Node
+    key_columns: tuple[str, ...]
+    schema: pa.Schema
+    watermark: tuple[WatermarkBound, ...]
+    retract: bool = False
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,)
+
+
+@dataclass(frozen=True, slots=True)
+class OverCall:
+    """One window function of an OVER: ``sql`` is the whole call with its OVER clause over the input's columns.
+
+    Attributes:
+        name: Output column.
+        function: Lower-case name as DataFusion knows it.
+        arguments: Input columns.
+        result_type: Arrow type of the output column.
+        frame_kind: ROWS or RANGE.
+        preceding: Rows, or units of event time, before the current row; None is unbounded.
+        sql: The function call without its OVER clause, over the input's columns.
+    """
+
+    name: str
+    function: str
+    arguments: tuple[str, ...]
+    result_type: pa.DataType
+    frame_kind: Literal["rows", "range"]
+    preceding: int | None
+    sql: str
+    path: Literal["kernel", "buffered"] = "kernel"
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """Window functions over the rows of a partition key, ordered by event time or by arrival.
+
+    The output is the input's columns followed by one column per call.
+    """
+
+    input: Node
+    keys: tuple[str, ...]
+    order_column: str | None
+    calls: tuple[OverCall, ...]
+    schema: pa.Schema
+    watermark: tuple[WatermarkBound, ...]
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSelect:
+    """Keeps the rows of each window until it closes, then runs ``sql`` over them: Top-N, ORDER BY, LIMIT.
+
+    Attributes:
+        input: Node that gives rows with the column ``window_end_column``.
+        window_end_column: A window is closed when the watermark reaches this value.
+        keys: Columns that rows have to share a partition by (with the window); empty for all rows of a window.
+        sql: DataFusion query over the table ``input``, which holds the rows of one or more closed windows.
+    """
+
+    input: Node
+    window_end_column: str
+    keys: tuple[str, ...]
+    sql: str
+    schema: pa.Schema
+    watermark: tuple[WatermarkBound, ...]
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,)
+
+
+@dataclass(frozen=True, slots=True)
+class Union:
+    """UNION ALL of inputs with one schema."""
+
+    branches: tuple[Node, ...]
+    schema: pa.Schema
+    watermark: tuple[WatermarkBound, ...]
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return self.branches
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Gives each row to the partition that owns its key, all rows to one, or all rows to each."""
+
+    input: Node
+    kind: ExchangeKind
+    keys: tuple[str, ...]
+    schema: pa.Schema
+    watermark: tuple[WatermarkBound, ...]
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,)
+
+
+Node: TypeAlias = (
+    Source | Transform | AssignWindows | Aggregate | Changelog | Over | WindowSelect | Union | Exchange
+)
+
+
+def quoted(name: str) -> str:
+    """Quote an identifier for DataFusion."""
+    return '"' + name.replace('"', '""') + '"'
