@@ -1,0 +1,92 @@
+"""How kernels are compiled: one decorator, the types of their arrays, access to memory by address.
+
+Numba's disk cache watches the file of the kernel that it compiled and no other. A cached kernel
+therefore keeps the machine code that it got from this file even after an edit here. That is why
+what kernels take from here has to stay as small as it is: too small to ever need a change of
+meaning. A change all the same calls for a new name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeAlias, TypeVar
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from numba.core import types
+from numba.extending import intrinsic
+from numba.np.numpy_support import carray
+
+__all__ = [
+    "F32",
+    "F64",
+    "I8",
+    "I16",
+    "I32",
+    "I64",
+    "U8",
+    "U16",
+    "U32",
+    "U64",
+    "Bool",
+    "address_array",
+    "kernel",
+]
+
+I8: TypeAlias = npt.NDArray[np.int8]
+I16: TypeAlias = npt.NDArray[np.int16]
+I32: TypeAlias = npt.NDArray[np.int32]
+I64: TypeAlias = npt.NDArray[np.int64]
+U8: TypeAlias = npt.NDArray[np.uint8]
+U16: TypeAlias = npt.NDArray[np.uint16]
+U32: TypeAlias = npt.NDArray[np.uint32]
+U64: TypeAlias = npt.NDArray[np.uint64]
+F32: TypeAlias = npt.NDArray[np.float32]
+F64: TypeAlias = npt.NDArray[np.float64]
+Bool: TypeAlias = npt.NDArray[np.bool_]
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+def kernel(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Compile ``function`` on its first call, without the GIL, and keep the machine code on disk.
+
+    Types are taken from the arguments of each call, so that one kernel serves writable arrays and
+    Arrow's read-only ones. Division follows NumPy instead of raising, and floating-point
+    operations keep their order. Bounds are not checked, except where the environment sets
+    ``NUMBA_BOUNDSCHECK=1``, as one of the test runs does.
+    """
+    compiled: Callable[Parameters, Result] = numba.njit(
+        nogil=True, cache=True, error_model="numpy"
+    )(function)
+    return compiled
+
+
+def _pointer_at(typing_context: Any, address: Any, scalar: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    pointer_type: Any = types.CPointer
+    return pointer_type(scalar.dtype)(address, scalar), generate
+
+
+_pointer: Any = intrinsic(_pointer_at)
+
+
+@kernel
+def address_array(address: int, length: int, scalar: type[Scalar]) -> npt.NDArray[Scalar]:
+    """View memory as a one-dimensional array; for use inside kernels only.
+
+    Args:
+        address: Where the first value is: the whole address as int64 or uint64. Unchecked.
+        length: Number of values; 0 makes the address irrelevant. Unchecked.
+        scalar: Type of the values, such as ``np.int64``; written out in the kernel, not passed to it.
+
+    Returns:
+        An array that does not own its memory: the caller keeps it alive for as long as the call.
+    """
+    view: npt.NDArray[Scalar] = carray(_pointer(address, scalar), (length,))
+    return view
