@@ -1,0 +1,249 @@
+"""The one place where the engine runs DataFusion: transforms over micro-batches, with plans that stay resident.
+
+A filter or projection is planned once and executed once: its input is a table that never ends, and each micro-batch
+is one batch pulled through the running plan. That skips planning, which costs ten times as much as the work on a small
+batch. Everything that needs to see its whole input, such as a join, keeps its physical plan and executes it once per
+micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+from datafusion import SessionConfig, SessionContext
+
+from millstream.planner.nodes import HIDDEN_PREFIX, Transform, quoted
+
+__all__ = ["TransformFailed", "TransformRunner", "run_sql"]
+
+INPUT_TABLE = "input"
+# A resident plan has to hand over a batch's rows at once and not wait to fill a larger batch of its own.
+_RESIDENT_BATCH_ROWS = 1
+_WHOLE_BATCH_ROWS = 8192
+
+
+class TransformFailed(Exception):  # noqa: N818 - an event on the way of a batch, turned into an error of the tree above
+    """DataFusion raised while it computed; carries its message without the layers' prefixes."""
+
+
+class _LiveTable(ds.Dataset):  # type: ignore[misc]
+    """A dataset whose only fragment yields the batches that wait in a queue, and ends when there are none."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._live_schema = schema
+        self.waiting: deque[pa.RecordBatch] = deque()
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self._live_schema
+
+    def get_fragments(self, filter: object = None) -> Iterator[_LiveTable]:
+        return iter([self])
+
+    def scanner(self, columns: Sequence[str] | None = None, filter: object = None, **_: object) -> _Scanner:
+        # Filters are not pushed down (see _context); if one ever were, ignoring it would give wrong rows.
+        assert filter is None, f"a filter was pushed into the live table: {filter}"
+        return _Scanner(self, columns)
+
+
+class _Scanner:
+    def __init__(self, table: _LiveTable, columns: Sequence[str] | None) -> None:
+        self._table = table
+        indices = None if columns is None else [table.schema.get_field_index(name) for name in columns]
+        self._indices = None if indices == list(range(len(table.schema))) else indices
+        self.projected_schema = (
+            table.schema if indices is None else pa.schema([table.schema.field(index) for index in indices])
+        )
+        self.dataset_schema = self.projected_schema
+
+    def to_batches(self) -> Iterator[pa.RecordBatch]:
+        waiting = self._table.waiting
+        while waiting:
+            batch = waiting.popleft()
+            yield batch if self._indices is None else batch.select(self._indices)
+
+
+def _context(
+    tables: Mapping[str, pa.Table], functions: Mapping[str, object], *, batch_rows: int
+) -> SessionContext:
+    config = (
+        SessionConfig()
+        .with_target_partitions(1)
+        .with_batch_size(batch_rows)
+        .set("datafusion.sql_parser.map_string_types_to_utf8view", "false")
+    )
+    context = SessionContext(config)
+    # The live table could only apply a pushed-down filter by a slower path than DataFusion's own.
+    context.remove_optimizer_rule("push_down_filter")
+    for name, table in tables.items():
+        context.register_record_batches(name, [table.to_batches() or [_empty_batch(table.schema)]])
+    for function in functions.values():
+        _register_function(context, function)
+    return context
+
+
+def _register_function(context: SessionContext, function: Any) -> None:
+    register = context.register_udaf if type(function).__name__ == "AggregateUDF" else context.register_udf
+    register(function)
+
+
+def _empty_batch(schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist([], schema=schema)
+
+
+def run_sql(
+    sql: str,
+    batches: Sequence[pa.RecordBatch],
+    schema: pa.Schema,
+    out_schema: pa.Schema,
+    functions: Mapping[str, object],
+) -> list[pa.RecordBatch]:
+    """Run one query over the table ``input`` made of ``batches`` and return its rows as ``out_schema``.
+
+    Raises:
+        TransformFailed: If DataFusion raises.
+    """
+    context = _context({}, functions, batch_rows=_WHOLE_BATCH_ROWS)
+    context.register_record_batches(INPUT_TABLE, [list(batches) or [_empty_batch(schema)]])
+    try:
+        result = context.sql(sql).collect()
+    except Exception as error:
+        raise TransformFailed(_message(error)) from error
+    return [_as_schema(batch, out_schema) for batch in result if batch.num_rows > 0]
+
+
+class TransformRunner:
+    """Runs one :class:`~millstream.planner.nodes.Transform` over micro-batches. Belongs to one thread.
+
+    Columns of the input whose names begin with ``__ms_`` are carried through to the output behind the node's own.
+
+    Args:
+        node: What to compute.
+        tables: Tables of the session that the node reads, by name.
+        functions: User-defined DataFusion functions by name.
+    """
+
+    def __init__(
+        self, node: Transform, tables: Mapping[str, pa.Table], functions: Mapping[str, object]
+    ) -> None:
+        self._node = node
+        self._tables = {name: tables[name] for name in node.tables}
+        self._functions = functions
+        self._picks = node.picks
+        self._plans: dict[tuple[str, ...], _Plan] = {}
+
+    def run(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
+        """Transform one batch; rows keep their order, and no empty batch is returned.
+
+        Raises:
+            TransformFailed: If an expression fails on a row. The runner stays usable.
+        """
+        if batch.num_rows == 0:
+            return []
+        hidden = tuple(name for name in batch.schema.names if name.startswith(HIDDEN_PREFIX))
+        if self._picks is not None:
+            return [self._pick(batch, hidden)]
+        plan = self._plans.get(hidden)
+        if plan is None:
+            plan = self._plans[hidden] = self._plan(batch.schema, hidden)
+        return plan.run(batch)
+
+    def replace_tables(self, tables: Mapping[str, pa.Table]) -> None:
+        """Use other contents for the session's tables from the next batch on."""
+        self._tables = {name: tables[name] for name in self._node.tables}
+        self._plans.clear()
+
+    def _pick(self, batch: pa.RecordBatch, hidden: tuple[str, ...]) -> pa.RecordBatch:
+        assert self._picks is not None
+        columns = [batch.column(name) for name in self._picks + hidden]
+        schema = self._node.schema
+        for name in hidden:
+            schema = schema.append(batch.schema.field(name))
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+    def _plan(self, in_schema: pa.Schema, hidden: tuple[str, ...]) -> _Plan:
+        node = self._node
+        out_schema = node.schema
+        for name in hidden:
+            out_schema = out_schema.append(in_schema.field(name))
+        select = [f"{projection.sql} AS {quoted(projection.name)}" for projection in node.projections]
+        select += [f'"{INPUT_TABLE}".{quoted(name)} AS {quoted(name)}' for name in hidden]
+        where = f" WHERE {node.where}" if node.where is not None else ""
+        sql = f"SELECT {', '.join(select)} FROM {node.from_sql}{where}"
+        is_resident = not self._tables
+        context = _context(
+            self._tables,
+            self._functions,
+            batch_rows=_RESIDENT_BATCH_ROWS if is_resident else _WHOLE_BATCH_ROWS,
+        )
+        return _Plan(context, sql, in_schema, out_schema, is_resident)
+
+
+class _Plan:
+    def __init__(
+        self,
+        context: SessionContext,
+        sql: str,
+        in_schema: pa.Schema,
+        out_schema: pa.Schema,
+        is_resident: bool,
+    ) -> None:
+        self._context = context
+        self._live = _LiveTable(in_schema)
+        context.register_dataset(INPUT_TABLE, self._live)
+        self._physical = context.sql(sql).execution_plan()
+        self._out_schema = out_schema
+        self._is_resident = is_resident
+        self._stream: Any = None
+
+    def run(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
+        self._live.waiting.append(batch)
+        try:
+            return self._next() if self._is_resident else self._drain()
+        except Exception as error:
+            self._stream = None
+            self._live.waiting.clear()
+            raise TransformFailed(_message(error)) from error
+
+    def _next(self) -> list[pa.RecordBatch]:
+        if self._stream is None:
+            self._stream = self._context.execute(self._physical, 0)
+        out: list[pa.RecordBatch] = []
+        while True:
+            try:
+                result = self._stream.next().to_pyarrow()
+            except StopIteration:
+                # The live table ran dry while the plan looked for a row that passes: this execution is over.
+                self._stream = None
+                return out
+            if result.num_rows > 0:
+                out.append(_as_schema(result, self._out_schema))
+            # The table hands over a whole batch at a time and a filter or projection answers each with at most one.
+            if not self._live.waiting and out:
+                return out
+
+    def _drain(self) -> list[pa.RecordBatch]:
+        stream = self._context.execute(self._physical, 0)
+        results = [result.to_pyarrow() for result in stream]
+        return [_as_schema(result, self._out_schema) for result in results if result.num_rows > 0]
+
+
+def _as_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    if batch.schema.equals(schema):
+        return batch
+    columns = [
+        column if column.type == field.type else column.cast(field.type)
+        for column, field in zip(batch.columns, schema, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _message(error: Exception) -> str:
+    text = str(error).strip()
+    for prefix in ("DataFusion error: ", "Execution error: ", "Arrow error: ", "External error: "):
+        text = text.removeprefix(prefix)
+    return text or type(error).__name__
