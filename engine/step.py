@@ -1,0 +1,74 @@
+"""Steps: the clock of a job. Every operator of every partition goes through the same steps in the same order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END
+from millstream.planner.nodes import WatermarkBound
+
+__all__ = ["Contribution", "SourceItem", "Step", "watermark_at"]
+
+
+@dataclass(slots=True, eq=False)
+class Step:
+    """A point in the input at which all partitions agree on what has come in before.
+
+    Attributes:
+        number: Position in the job, from 0, without gaps.
+        watermarks: Watermark of each stream after what came before this step.
+        is_final: Whether the input has ended.
+        n_sources: Number of partitions whose source side takes part: the one that got the micro-batch, or all.
+    """
+
+    number: int
+    watermarks: Mapping[str, int]
+    is_final: bool
+    n_sources: int
+
+
+@dataclass(slots=True, eq=False)
+class SourceItem:
+    """One micro-batch on its way, or a bare step (``batch`` is None).
+
+    Attributes:
+        batch_number: Number of the micro-batch within the job, from 0; -1 for a bare step.
+        stream: Stream of the batch.
+        batch: The rows.
+        step: Step that the item ends, or None if it ends none.
+        pushed_at_ns: Monotonic clock at the push.
+        n_waiting: Acknowledgements still to come before the item is complete.
+    """
+
+    batch_number: int
+    stream: str
+    batch: pa.RecordBatch | None
+    step: Step | None
+    pushed_at_ns: int
+    n_rows: int = 0
+    n_bytes: int = 0
+    n_waiting: int = 1
+
+
+@dataclass(slots=True, eq=False)
+class Contribution:
+    """What one partition gives to one receiver of an exchange in one step."""
+
+    exchange: int
+    item: SourceItem
+    sender: int
+    batches: list[pa.RecordBatch] = field(default_factory=list)
+
+
+def watermark_at(step: Step, bounds: tuple[WatermarkBound, ...]) -> int:
+    """Return the watermark of a plan node at a step: the least of its bounds."""
+    least = WATERMARK_END
+    for bound in bounds:
+        watermark = step.watermarks[bound.stream]
+        if watermark not in (NO_WATERMARK, WATERMARK_END):
+            watermark = max(watermark - bound.delay, NO_WATERMARK)
+        least = min(least, watermark)
+    return least
