@@ -80,7 +80,7 @@ def test_text_becomes_whole_units(text, unit, units):
         (True, "s", "text, a timedelta or an integer: True"),
         (None, "s", "text, a timedelta or an integer: None"),
         (2**63, "integer", "fit 64 bits"),
-        ("100000000 days", "ns", "fit 64 bits: '100000000 days'"),
+        ("100000000 days", "ns", "fit 64 bits when counted in nanoseconds: '100000000 days'"),
     ],
 )
 def test_what_is_not_a_length_in_units_is_refused(value, unit, message):
