@@ -1,0 +1,309 @@
+"""Key rows to dense group ids: open addressing over rows of 64-bit words.
+
+A table is two arrays that the caller allocates. ``keys`` holds the words of each group column by
+column, so that a row of it can become an Arrow column as it is. ``slots`` is the hash index: a
+power of two of entries, each with 32 bits of the key's hash above ``group_id + 1``, or 0 while
+free. Collisions go to the next slot. At most half of the slots are ever taken; a quarter is twice
+as fast while the index fits into a core's cache, so callers that can afford it stay below that.
+
+Rows are done in blocks. A first pass over the block looks at one slot per row and takes no branch
+that depends on the data, so that the processor can have many rows under way. It settles nearly all
+rows; a second pass probes on for the few that are left.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from millstream.kernels.compile import I64, U32, U64, address_array, kernel
+
+__all__ = [
+    "assign_group_ids",
+    "assign_group_ids_at",
+    "rebuild_slots",
+    "split_groups",
+]
+
+Index: TypeAlias = int | np.signedinteger[Any]
+
+_BLOCK_ROWS = 512
+_WORD_BYTES = 8
+
+_SEED = np.uint64(0x9E3779B97F4A7C15)
+_ABSORB = np.uint64(0xBF58476D1CE4E5B9)
+_FINISH = np.uint64(0x94D049BB133111EB)
+_HALF = np.uint64(32)
+_FOLD = np.uint64(29)
+_ID_BITS = np.uint64(0xFFFFFFFF)
+_ONE = np.uint64(1)
+_FREE = np.uint64(0)
+
+
+@kernel
+def _absorb(state: np.uint64, word: np.int64) -> np.uint64:
+    state = (state ^ np.uint64(word)) * _ABSORB
+    return state ^ (state >> _HALF)
+
+
+@kernel
+def _finish(state: np.uint64) -> np.uint64:
+    # The slot is taken from the low bits and the tag from the high ones: folding the high bits down
+    # gives the low bits, which a product mixes least, their share, and keeps slot and tag apart.
+    state = state * _FINISH
+    return state ^ (state >> _FOLD)
+
+
+@kernel
+def _entry(hashed: np.uint64, n_groups: int) -> np.uint64:
+    # The count includes the new group, so it is the id plus one.
+    return (hashed >> _HALF) << _HALF | np.uint64(n_groups)
+
+
+@kernel
+def _block_of(columns: I64, word: int, first: Index, n_rows: int) -> I64:
+    return address_array(columns[word] + first * _WORD_BYTES, n_rows, np.int64)
+
+
+@kernel
+def _hash_block(columns: I64, first: int, n_rows: int, hashes: U64) -> None:
+    n_words = columns.shape[0]
+    values = _block_of(columns, 0, first, n_rows)
+    for row in range(n_rows):
+        hashes[row] = _absorb(_SEED, values[row])
+    for word in range(1, n_words):
+        values = _block_of(columns, word, first, n_rows)
+        for row in range(n_rows):
+            hashes[row] = _absorb(hashes[row], values[row])
+    for row in range(n_rows):
+        hashes[row] = _finish(hashes[row])
+
+
+@kernel
+def _look_up_one_word(
+    columns: I64, first: int, hashes: U64, slots: U64, keys: I64, group_ids: U32, missed: U32
+) -> int:
+    mask = np.uint64(slots.shape[0] - 1)
+    n_rows = group_ids.shape[0]
+    values = _block_of(columns, 0, first, n_rows)
+    known = keys[0]
+    n_missed = 0
+    for row in range(n_rows):
+        entry = slots[hashes[row] & mask]
+        # A free slot stands for group 0 here, so that the comparison always has a key to read.
+        group_id = (entry & _ID_BITS) - np.uint64(entry != _FREE)
+        group_ids[row] = group_id
+        missed[n_missed] = row
+        n_missed += (known[group_id] != values[row]) | (entry == _FREE)
+    return n_missed
+
+
+@kernel
+def _look_up_two_words(
+    columns: I64, first: int, hashes: U64, slots: U64, keys: I64, group_ids: U32, missed: U32
+) -> int:
+    mask = np.uint64(slots.shape[0] - 1)
+    n_rows = group_ids.shape[0]
+    values = _block_of(columns, 0, first, n_rows)
+    known = keys[0]
+    values_second = _block_of(columns, 1, first, n_rows)
+    known_second = keys[1]
+    n_missed = 0
+    for row in range(n_rows):
+        entry = slots[hashes[row] & mask]
+        group_id = (entry & _ID_BITS) - np.uint64(entry != _FREE)
+        group_ids[row] = group_id
+        missed[n_missed] = row
+        differences = known[group_id] ^ values[row] | known_second[group_id] ^ values_second[row]
+        n_missed += (differences != 0) | (entry == _FREE)
+    return n_missed
+
+
+@kernel
+def _look_up_words(
+    columns: I64,
+    first: int,
+    hashes: U64,
+    slots: U64,
+    keys: I64,
+    group_ids: U32,
+    differences: I64,
+    missed: U32,
+) -> int:
+    mask = np.uint64(slots.shape[0] - 1)
+    n_rows = group_ids.shape[0]
+    for row in range(n_rows):
+        entry = slots[hashes[row] & mask]
+        group_ids[row] = (entry & _ID_BITS) - np.uint64(entry != _FREE)
+        differences[row] = entry == _FREE
+    for word in range(columns.shape[0]):
+        values = _block_of(columns, word, first, n_rows)
+        known = keys[word]
+        for row in range(n_rows):
+            differences[row] |= known[np.uint64(group_ids[row])] ^ values[row]
+    n_missed = 0
+    for row in range(n_rows):
+        missed[n_missed] = row
+        n_missed += differences[row] != 0
+    return n_missed
+
+
+@kernel
+def _same_key(columns: I64, row: Index, keys: I64, group_id: np.uint64) -> bool:
+    for word in range(columns.shape[0]):
+        if keys[word, group_id] != _block_of(columns, word, row, 1)[0]:
+            return False
+    return True
+
+
+@kernel
+def _settle_missed(
+    columns: I64,
+    first: int,
+    hashes: U64,
+    slots: U64,
+    keys: I64,
+    n_groups: int,
+    group_ids: U32,
+    missed: U32,
+) -> tuple[int, int]:
+    """Probe on for rows of a block; return the row without room or -1, and the number of groups."""
+    mask = np.uint64(slots.shape[0] - 1)
+    n_groups_max = min(keys.shape[1], slots.shape[0] // 2)
+    for row in missed:
+        hashed = hashes[row]
+        place = hashed & mask
+        entry = slots[place]
+        while entry != _FREE:
+            if entry >> _HALF == hashed >> _HALF and _same_key(
+                columns, first + row, keys, (entry & _ID_BITS) - _ONE
+            ):
+                break
+            place = (place + _ONE) & mask
+            entry = slots[place]
+        if entry == _FREE:
+            if n_groups >= n_groups_max:
+                return int(np.int64(row)), n_groups
+            for word in range(columns.shape[0]):
+                keys[word, n_groups] = _block_of(columns, word, first + row, 1)[0]
+            n_groups += 1
+            entry = _entry(hashed, n_groups)
+            slots[place] = entry
+        group_ids[row] = (entry & _ID_BITS) - _ONE
+    return -1, n_groups
+
+
+@kernel
+def assign_group_ids_at(
+    columns: I64, start: int, stop: int, slots: U64, keys: I64, n_groups: int, group_ids: U32
+) -> tuple[int, int]:
+    """Give each row the id of its key; a key not seen before gets the next id.
+
+    Stops at the first row whose key has no room, because ``keys`` is full or half of ``slots`` are
+    taken. The caller then makes them larger and goes on from that row.
+
+    Args:
+        columns: int64[n_words], for each word of the key the address of its int64[n_rows] values,
+            which the caller keeps alive. Without words all rows are one group.
+        start: First row to do.
+        stop: Row to stop before.
+        slots: uint64[n_slots], the index; see the module. A power of two, at least 2: unchecked.
+        keys: int64[n_words, capacity], the groups' keys; capacity at least 1: unchecked.
+        n_groups: Groups so far.
+        group_ids: uint32[n_rows], written from ``start`` on.
+
+    Returns:
+        The row to go on from, which is ``stop`` when all are done, and the number of groups.
+    """
+    n_words = columns.shape[0]
+    if n_words == 0:
+        group_ids[start:stop] = 0
+        return stop, max(n_groups, 1) if start < stop else n_groups
+    hashes = np.empty(_BLOCK_ROWS, np.uint64)
+    differences = np.empty(_BLOCK_ROWS, np.int64)
+    missed = np.empty(_BLOCK_ROWS, np.uint32)
+    for first in range(start, stop, _BLOCK_ROWS):
+        n_rows = min(_BLOCK_ROWS, stop - first)
+        ids = group_ids[first : first + n_rows]
+        _hash_block(columns, first, n_rows, hashes)
+        if n_words == 1:
+            n_missed = _look_up_one_word(columns, first, hashes, slots, keys, ids, missed)
+        elif n_words == 2:
+            n_missed = _look_up_two_words(columns, first, hashes, slots, keys, ids, missed)
+        else:
+            n_missed = _look_up_words(columns, first, hashes, slots, keys, ids, differences, missed)
+        row, n_groups = _settle_missed(
+            columns, first, hashes, slots, keys, n_groups, ids, missed[:n_missed]
+        )
+        if row >= 0:
+            return first + row, n_groups
+    return stop, n_groups
+
+
+@kernel
+def assign_group_ids(
+    words: I64, start: int, slots: U64, keys: I64, n_groups: int, group_ids: U32
+) -> tuple[int, int]:
+    """Give each row the id of its key as :func:`assign_group_ids_at` does, from one array.
+
+    Args:
+        words: int64[n_words, n_rows], the keys word by word.
+        start: First row to do.
+        slots: uint64[n_slots], the index.
+        keys: int64[n_words, capacity], the groups' keys.
+        n_groups: Groups so far.
+        group_ids: uint32[n_rows], written from ``start`` on.
+
+    Returns:
+        The row to go on from, which is n_rows when all are done, and the number of groups.
+    """
+    n_words, n_rows = words.shape
+    columns = np.empty(n_words, np.int64)
+    for word in range(n_words):
+        columns[word] = np.int64(words.ctypes.data) + word * n_rows * _WORD_BYTES
+    return assign_group_ids_at(columns, start, n_rows, slots, keys, n_groups, group_ids)
+
+
+@kernel
+def rebuild_slots(keys: I64, n_groups: int, slots: U64) -> None:
+    """Index the first ``n_groups`` keys anew, after the table grew or lost groups.
+
+    Args:
+        keys: int64[n_words, capacity], the groups' keys, all different.
+        n_groups: Groups to index; at most half of the slots: unchecked.
+        slots: uint64[n_slots], overwritten.
+    """
+    mask = np.uint64(slots.shape[0] - 1)
+    slots[:] = _FREE
+    for group_id in range(n_groups):
+        state = _SEED
+        for word in range(keys.shape[0]):
+            state = _absorb(state, keys[word, group_id])
+        hashed = _finish(state)
+        place = hashed & mask
+        while slots[place] != _FREE:
+            place = (place + _ONE) & mask
+        slots[place] = _entry(hashed, group_id + 1)
+
+
+@kernel
+def split_groups(values: I64, limit: int, below: U32, rest: U32) -> int:
+    """Split groups by a value that each has, such as the window that it belongs to.
+
+    Args:
+        values: int64[n_groups], one value per group.
+        limit: Groups with a smaller value go to ``below``.
+        below: uint32[n_groups], their ids in ascending order.
+        rest: uint32[n_groups], the other groups' ids in ascending order.
+
+    Returns:
+        The number of ids in ``below``; ``rest`` has all others.
+    """
+    n_below = 0
+    for group_id in range(values.shape[0]):
+        # Both are written and one of the ends moves: no branch to guess wrong.
+        below[n_below] = group_id
+        rest[group_id - n_below] = group_id
+        n_below += values[group_id] < limit
+    return n_below

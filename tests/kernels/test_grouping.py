@@ -1,0 +1,138 @@
+"""Group ids against a dictionary of tuples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millstream.kernels.grouping import (
+    assign_group_ids,
+    assign_group_ids_at,
+    rebuild_slots,
+    split_groups,
+)
+
+INT64 = np.iinfo(np.int64)
+
+few_words = st.one_of(
+    st.integers(-3, 3), st.sampled_from([INT64.min, INT64.max]), st.integers(INT64.min, INT64.max)
+)
+
+
+def read_only(array: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+@st.composite
+def word_tables(draw: st.DrawFn) -> npt.NDArray[np.int64]:
+    shape = draw(st.integers(0, 4)), draw(st.integers(0, 60))
+    return draw(hnp.arrays(np.int64, shape, elements=few_words))
+
+
+class Table:
+    """The caller's part: allocates, and doubles whatever is full."""
+
+    def __init__(self, n_words: int) -> None:
+        self.slots = np.zeros(2, np.uint64)
+        self.keys = np.zeros((n_words, 1), np.int64)
+        self.n_groups = 0
+        self.n_growths = 0
+
+    def grow(self) -> None:
+        self.keys = np.concatenate([self.keys, np.zeros_like(self.keys)], axis=1)
+        self.slots = np.full(self.slots.shape[0] * 2, 99, np.uint64)
+        rebuild_slots(self.keys, self.n_groups, self.slots)
+        self.n_growths += 1
+
+    def assign(self, words: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+        group_ids = np.full(words.shape[1], 77, np.uint32)
+        row = 0
+        while True:
+            row, self.n_groups = assign_group_ids(
+                read_only(words), row, self.slots, self.keys, self.n_groups, group_ids
+            )
+            if row == words.shape[1]:
+                return group_ids
+            self.grow()
+
+
+def ids_by_dictionary(
+    batches: Sequence[npt.NDArray[np.int64]],
+) -> tuple[list[list[int]], list[tuple[int, ...]]]:
+    known: dict[tuple[int, ...], int] = {}
+    ids = [
+        [known.setdefault(tuple(row), len(known)) for row in batch.T.tolist()] for batch in batches
+    ]
+    return ids, list(known)
+
+
+@given(word_tables(), st.integers(0, 60))
+def test_ids_are_dense_in_order_of_first_sight(words: npt.NDArray[np.int64], cut: int) -> None:
+    batches = [words[:, :cut].copy(), words[:, cut:].copy()]
+    table = Table(words.shape[0])
+    expected_ids, expected_keys = ids_by_dictionary(batches)
+    assert [table.assign(batch).tolist() for batch in batches] == expected_ids
+    assert table.n_groups == len(expected_keys)
+    keys = table.keys[:, : table.n_groups].T.tolist()
+    assert [tuple(key) for key in keys] == expected_keys
+
+
+@pytest.mark.parametrize("n_words", [1, 2, 3])
+def test_many_groups_over_many_blocks_and_growths(n_words: int) -> None:
+    random = np.random.default_rng(7)
+    words = random.integers(0, 40, (n_words, 5000)) << random.integers(0, 58)
+    table = Table(n_words)
+    expected_ids, _ = ids_by_dictionary([words])
+    assert table.assign(words).tolist() == expected_ids[0]
+    assert table.n_growths > 3
+
+
+def test_columns_by_address_may_be_slices_of_other_arrays() -> None:
+    first = np.arange(10, dtype=np.int64)[3:]
+    second = np.zeros(7, np.int64)
+    columns = np.array([first.ctypes.data, second.ctypes.data], np.int64)
+    keys = np.zeros((2, 8), np.int64)
+    group_ids = np.full(7, 77, np.uint32)
+    done = assign_group_ids_at(columns, 1, 6, np.zeros(16, np.uint64), keys, 0, group_ids)
+    assert done == (6, 5)
+    assert group_ids.tolist() == [77, 0, 1, 2, 3, 4, 77]
+    assert keys[:, :5].tolist() == [[4, 5, 6, 7, 8], [0] * 5]
+
+
+def test_a_full_table_stops_at_the_first_row_without_room() -> None:
+    words = np.array([[5, 6, 5, 7, 6]], np.int64)
+    group_ids = np.full(5, 77, np.uint32)
+    keys = np.zeros((1, 2), np.int64)
+    slots = np.zeros(64, np.uint64)
+    assert assign_group_ids(read_only(words), 0, slots, keys, 0, group_ids) == (3, 2)
+    assert group_ids[:3].tolist() == [0, 1, 0]
+    # A known key after the stop would still have been found: it is not lost, only not reached.
+    assert assign_group_ids(read_only(words), 4, slots, keys, 2, group_ids) == (5, 2)
+    assert group_ids[4] == 1
+
+
+def test_an_index_half_full_counts_as_full() -> None:
+    words = np.arange(9, dtype=np.int64).reshape(1, 9)
+    group_ids = np.zeros(9, np.uint32)
+    keys = np.zeros((1, 100), np.int64)
+    done = assign_group_ids(read_only(words), 0, np.zeros(8, np.uint64), keys, 0, group_ids)
+    assert done == (4, 4)
+
+
+@given(hnp.arrays(np.int64, st.integers(0, 50), elements=few_words), few_words)
+def test_split_groups_keeps_the_order(values: npt.NDArray[np.int64], limit: int) -> None:
+    below = np.zeros(len(values), np.uint32)
+    rest = np.zeros(len(values), np.uint32)
+    n_below = split_groups(read_only(values), limit, below, rest)
+    assert below[:n_below].tolist() == [i for i, v in enumerate(values.tolist()) if v < limit]
+    assert rest[: len(values) - n_below].tolist() == [
+        i for i, v in enumerate(values.tolist()) if v >= limit
+    ]
