@@ -1,0 +1,266 @@
+"""GROUP BY over kernels: rows become groups, groups become rows when their window closes or a change is due."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from millstream.engine.columns import array_from_buffers, fixed_values
+from millstream.engine.operators.aggregate_functions import plan_accumulators
+from millstream.engine.operators.base import Collector, Counters
+from millstream.engine.operators.changelog import Changelog
+from millstream.engine.operators.windowing import PANES_ALL, WindowGrid
+from millstream.engine.state.group_state import GroupState
+from millstream.kernels.compile import I64, U32
+from millstream.planner.nodes import HIDDEN_PREFIX, Node
+from millstream.planner.nodes import Aggregate as AggregateNode
+
+__all__ = ["GROUP_COLUMN", "FinalAggregate", "PartialAggregate", "SingleAggregate"]
+
+GROUP_COLUMN = HIDDEN_PREFIX + "group"
+_PANE, _FIRST_END, _STATE = "__pane", "__first_end", "__s"
+
+
+class _Grouping:
+    """What all phases share: the state and how rows or partial groups get into it."""
+
+    def __init__(self, node: AggregateNode, rows_schema: pa.Schema, n_prefix_words: int, *, merges: bool) -> None:
+        self.node = node
+        self.plan = plan_accumulators(node.calls, rows_schema)
+        self.grid = None if node.window is None else WindowGrid(node.window, node.allowed_lateness)
+        key_types = [rows_schema.field(key).type for key in node.keys]
+        self.state = GroupState(key_types, n_prefix_words, self.plan.specs, merges=merges)
+
+    def add_rows(self, batch: pa.RecordBatch, prefix: Sequence[I64]) -> U32:
+        """Add rows of the input and return their groups."""
+        keys = [batch.column(key) for key in self.node.keys]
+        values = [None if spec.column is None else batch.column(spec.column) for spec in self.plan.specs]
+        return self.state.update(batch.num_rows, prefix, keys, values)
+
+    def add_partials(self, batch: pa.RecordBatch, prefix: Sequence[I64]) -> U32:
+        """Add groups that another phase has accumulated and return their groups here."""
+        keys = [batch.column(key) for key in self.node.keys]
+        values = [batch.column(f"{_STATE}{index}") for index in range(len(self.plan.specs))]
+        return self.state.update(batch.num_rows, prefix, keys, values)
+
+    def results(self, group_ids: U32 | slice) -> pa.RecordBatch:
+        """Return the finished rows of some groups in the node's output schema."""
+        columns: list[pa.Array] = []
+        if self.grid is not None:
+            columns += self.grid.columns(self.state.prefix_words(0)[group_ids])
+        columns += self.state.keys(group_ids)
+        accumulated = self.state.accumulated(group_ids)
+        columns += [finish(accumulated) for finish in self.plan.finishes]
+        return pa.RecordBatch.from_arrays(columns, schema=self.node.schema)
+
+
+class PartialAggregate:
+    """The side of an aggregate before the exchange: accumulates what this partition sees, whatever its key.
+
+    Args:
+        node: An aggregate of phase ``partial``.
+        counters: Of the partition.
+        is_deferred: Whether groups wait until their window closes; else they are handed on after each step.
+    """
+
+    def __init__(self, node: AggregateNode, counters: Counters, *, is_deferred: bool) -> None:
+        self._counters = counters
+        self._is_deferred = is_deferred
+        grid_words = 0 if node.window is None else 1 if node.window.kind == "tumble" else 2
+        self._grouping = _Grouping(node, node.input.schema, grid_words, merges=False)
+
+    def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
+        grouping = self._grouping
+        if grouping.grid is None:
+            grouping.add_rows(batch, ())
+            return
+        panes = grouping.grid.assign(batch)
+        self._counters.rows_late += panes.n_late
+        prefix = [panes.panes]
+        if grouping.grid.is_overlapping:
+            first_ends = panes.first_ends
+            prefix.append(np.full(len(panes.panes), PANES_ALL, np.int64) if first_ends is None else first_ends)
+        grouping.add_rows(panes.batch, prefix)
+
+    def end_batch(self, out: Collector) -> None:
+        if not self._is_deferred:
+            self._flush(out, slice(0, self._grouping.state.n_groups), np.empty(0, np.uint32))
+
+    def process_watermark(self, watermark: int, out: Collector) -> None:
+        grid = self._grouping.grid
+        if grid is not None and self._is_deferred:
+            self._flush(out, *self._grouping.state.split(grid.closed_below(watermark)))
+
+    def end_input(self, out: Collector) -> None:
+        self._flush(out, slice(0, self._grouping.state.n_groups), np.empty(0, np.uint32))
+
+    @property
+    def state_rows(self) -> int:
+        return self._grouping.state.n_groups
+
+    @property
+    def state_bytes(self) -> int:
+        return self._grouping.state.state_bytes
+
+    def _flush(self, out: Collector, group_ids: U32 | slice, rest: U32) -> None:
+        n_groups = group_ids.stop if isinstance(group_ids, slice) else len(group_ids)
+        if n_groups == 0:
+            return
+        out.emit(self._partials(group_ids))
+        self._grouping.state.retain(rest)
+
+    def _partials(self, group_ids: U32 | slice) -> pa.RecordBatch:
+        grouping, state = self._grouping, self._grouping.state
+        names = list(grouping.node.keys)
+        columns = state.keys(group_ids)
+        if grouping.grid is not None:
+            names.append(_PANE)
+            columns.append(array_from_buffers(state.prefix_words(0)[group_ids], pa.int64(), None))
+            if grouping.grid.is_overlapping:
+                names.append(_FIRST_END)
+                columns.append(array_from_buffers(state.prefix_words(1)[group_ids], pa.int64(), None))
+        accumulated = state.accumulated(group_ids)
+        names += [f"{_STATE}{index}" for index in range(len(accumulated))]
+        columns += accumulated
+        if not columns:
+            # A global aggregate without calls has no columns, but the group itself has to arrive.
+            return pa.RecordBatch.from_arrays([pa.nulls(1)], [_PANE])
+        return pa.RecordBatch.from_arrays(columns, names)
+
+
+class _Emitting:
+    """The side of an aggregate that owns its groups and emits them."""
+
+    def __init__(
+        self, grouping: _Grouping, counters: Counters, changelog: Changelog | None, *, owns_global_group: bool
+    ) -> None:
+        self._grouping = grouping
+        self._counters = counters
+        self._changelog = changelog
+        self._owns_global_group = owns_global_group
+        self._touched: list[U32] = []
+        self._n_emitted = 0
+
+    def end_batch(self, out: Collector) -> None:
+        emit = self._grouping.node.emit
+        if emit == "append":
+            self._emit_new(out)
+        elif emit == "changes" and self._touched:
+            self._emit_touched(out)
+
+    def process_watermark(self, watermark: int, out: Collector) -> None:
+        grid, state = self._grouping.grid, self._grouping.state
+        if grid is None or state.n_groups == 0:
+            return
+        closed, rest = state.split(grid.closed_below(watermark))
+        n_closed = state.n_groups - len(rest)
+        if n_closed == 0:
+            return
+        if self._grouping.node.emit == "final":
+            out.emit(self._grouping.results(closed))
+        elif self._grouping.node.emit == "append":
+            self._n_emitted -= n_closed
+        state.retain(rest)
+        if self._changelog is not None:
+            self._changelog.retain(rest)
+
+    def end_input(self, out: Collector) -> None:
+        state, node = self._grouping.state, self._grouping.node
+        if node.window is not None:
+            return
+        if self._owns_global_group and state.n_groups == 0 and not node.keys:
+            # A query over no rows at all still has one row, as in every SQL database.
+            self._touched.append(state.update(0, (), (), [None] * len(self._grouping.plan.specs)))
+            self._touched.append(np.zeros(1, np.uint32))
+            self.end_batch(out)
+        if node.emit == "final" and state.n_groups > 0:
+            out.emit(self._grouping.results(slice(0, state.n_groups)))
+
+    @property
+    def state_rows(self) -> int:
+        return self._grouping.state.n_groups
+
+    @property
+    def state_bytes(self) -> int:
+        return self._grouping.state.state_bytes
+
+    def _note(self, group_ids: U32) -> None:
+        if self._grouping.node.emit == "changes":
+            self._touched.append(group_ids)
+
+    def _emit_new(self, out: Collector) -> None:
+        n_groups = self._grouping.state.n_groups
+        if n_groups > self._n_emitted:
+            new_ids = np.arange(self._n_emitted, n_groups, dtype=np.uint32)
+            self._n_emitted = n_groups
+            out.emit(self._grouping.results(new_ids))
+
+    def _emit_touched(self, out: Collector) -> None:
+        group_ids = _distinct(self._touched, self._grouping.state.n_groups)
+        self._touched.clear()
+        assert self._changelog is not None, "an aggregate with changes feeds a changelog"
+        self._changelog.touch(group_ids)
+        rows = self._grouping.results(group_ids)
+        out.emit(rows.append_column(GROUP_COLUMN, array_from_buffers(group_ids, pa.uint32(), None)))
+
+
+class SingleAggregate(_Emitting):
+    """An aggregate in one phase: every row of a group arrives here. The window is not overlapping."""
+
+    def __init__(
+        self, node: AggregateNode, counters: Counters, changelog: Changelog | None, *, owns_global_group: bool
+    ) -> None:
+        n_words = 0 if node.window is None else 1
+        grouping = _Grouping(node, node.input.schema, n_words, merges=False)
+        super().__init__(grouping, counters, changelog, owns_global_group=owns_global_group)
+
+    def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
+        grouping = self._grouping
+        if grouping.grid is None:
+            self._note(grouping.add_rows(batch, ()))
+            return
+        panes = grouping.grid.assign(batch)
+        self._counters.rows_late += panes.n_late
+        self._note(grouping.add_rows(panes.batch, (panes.panes,)))
+
+
+class FinalAggregate(_Emitting):
+    """The side of an aggregate behind the exchange: merges partial groups, panes into windows."""
+
+    def __init__(
+        self, node: AggregateNode, counters: Counters, changelog: Changelog | None, *, owns_global_group: bool
+    ) -> None:
+        n_words = 0 if node.window is None else 1
+        grouping = _Grouping(node, _rows_schema(node), n_words, merges=True)
+        super().__init__(grouping, counters, changelog, owns_global_group=owns_global_group)
+
+    def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
+        grouping = self._grouping
+        if grouping.grid is None:
+            self._note(grouping.add_partials(batch, ()))
+            return
+        panes = fixed_values(batch.column(_PANE))
+        if grouping.grid.is_overlapping:
+            rows, panes = grouping.grid.expand(panes, fixed_values(batch.column(_FIRST_END)))
+            batch = batch.take(array_from_buffers(rows, pa.int64(), None))
+        self._note(grouping.add_partials(batch, (panes,)))
+
+
+def _rows_schema(node: AggregateNode) -> pa.Schema:
+    below: Node = node.input
+    while not isinstance(below, AggregateNode):
+        (below,) = below.inputs
+    return below.input.schema
+
+
+def _distinct(touched: Sequence[U32], n_groups: int) -> U32:
+    """Return the distinct group ids in ascending order."""
+    n_rows = sum(len(group_ids) for group_ids in touched)
+    if n_rows * 8 < n_groups:
+        return np.unique(np.concatenate(touched))
+    is_touched = np.zeros(n_groups, np.uint8)
+    for group_ids in touched:
+        is_touched[group_ids] = 1
+    return np.flatnonzero(is_touched).astype(np.uint32)

@@ -1,0 +1,55 @@
+"""What an operator is: the stateful part of a stage, driven by one partition thread."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import pyarrow as pa
+
+__all__ = ["Collector", "Counters", "Operator"]
+
+
+class Collector(Protocol):
+    """Where an operator's output goes."""
+
+    def emit(self, batch: pa.RecordBatch) -> None:
+        """Hand on a batch of the operator's output schema; it is not written to afterwards."""
+
+
+class Counters:
+    """What a partition counts; written by its own thread alone, read by any."""
+
+    __slots__ = ("batches_in", "batches_out", "bytes_in", "rows_dead_lettered", "rows_in", "rows_late", "rows_out")
+
+    def __init__(self) -> None:
+        self.rows_in = 0
+        self.batches_in = 0
+        self.bytes_in = 0
+        self.rows_late = 0
+        self.rows_dead_lettered = 0
+        self.rows_out = 0
+        self.batches_out = 0
+
+
+class Operator(Protocol):
+    """Keyed or windowed state and what rows and time do to it, in the order of a step."""
+
+    def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
+        """Take in rows. Columns whose names begin with ``__ms_`` come from the engine."""
+
+    def end_batch(self, out: Collector) -> None:
+        """Note that all rows of the current step are in; changes are due now."""
+
+    def process_watermark(self, watermark: int, out: Collector) -> None:
+        """Note that no row before ``watermark`` is still to come; called when it has risen."""
+
+    def end_input(self, out: Collector) -> None:
+        """Note that no row at all is still to come; called once, after the last watermark."""
+
+    @property
+    def state_rows(self) -> int:
+        """Groups or rows held in state."""
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes held in state."""

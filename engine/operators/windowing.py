@@ -1,0 +1,143 @@
+"""Numbers of panes and windows.
+
+Event time is cut into panes of one step each, numbered from the epoch plus the window's offset. A row falls into one
+pane; a window is one pane or several that end together with it, and is known by the number of its last pane.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from millstream.engine.columns import array_from_buffers, event_times, fixed_values
+from millstream.engine.event_time import NO_WATERMARK, WATERMARK_COLUMN, WATERMARK_END
+from millstream.kernels.compile import I64
+from millstream.kernels.windows import (
+    count_expanded,
+    expand_panes,
+    first_open_windows,
+    late_for_tumble,
+    pane_indices,
+)
+from millstream.planner.nodes import Window
+
+__all__ = ["PANES_ALL", "Panes", "WindowGrid"]
+
+# As the first window that a row may count in: all windows of its pane.
+PANES_ALL = -(1 << 63)
+
+
+class Panes(NamedTuple):
+    """Rows with their panes, without those that are late for every window.
+
+    Attributes:
+        batch: The rows that are left.
+        panes: int64[n_rows], pane of each.
+        first_ends: int64[n_rows], the least end index of a window in which the row still counts, or None for all.
+        n_late: Rows that were taken out.
+    """
+
+    batch: pa.RecordBatch
+    panes: I64
+    first_ends: I64 | None
+    n_late: int
+
+
+class WindowGrid:
+    """Arithmetic of one window definition.
+
+    Args:
+        window: A window that is not a session.
+        allowed_lateness: Units of event time for which rows of a closed window are still taken.
+    """
+
+    def __init__(self, window: Window, allowed_lateness: int) -> None:
+        assert window.kind != "session", "sessions have no grid"
+        self._window = window
+        self._lateness = allowed_lateness
+        self._panes_per_window = window.size // window.step
+        self.is_overlapping = window.kind != "tumble"
+
+    def assign(self, batch: pa.RecordBatch) -> Panes:
+        """Number the panes of a batch's rows and take out the rows that are late."""
+        window = self._window
+        times = event_times(batch.column(window.time_column))
+        panes = np.empty(len(times), np.int64)
+        pane_indices(times, window.offset, window.step, panes)
+        index = batch.schema.get_field_index(WATERMARK_COLUMN)
+        if index < 0:
+            return Panes(batch, panes, None, 0)
+        watermarks = fixed_values(batch.column(index))
+        return self._without_late(batch, panes, watermarks)
+
+    def _without_late(self, batch: pa.RecordBatch, panes: I64, watermarks: I64) -> Panes:
+        window = self._window
+        late = np.empty(len(panes), np.uint8)
+        first_ends: I64 | None = None
+        if self.is_overlapping:
+            first_ends = np.empty(len(panes), np.int64)
+            n_late = first_open_windows(
+                panes,
+                watermarks,
+                window.offset,
+                window.step,
+                self._lateness,
+                window.kind == "cumulate",
+                self._panes_per_window,
+                first_ends,
+                late,
+            )
+        else:
+            n_late = late_for_tumble(panes, window.offset, window.step, self._lateness, watermarks, late)
+        if n_late > 0:
+            on_time = late == 0
+            batch = batch.filter(array_from_buffers(on_time.view(np.uint8), pa.bool_(), None))
+            panes = panes[on_time]
+            first_ends = None if first_ends is None else first_ends[on_time]
+        return Panes(batch, panes, first_ends, int(n_late))
+
+    def closed_below(self, watermark: int, lateness: int = 0) -> int:
+        """Return the number below which the last panes of closed windows lie."""
+        if watermark == WATERMARK_END:
+            return WATERMARK_END
+        if watermark == NO_WATERMARK:
+            return NO_WATERMARK
+        return (watermark - lateness - self._window.offset) // self._window.step
+
+    def expand(self, panes: I64, first_ends: I64) -> tuple[I64, I64]:
+        """Repeat panes once per window that they belong to.
+
+        Returns:
+            The index of the pane in the input and the last pane of the window, both int64[n_out].
+        """
+        is_cumulate = self._window.kind == "cumulate"
+        n_panes = self._panes_per_window
+        n_out = count_expanded(panes, first_ends, is_cumulate, n_panes)
+        rows = np.empty(n_out, np.int64)
+        ends = np.empty(n_out, np.int64)
+        expand_panes(panes, first_ends, is_cumulate, n_panes, rows, ends)
+        ends -= 1
+        return rows, ends
+
+    def columns(self, last_panes: I64) -> list[pa.Array]:
+        """Return window_start, window_end and window_time of windows given by their last pane."""
+        window = self._window
+        ends = (last_panes + 1) * window.step + window.offset
+        if window.kind == "cumulate":
+            first_panes = last_panes // self._panes_per_window * self._panes_per_window
+            starts = first_panes * window.step + window.offset
+        else:
+            starts = ends - window.size
+        return [time_array(values, window.time_type) for values in (starts, ends, ends - 1)]
+
+
+def time_array(values: I64, type_: pa.DataType) -> pa.Array:
+    """Wrap event times in their Arrow type, which may be narrower than 64 bits."""
+    if type_.bit_width == 64:
+        return array_from_buffers(values, type_, None)
+    dtype = {32: np.int32, 16: np.int16, 8: np.int8}[type_.bit_width]
+    if pa.types.is_unsigned_integer(type_):
+        dtype = {32: np.uint32, 16: np.uint16, 8: np.uint8}[type_.bit_width]
+    return array_from_buffers(values.astype(dtype), type_, None)

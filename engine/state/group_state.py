@@ -1,0 +1,115 @@
+"""Keyed state: a key table that numbers groups, and accumulators indexed by those numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from millstream.engine.state.accumulators import Accumulators, AccumulatorSpec
+from millstream.engine.state.key_table import KeyTable
+from millstream.kernels.compile import I64, U32
+from millstream.kernels.grouping import split_groups
+
+__all__ = ["GroupState"]
+
+
+class GroupState:
+    """Groups with their keys and accumulators.
+
+    Args:
+        key_types: Arrow types of the key columns.
+        n_prefix_words: Words of a key that come before its columns, such as the number of a pane.
+        specs: The accumulators.
+        merges: Whether rows are partial values.
+    """
+
+    def __init__(
+        self,
+        key_types: Sequence[pa.DataType],
+        n_prefix_words: int,
+        specs: Sequence[AccumulatorSpec],
+        *,
+        merges: bool,
+    ) -> None:
+        self._is_global = not key_types and n_prefix_words == 0
+        self._n_global = 0
+        self._table = KeyTable(key_types, n_prefix_words)
+        self._accumulators = Accumulators(specs, merges=merges)
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups."""
+        return self._n_global if self._is_global else self._table.n_groups
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of keys and accumulators."""
+        return self._table.state_bytes + self._accumulators.state_bytes
+
+    def update(
+        self,
+        n_rows: int,
+        prefix: Sequence[I64],
+        keys: Sequence[pa.Array],
+        values: Sequence[pa.Array | None],
+    ) -> U32:
+        """Add rows to their groups, which are made where they are new.
+
+        Args:
+            n_rows: Number of rows; the length of every array.
+            prefix: int64[n_rows] per prefix word.
+            keys: Key columns.
+            values: Per accumulator its values, or None to count rows.
+
+        Returns:
+            The group of each row, uint32[n_rows].
+        """
+        if self._is_global:
+            self._n_global = 1
+            group_ids = np.zeros(n_rows, np.uint32)
+        else:
+            group_ids = self._table.assign(keys, prefix)
+        self._accumulators.update(values, group_ids, self.n_groups)
+        return group_ids
+
+    def prefix_words(self, index: int) -> I64:
+        """Return one prefix word of every group: int64[n_groups], not to be kept."""
+        return self._table.prefix_words(index)
+
+    def split(self, limit: int) -> tuple[U32 | slice, U32]:
+        """Split groups by their first prefix word.
+
+        Returns:
+            The groups below ``limit`` ordered by that word, as a slice where they are the first ones and in order
+            already; and the others.
+        """
+        words = self.prefix_words(0)
+        below = np.empty(len(words), np.uint32)
+        rest = np.empty(len(words), np.uint32)
+        n_below = split_groups(words, limit, below, rest)
+        below, rest = below[:n_below], rest[: len(words) - n_below]
+        chosen = words[below]
+        is_ordered = bool(np.all(chosen[1:] >= chosen[:-1]))
+        if not is_ordered:
+            below = below[np.argsort(chosen, kind="stable")]
+        elif n_below > 0 and int(below[-1]) == n_below - 1:
+            return slice(0, n_below), rest
+        return below, rest
+
+    def keys(self, group_ids: U32 | slice) -> list[pa.Array]:
+        """Return key columns of some groups."""
+        return [] if self._is_global else self._table.columns(group_ids)
+
+    def accumulated(self, group_ids: U32 | slice) -> list[pa.Array]:
+        """Return accumulator columns of some groups; a slice is not copied."""
+        return self._accumulators.columns(group_ids)
+
+    def retain(self, group_ids: U32) -> None:
+        """Keep only these groups, renumbered from 0 in this order."""
+        if self._is_global:
+            self._n_global = len(group_ids)
+        else:
+            self._table.retain(group_ids)
+        self._accumulators.retain(group_ids)

@@ -1,0 +1,62 @@
+"""A growing table of rows addressed by position, in chunks whose sizes grow geometrically."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from millstream.engine.columns import array_from_buffers
+from millstream.kernels.compile import I64
+
+__all__ = ["RowStore"]
+
+
+class RowStore:
+    """Arrow rows that are appended, read by position and dropped by rewriting.
+
+    Neighbouring chunks of similar size are merged, so that n rows appended one by one are copied O(log n) times each
+    and lie in O(log n) chunks.
+
+    Args:
+        schema: Schema of the rows.
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._chunks: list[pa.RecordBatch] = []
+        self.n_rows = 0
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of all rows, those that nobody refers to any more included."""
+        return sum(chunk.get_total_buffer_size() for chunk in self._chunks)
+
+    def append(self, rows: pa.RecordBatch) -> int:
+        """Append rows and return the position of the first."""
+        first = self.n_rows
+        if rows.num_rows == 0:
+            return first
+        self._chunks.append(rows)
+        self.n_rows += rows.num_rows
+        while len(self._chunks) > 1 and self._chunks[-2].num_rows <= 2 * self._chunks[-1].num_rows:
+            newest, older = self._chunks.pop(), self._chunks.pop()
+            self._chunks.append(pa.concat_batches([older, newest]))
+        return first
+
+    def take(self, positions: I64) -> pa.RecordBatch:
+        """Return the rows at int64[n] positions, in that order."""
+        if len(self._chunks) == 1:
+            return self._chunks[0].take(_indices(positions))
+        table = pa.Table.from_batches(self._chunks, self._schema).take(_indices(positions))
+        batches = table.combine_chunks().to_batches()
+        return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=self._schema)
+
+    def rewrite(self, positions: I64) -> None:
+        """Keep only the rows at these positions, which become 0, 1, 2 and so on."""
+        kept = self.take(positions) if len(positions) > 0 else None
+        self._chunks = [] if kept is None else [kept]
+        self.n_rows = len(positions)
+
+
+def _indices(positions: I64) -> pa.Array:
+    return array_from_buffers(np.ascontiguousarray(positions), pa.int64(), None)
