@@ -41,7 +41,7 @@ HIDDEN_PREFIX = "__ms_"
 OP_COLUMN = "_op"
 
 Emit: TypeAlias = Literal["append", "final", "changes"]
-ExchangeKind: TypeAlias = Literal["hash", "single", "broadcast"]
+ExchangeKind: TypeAlias = Literal["hash", "single", "broadcast", "forward"]
 Phase: TypeAlias = Literal["single", "partial", "final"]
 WindowKind: TypeAlias = Literal["tumble", "hop", "cumulate", "session"]
 

@@ -1,0 +1,161 @@
+"""Pipelines: the links through which the batches of one partition flow, from its sources to its sink.
+
+Everything here runs in the partition's own thread. A link takes batches, and after the last batch of a step the end of
+that step; it passes both on. Links that wait for other partitions are in :mod:`millstream.engine.exchange`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import pyarrow as pa
+
+from millstream.engine.datafusion import TransformRunner
+from millstream.engine.event_time import NO_WATERMARK
+from millstream.engine.operators.base import Counters, Operator
+from millstream.engine.sinks import Sink
+from millstream.engine.step import SourceItem, Step, watermark_at
+from millstream.errors import SinkError
+from millstream.planner.nodes import WatermarkBound
+
+__all__ = ["Link", "OperatorLink", "SinkLink", "TransformLink", "UnionPort", "step_of", "union_ports"]
+
+
+class Link(Protocol):
+    """One place on the way of a batch."""
+
+    def emit(self, batch: pa.RecordBatch) -> None:
+        """Take a batch of the current step."""
+
+    def end_step(self, item: SourceItem) -> None:
+        """Take the end of the step of ``item``: all its batches have come."""
+
+
+def step_of(item: SourceItem) -> Step:
+    """Return the step that an item ends; the items that reach a link by ``end_step`` all end one."""
+    assert item.step is not None, "an item without a step has no end"
+    return item.step
+
+
+class TransformLink:
+    """Runs a stateless transform on what passes."""
+
+    def __init__(self, runner: TransformRunner, downstream: Link) -> None:
+        self._runner = runner
+        self._downstream = downstream
+
+    def emit(self, batch: pa.RecordBatch) -> None:
+        for result in self._runner.run(batch):
+            self._downstream.emit(result)
+
+    def end_step(self, item: SourceItem) -> None:
+        self._downstream.end_step(item)
+
+
+class OperatorLink:
+    """Drives an operator through the steps."""
+
+    def __init__(self, operator: Operator, bounds: tuple[WatermarkBound, ...], downstream: Link) -> None:
+        self.operator = operator
+        self._bounds = bounds
+        self._downstream = downstream
+        self._watermark = NO_WATERMARK
+
+    def emit(self, batch: pa.RecordBatch) -> None:
+        self.operator.process_batch(batch, self._downstream)
+
+    def end_step(self, item: SourceItem) -> None:
+        step, operator, out = step_of(item), self.operator, self._downstream
+        operator.end_batch(out)
+        watermark = watermark_at(step, self._bounds)
+        if watermark > self._watermark:
+            self._watermark = watermark
+            operator.process_watermark(watermark, out)
+        if step.is_final:
+            operator.end_input(out)
+        out.end_step(item)
+
+
+class UnionPort:
+    """One input of a union. Batches that are a step ahead of the other inputs wait here."""
+
+    def __init__(self, union: _Union) -> None:
+        self._union = union
+        self.is_ended = False
+        self._ahead: deque[pa.RecordBatch | SourceItem] = deque()
+
+    def emit(self, batch: pa.RecordBatch) -> None:
+        if self.is_ended:
+            self._ahead.append(batch)
+        else:
+            self._union.downstream.emit(batch)
+
+    def end_step(self, item: SourceItem) -> None:
+        if self.is_ended:
+            self._ahead.append(item)
+            return
+        self.is_ended = True
+        self._union.port_ended(item)
+
+    def resume(self) -> None:
+        """Pass on what waited, up to the end of the next step if that has come already."""
+        self.is_ended = False
+        while self._ahead and not self.is_ended:
+            waiting = self._ahead.popleft()
+            if isinstance(waiting, SourceItem):
+                self.end_step(waiting)
+            else:
+                self.emit(waiting)
+
+
+class _Union:
+    def __init__(self, downstream: Link) -> None:
+        self.downstream = downstream
+        self.ports: list[UnionPort] = []
+
+    def port_ended(self, item: SourceItem) -> None:
+        if not all(port.is_ended for port in self.ports):
+            return
+        self.downstream.end_step(item)
+        for port in self.ports:
+            # A port may already have ended the next step again, if all others had been ahead of it.
+            if port.is_ended:
+                port.resume()
+
+
+def union_ports(n_ports: int, downstream: Link) -> list[UnionPort]:
+    """Return the inputs of a new union that feeds ``downstream``."""
+    union = _Union(downstream)
+    union.ports = [UnionPort(union) for _ in range(n_ports)]
+    return union.ports
+
+
+class SinkLink:
+    """The end: writes batches to the partition's sink and reports finished steps."""
+
+    def __init__(
+        self,
+        sink: Sink,
+        partition: int,
+        counters: Counters,
+        acknowledge: Callable[[SourceItem], None],
+    ) -> None:
+        self._sink = sink
+        self._partition = partition
+        self._counters = counters
+        self._acknowledge = acknowledge
+
+    def emit(self, batch: pa.RecordBatch) -> None:
+        try:
+            self._sink.write(batch)
+        except Exception as error:
+            raise SinkError(
+                f"the sink of partition {self._partition} raised {type(error).__name__}: {error}"
+            ) from error
+        self._counters.rows_out += batch.num_rows
+        self._counters.batches_out += 1
+
+    def end_step(self, item: SourceItem) -> None:
+        self._acknowledge(item)
