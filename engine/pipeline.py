@@ -101,7 +101,6 @@ class UnionPort:
 
     def resume(self) -> None:
         """Pass on what waited, up to the end of the next step if that has come already."""
-        self.is_ended = False
         while self._ahead and not self.is_ended:
             waiting = self._ahead.popleft()
             if isinstance(waiting, SourceItem):
@@ -120,9 +119,9 @@ class _Union:
             return
         self.downstream.end_step(item)
         for port in self.ports:
-            # A port may already have ended the next step again, if all others had been ahead of it.
-            if port.is_ended:
-                port.resume()
+            port.is_ended = False
+        for port in self.ports:
+            port.resume()
 
 
 def union_ports(n_ports: int, downstream: Link) -> list[UnionPort]:

@@ -1,0 +1,160 @@
+"""From a distributed plan to the pipelines of a partition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from millstream.engine.datafusion import TransformRunner
+from millstream.engine.exchange import Receiver, Sender
+from millstream.engine.operators.changelog import Changelog
+from millstream.engine.operators.registry import OperatorContext, make_operator
+from millstream.engine.partition import Pipelines, SourceLink
+from millstream.engine.pipeline import Link, OperatorLink, TransformLink, union_ports
+from millstream.engine.step import Contribution
+from millstream.planner import nodes
+from millstream.planner.catalog import StreamDefinition
+
+__all__ = ["PlanShape", "build_pipelines", "plan_shape"]
+
+Post = Callable[[int, Contribution], None]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanShape:
+    """What the runtime has to know of a distributed plan.
+
+    Attributes:
+        is_deferred: Whether micro-batches only feed partial aggregates, so that partitions need to meet only when a
+            window closes.
+        reaches_all: Whether a step that starts in one partition ends in all of them.
+        windows: Windows whose ends are worth a step, with the lateness that they allow.
+    """
+
+    is_deferred: bool
+    reaches_all: bool
+    windows: tuple[tuple[nodes.Window, int, tuple[nodes.WatermarkBound, ...]], ...]
+
+
+def plan_shape(root: nodes.Node) -> PlanShape:
+    """Look over a distributed plan."""
+    windows = tuple(
+        (node.window, node.allowed_lateness, node.watermark)
+        for node in _walk(root)
+        if isinstance(node, nodes.Aggregate) and node.window is not None and node.window.kind != "session"
+    )
+    has_exchange = any(isinstance(node, nodes.Exchange) for node in _walk(root))
+    return PlanShape(has_exchange and _is_deferrable(root), has_exchange, windows)
+
+
+def _walk(node: nodes.Node) -> list[nodes.Node]:
+    found = [node]
+    for below in node.inputs:
+        found += _walk(below)
+    return found
+
+
+def _is_deferrable(node: nodes.Node) -> bool:
+    """Say whether each source feeds a partial aggregate of final results before anything else keeps or shows rows."""
+    if isinstance(node, nodes.Aggregate) and node.phase == "partial" and node.emit == "final":
+        return all(_is_stateless(below) for below in node.inputs)
+    return bool(node.inputs) and all(_is_deferrable(below) for below in node.inputs)
+
+
+def _is_stateless(node: nodes.Node) -> bool:
+    if not isinstance(node, nodes.Source | nodes.Transform | nodes.AssignWindows | nodes.Union):
+        return False
+    return all(_is_stateless(below) for below in node.inputs)
+
+
+class _Builder:
+    def __init__(
+        self,
+        context: OperatorContext,
+        streams: Mapping[str, StreamDefinition],
+        tables: Mapping[str, pa.Table],
+        n_partitions: int,
+        post: Post,
+    ) -> None:
+        self._context = context
+        self._streams = streams
+        self._tables = tables
+        self._n_partitions = n_partitions
+        self._post = post
+        self._n_exchanges = 0
+        self.pipelines = Pipelines()
+
+    def build(self, node: nodes.Node, downstream: Link) -> None:
+        """Build what computes ``node`` and feeds ``downstream``."""
+        if isinstance(node, nodes.Source):
+            self.pipelines.sources.append(self._source(node, downstream))
+        elif isinstance(node, nodes.Transform):
+            runner = TransformRunner(node, self._tables, self._context.functions)
+            self.pipelines.transforms.append(runner)
+            self.build(node.input, TransformLink(runner, downstream))
+        elif isinstance(node, nodes.Exchange):
+            self._exchange(node, downstream)
+        elif isinstance(node, nodes.Union):
+            ports = union_ports(len(node.branches), downstream)
+            for branch, port in zip(node.branches, ports, strict=True):
+                self.build(branch, port)
+        else:
+            self._operator(node, downstream)
+
+    def _source(self, node: nodes.Source, downstream: Link) -> SourceLink:
+        schema = self._streams[node.stream].schema
+        columns = tuple(schema.get_field_index(name) for name in node.schema.names)
+        is_all = columns == tuple(range(len(schema)))
+        return SourceLink(node.stream, None if is_all else columns, len(schema), downstream)
+
+    def _operator(self, node: nodes.Node, downstream: Link) -> None:
+        operator = make_operator(node, self._context)
+        self.pipelines.operators.append(operator)
+        link = OperatorLink(operator, node.watermark, downstream)
+        outer = self._context
+        if isinstance(operator, Changelog):
+            self._context = replace(outer, changelog=operator)
+        elif not isinstance(node, nodes.Aggregate) or node.phase != "partial":
+            # A changelog belongs to the nearest aggregate below it and to none further down.
+            self._context = replace(outer, changelog=None)
+        for below in node.inputs:
+            self.build(below, link)
+        self._context = outer
+
+    def _exchange(self, node: nodes.Exchange, downstream: Link) -> None:
+        number = self._n_exchanges
+        self._n_exchanges += 1
+        is_first = not any(isinstance(below, nodes.Exchange) for below in _walk(node.input))
+        self.pipelines.receivers[number] = Receiver(None if is_first else self._n_partitions, downstream)
+        sender = Sender(
+            number, node.kind, node.keys, self._context.partition, self._n_partitions, self._post
+        )
+        self.build(node.input, sender)
+
+
+def build_pipelines(
+    root: nodes.Node,
+    sink: Link,
+    context: OperatorContext,
+    *,
+    streams: Mapping[str, StreamDefinition],
+    tables: Mapping[str, pa.Table],
+    n_partitions: int,
+    post: Post,
+) -> Pipelines:
+    """Build the pipelines of one partition.
+
+    Args:
+        root: Distributed plan.
+        sink: Link behind the root.
+        context: Of the partition.
+        streams: Streams of the plan by name.
+        tables: Contents of the session's tables.
+        n_partitions: Number of partitions of the job.
+        post: Puts a contribution into the mailbox of a partition.
+    """
+    builder = _Builder(context, streams, tables, n_partitions, post)
+    builder.build(root, sink)
+    return builder.pipelines

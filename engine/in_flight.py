@@ -1,0 +1,89 @@
+"""The bound on what a job has taken in and not finished: it makes every queue of the job finite."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+__all__ = ["InFlight"]
+
+
+class InFlight:
+    """Counts rows and bytes between ``push`` and the end of their processing; blocks who would exceed the limits.
+
+    A batch larger than a limit is let in when nothing else is under way, so that no batch is ever stuck.
+
+    Args:
+        rows_max: Rows that may be under way.
+        bytes_max: Bytes that may be under way.
+    """
+
+    def __init__(self, rows_max: int, bytes_max: int) -> None:
+        self._rows_max = rows_max
+        self._bytes_max = bytes_max
+        self._changed = threading.Condition()
+        self._is_closed = False
+        self.rows_in = 0
+        self.rows_done = 0
+        self._bytes = 0
+        self._items = 0
+
+    @property
+    def rows_waiting(self) -> int:
+        """Rows under way."""
+        with self._changed:
+            return self.rows_in - self.rows_done
+
+    def snapshot(self) -> tuple[int, int]:
+        """Return rows let in and rows done, of one moment."""
+        with self._changed:
+            return self.rows_in, self.rows_done
+
+    def enter(self, n_rows: int, n_bytes: int, timeout_seconds: float | None) -> bool:
+        """Wait for room and take it.
+
+        Returns:
+            False if the time ran out or the job was closed while waiting; nothing has been taken then.
+        """
+        with self._changed:
+            if not self._wait(lambda: self._has_room(n_rows, n_bytes), timeout_seconds) or self._is_closed:
+                return False
+            self.rows_in += n_rows
+            self._bytes += n_bytes
+            self._items += 1
+            return True
+
+    def leave(self, n_rows: int, n_bytes: int) -> None:
+        """Give room back: an item is done."""
+        with self._changed:
+            self.rows_done += n_rows
+            self._bytes -= n_bytes
+            self._items -= 1
+            self._changed.notify_all()
+
+    def wait_empty(self, timeout_seconds: float | None = None) -> bool:
+        """Wait until nothing is under way; return False if the job was closed or the time ran out before."""
+        with self._changed:
+            return self._wait(lambda: self._items == 0, timeout_seconds) and self._items == 0
+
+    def close(self) -> None:
+        """Let everybody who waits return, and nobody in any more."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def _has_room(self, n_rows: int, n_bytes: int) -> bool:
+        if self._items == 0:
+            return True
+        n_rows_under_way = self.rows_in - self.rows_done
+        return n_rows_under_way + n_rows <= self._rows_max and self._bytes + n_bytes <= self._bytes_max
+
+    def _wait(self, is_met: Callable[[], bool], timeout_seconds: float | None) -> bool:
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        while not is_met() and not self._is_closed:
+            remaining = None if deadline is None else deadline - time.monotonic()
+            if remaining is not None and remaining <= 0:
+                return False
+            self._changed.wait(remaining)
+        return True

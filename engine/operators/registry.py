@@ -1,0 +1,63 @@
+"""The table that maps plan nodes to operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from millstream.engine.operators.aggregate import FinalAggregate, PartialAggregate, SingleAggregate
+from millstream.engine.operators.base import Counters, Operator
+from millstream.engine.operators.changelog import Changelog
+from millstream.errors import InternalError
+from millstream.planner import nodes
+
+__all__ = ["OperatorContext", "make_operator"]
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorContext:
+    """What an operator may know of where it runs.
+
+    Attributes:
+        partition: Number of the partition.
+        counters: Of the partition.
+        is_deferred: Whether partial aggregates keep their groups from step to step.
+        functions: User-defined DataFusion functions by name.
+        changelog: The changelog that is fed by the aggregate to be made, if there is one.
+    """
+
+    partition: int
+    counters: Counters
+    is_deferred: bool
+    functions: Mapping[str, object]
+    changelog: Changelog | None
+
+
+def _aggregate(node: nodes.Aggregate, context: OperatorContext) -> Operator:
+    if node.phase == "partial":
+        return PartialAggregate(node, context.counters, is_deferred=context.is_deferred)
+    make = SingleAggregate if node.phase == "single" else FinalAggregate
+    # Rows without keys all go to the first partition.
+    return make(node, context.counters, context.changelog, owns_global_group=context.partition == 0)
+
+
+def _changelog(node: nodes.Changelog, context: OperatorContext) -> Operator:
+    return Changelog(node)
+
+
+_OPERATORS: dict[type, Callable[..., Operator]] = {
+    nodes.Aggregate: _aggregate,
+    nodes.Changelog: _changelog,
+}
+
+
+def make_operator(node: nodes.Node, context: OperatorContext) -> Operator:
+    """Return a new operator for a stateful plan node.
+
+    Raises:
+        InternalError: If no operator runs such a node.
+    """
+    make = _OPERATORS.get(type(node))
+    if make is None:
+        raise InternalError(f"no operator runs the plan node {type(node).__name__}")
+    return make(node, context)

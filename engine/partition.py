@@ -1,0 +1,173 @@
+"""Partitions: a thread each, with a mailbox, pipelines of its own and a sink of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import TypeAlias
+
+import pyarrow as pa
+
+from millstream.engine.datafusion import TransformRunner
+from millstream.engine.exchange import Receiver
+from millstream.engine.operators.base import Counters, Operator
+from millstream.engine.pipeline import Link
+from millstream.engine.sinks import Sink
+from millstream.engine.step import Contribution, SourceItem
+
+__all__ = ["Partition", "Pipelines", "SourceLink"]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLink:
+    """Where batches of a stream enter a pipeline.
+
+    Attributes:
+        stream: Name of the stream.
+        columns: Indices of the stream's columns that the pipeline reads, or None for all.
+        n_columns: Number of columns of the stream; what comes behind them is carried along.
+        downstream: First link.
+    """
+
+    stream: str
+    columns: tuple[int, ...] | None
+    n_columns: int
+    downstream: Link
+
+    def pick(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Return the columns that the pipeline reads, without copying."""
+        if self.columns is None:
+            return batch
+        return batch.select([*self.columns, *range(self.n_columns, batch.num_columns)])
+
+
+@dataclass(slots=True)
+class Pipelines:
+    """All links of one partition that others reach by name or number."""
+
+    sources: list[SourceLink] = field(default_factory=list)
+    receivers: dict[int, Receiver] = field(default_factory=dict)
+    operators: list[Operator] = field(default_factory=list)
+    transforms: list[TransformRunner] = field(default_factory=list)
+
+
+class _Stop:
+    """Tells a partition to leave its loop."""
+
+
+class _Close:
+    """Tells a partition to close its sink and leave its loop."""
+
+
+Message: TypeAlias = SourceItem | Contribution | _Stop | _Close
+OnError: TypeAlias = Callable[[BaseException, SourceItem | None, int], None]
+
+
+class Partition:
+    """One thread, what it owns, and its mailbox.
+
+    Args:
+        index: Number of the partition.
+        pipelines: Its links.
+        sink: Its sink, opened and closed by its thread.
+        counters: Counted by its thread.
+        on_error: Called by the thread with what was raised and the item at hand; the thread ends afterwards.
+        on_mapped: Called when an item that ends no step is done.
+        name: Name of the job, for the thread's name.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        pipelines: Pipelines,
+        sink: Sink,
+        counters: Counters,
+        *,
+        on_error: OnError,
+        on_mapped: Callable[[SourceItem], None],
+        name: str,
+    ) -> None:
+        self.index = index
+        self.pipelines = pipelines
+        self.counters = counters
+        self.rows_posted = 0
+        self._sink = sink
+        self._inbox: SimpleQueue[Message] = SimpleQueue()
+        self._on_error = on_error
+        self._on_mapped = on_mapped
+        # The interpreter does not wait for daemon threads, so a sink that never returns cannot keep it from exiting.
+        self._thread = threading.Thread(target=self._run, name=f"{name}-{index}", daemon=True)
+
+    @property
+    def rows_queued(self) -> int:
+        """Rows that were posted by ``push`` and not taken up yet."""
+        return self.rows_posted - self.counters.rows_in
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def post(self, message: SourceItem | Contribution) -> None:
+        """Put a message into the mailbox; never blocks."""
+        self._inbox.put(message)
+
+    def stop(self) -> None:
+        """Make the thread leave its loop after the message at hand, leaving the sink uncommitted."""
+        self._inbox.put(_Stop())
+
+    def close(self) -> None:
+        """Make the thread close its sink after all messages before, and end."""
+        self._inbox.put(_Close())
+
+    def join(self, timeout_seconds: float | None) -> bool:
+        """Wait for the thread's end and say whether it has ended."""
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        is_committed = False
+        item: SourceItem | None = None
+        try:
+            while True:
+                message = self._inbox.get()
+                if isinstance(message, SourceItem):
+                    item = message
+                    self._process(message)
+                elif isinstance(message, Contribution):
+                    item = message.item
+                    self.pipelines.receivers[message.exchange].take(message)
+                elif isinstance(message, _Close):
+                    self._sink.close()
+                    is_committed = True
+                    return
+                else:
+                    return
+        except BaseException as error:
+            self._on_error(error, item, self.index)
+        finally:
+            if not is_committed:
+                self._abort_sink()
+
+    def _process(self, item: SourceItem) -> None:
+        sources = self.pipelines.sources
+        if item.batch is not None:
+            self.counters.rows_in += item.n_rows
+            self.counters.batches_in += 1
+            self.counters.bytes_in += item.n_bytes
+            for source in sources:
+                if source.stream == item.stream:
+                    source.downstream.emit(source.pick(item.batch))
+        if item.step is None:
+            self._on_mapped(item)
+            return
+        for source in sources:
+            source.downstream.end_step(item)
+
+    def _abort_sink(self) -> None:
+        try:
+            self._sink.abort()
+        except Exception as error:
+            self._on_error(error, None, self.index)
