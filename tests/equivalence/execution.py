@@ -1,0 +1,67 @@
+"""Running a query through the public interface: whole, or pushed piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+__all__ = ["Outcome", "RowCounts", "cut", "push_through", "run_whole"]
+
+
+@dataclass(frozen=True, slots=True)
+class RowCounts:
+    """Where the rows of a finished job went."""
+
+    rows_in: int
+    rows_processed: int
+    rows_late: int
+    rows_dead_lettered: int
+    rows_waiting: int
+
+    @property
+    def is_conserved(self) -> bool:
+        """Whether every row that came in is accounted for."""
+        places = (
+            self.rows_processed,
+            self.rows_late,
+            self.rows_dead_lettered,
+            self.rows_waiting,
+        )
+        return self.rows_in == sum(places)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came out of a query, and the counts where the way of running gives them."""
+
+    rows: pa.Table
+    counts: RowCounts | None
+
+
+def run_whole(query: Any, inputs: Mapping[str, pa.Table], batch_rows: int | None) -> Outcome:
+    """Run a query over bounded inputs in one call; without `batch_rows` each input is one batch."""
+    longest = max((table.num_rows for table in inputs.values()), default=0)
+    return Outcome(query.run(dict(inputs), batch_rows=batch_rows or max(longest, 1)), None)
+
+
+def push_through(query: Any, pieces: Sequence[tuple[str, pa.RecordBatch]]) -> Outcome:
+    """Push batches in order into a job, finish it, and give what its sink received."""
+    received: list[pa.RecordBatch] = []
+    with query.start(sink=received.append) as job:
+        for stream, batch in pieces:
+            job.push(stream, batch)
+    stats = job.stats()
+    counts = RowCounts(**{name: int(getattr(stats, name)) for name in RowCounts.__slots__})
+    return Outcome(pa.Table.from_batches(received, query.schema), counts)
+
+
+def cut(inputs: Mapping[str, pa.Table], batch_rows: int | None) -> list[tuple[str, pa.RecordBatch]]:
+    """Cut inputs into batches, stream after stream."""
+    return [
+        (stream, batch)
+        for stream, table in inputs.items()
+        for batch in table.combine_chunks().to_batches(max_chunksize=batch_rows)
+    ]
