@@ -72,8 +72,9 @@ def _order(value: Any) -> tuple[str, Any]:
 
 
 def fold(table: pa.Table, key_columns: Sequence[str]) -> pa.Table:
-    """Apply a changelog: the last version of each row that is not gone, without ``_op``. Other
-    tables pass through.
+    """Apply a changelog: give the last version of each row that is not gone, without ``_op``.
+
+    A table without ``_op`` passes through.
 
     Raises:
         ChangelogError: If a row is new twice, revised or removed without being there, revised
@@ -148,9 +149,8 @@ def difference(
         first = next((n for n, pair in enumerate(pairs) if not _rows_match(*pair)), None)
         if first is None and len(got_rows) == len(expected_rows):
             return None
-        return f"rows differ from row {first} on\n{_shown('got', got_rows)}{
-            _shown('expected', expected_rows)
-        }"
+        shown = _shown("got", got_rows) + _shown("expected", expected_rows)
+        return f"rows differ from row {first} on\n{shown}"
     surplus, missing = _unmatched(got_rows, expected_rows)
     if not surplus and not missing:
         return None
