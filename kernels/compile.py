@@ -31,7 +31,9 @@ __all__ = [
     "U64",
     "Bool",
     "address_array",
+    "inlined_kernel",
     "kernel",
+    "load_word",
 ]
 
 I8: TypeAlias = npt.NDArray[np.int8]
@@ -65,6 +67,18 @@ def kernel(function: Callable[Parameters, Result]) -> Callable[Parameters, Resul
     return compiled
 
 
+def inlined_kernel(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Compile a part of kernels, as :func:`kernel` does, into the loops that call it.
+
+    For small bodies in hot loops that LLVM would rather call: a call costs about a nanosecond, and
+    one with an array two atomic updates of its reference count besides.
+    """
+    compiled: Callable[Parameters, Result] = numba.njit(
+        nogil=True, cache=True, error_model="numpy", forceinline=True
+    )(function)
+    return compiled
+
+
 def _pointer_at(typing_context: Any, address: Any, scalar: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
@@ -77,16 +91,44 @@ _pointer: Any = intrinsic(_pointer_at)
 
 
 @kernel
-def address_array(address: int, length: int, scalar: type[Scalar]) -> npt.NDArray[Scalar]:
+def address_array(
+    address: int | np.integer[Any], length: int | np.integer[Any], scalar: type[Scalar]
+) -> npt.NDArray[Scalar]:
     """View memory as a one-dimensional array; for use inside kernels only.
 
     Args:
         address: Where the first value is: the whole address as int64 or uint64. Unchecked.
         length: Number of values; 0 makes the address irrelevant. Unchecked.
-        scalar: Type of the values, such as ``np.int64``; written out in the kernel, not passed to it.
+        scalar: Type of the values, such as ``np.int64``; a constant of the kernel.
 
     Returns:
         An array that does not own its memory: the caller keeps it alive for as long as the call.
     """
     view: npt.NDArray[Scalar] = carray(_pointer(address, scalar), (length,))
     return view
+
+
+def _load_word_at(typing_context: Any, address: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer_type: Any = types.CPointer
+        pointer = builder.inttoptr(arguments[0], context.get_value_type(pointer_type(types.uint64)))
+        return builder.load(pointer, align=1)
+
+    return types.uint64(address), generate
+
+
+_load_word: Any = intrinsic(_load_word_at)
+
+
+@kernel
+def load_word(address: np.uint64) -> np.uint64:
+    """Read the 8 bytes at an address, aligned or not, as a little-endian word.
+
+    Args:
+        address: Where the first byte is; all 8 must be readable. Unchecked.
+
+    Returns:
+        The word.
+    """
+    word: np.uint64 = _load_word(address)
+    return word
