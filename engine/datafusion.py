@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from datafusion import SessionConfig, SessionContext
 
+from millstream.errors import MillstreamError
 from millstream.planner.nodes import HIDDEN_PREFIX, Transform, quoted
 
 __all__ = ["TransformFailed", "TransformRunner", "run_sql"]
@@ -26,8 +27,8 @@ _RESIDENT_BATCH_ROWS = 1
 _WHOLE_BATCH_ROWS = 8192
 
 
-class TransformFailed(Exception):  # noqa: N818 - an event on the way of a batch, turned into an error of the tree above
-    """DataFusion raised while it computed; carries its message without the layers' prefixes."""
+class TransformFailed(MillstreamError):  # noqa: N818 - it happens to a transform, as JobFailed does to a job
+    """An expression of the query failed on a row; carries DataFusion's message without its layers' prefixes."""
 
 
 class _LiveTable(ds.Dataset):  # type: ignore[misc]
@@ -41,13 +42,23 @@ class _LiveTable(ds.Dataset):  # type: ignore[misc]
     def schema(self) -> pa.Schema:
         return self._live_schema
 
-    def get_fragments(self, filter: object = None) -> Iterator[_LiveTable]:
-        return iter([self])
+    def get_fragments(self, filter: object = None) -> Iterator[_LiveFragment]:
+        return iter([_LiveFragment(self)])
 
     def scanner(self, columns: Sequence[str] | None = None, filter: object = None, **_: object) -> _Scanner:
         # Filters are not pushed down (see _context); if one ever were, ignoring it would give wrong rows.
         assert filter is None, f"a filter was pushed into the live table: {filter}"
         return _Scanner(self, columns)
+
+
+class _LiveFragment:
+    """The one fragment of a live table; DataFusion passes the schema by position, which datasets do not take."""
+
+    def __init__(self, table: _LiveTable) -> None:
+        self._table = table
+
+    def scanner(self, schema: pa.Schema | None = None, **options: Any) -> _Scanner:
+        return self._table.scanner(**options)
 
 
 class _Scanner:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from millstream.errors import SourceError
 
-__all__ = ["FileFormat", "file_format"]
+__all__ = ["FILE_SUFFIXES", "FileFormat", "file_format"]
 
 # Rows decoded from a Parquet file at a time, at least. Decoding a column has a price per call.
 _PARQUET_ROWS_MIN = 65_536
@@ -51,7 +51,7 @@ def file_format(path: Path) -> FileFormat:
         raise SourceError(f"path must be of a file; for a folder give a dataset: {str(path)!r}")
     if known is None or (compressed and not known.compressible):
         raise SourceError(
-            f"name of a file of rows must end in one of {', '.join(_FORMATS)}"
+            f"name of a file of rows must end in one of {', '.join(FILE_SUFFIXES)}"
             f" (text also with {', '.join(_COMPRESSIONS)}): {str(path)!r}"
         )
     if not path.is_file():
@@ -158,3 +158,5 @@ _FORMATS: dict[str, FileFormat] = {
     ".jsonl": _NDJSON,
     ".ndjson": _NDJSON,
 }
+
+FILE_SUFFIXES = tuple(_FORMATS)

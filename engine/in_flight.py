@@ -54,6 +54,19 @@ class InFlight:
             self._items += 1
             return True
 
+    def force(self) -> None:
+        """Take part without rows and without waiting, as a step that carries no batch does."""
+        with self._changed:
+            self._items += 1
+
+    def withdraw(self, n_rows: int, n_bytes: int) -> None:
+        """Undo ``enter`` for a batch that was refused after all."""
+        with self._changed:
+            self.rows_in -= n_rows
+            self._bytes -= n_bytes
+            self._items -= 1
+            self._changed.notify_all()
+
     def leave(self, n_rows: int, n_bytes: int) -> None:
         """Give room back: an item is done."""
         with self._changed:

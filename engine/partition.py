@@ -105,13 +105,24 @@ class Partition:
         """Rows that were posted by ``push`` and not taken up yet."""
         return self.rows_posted - self.counters.rows_in
 
+    @property
+    def rows_pending(self) -> int:
+        """Rows that were posted by ``push`` and have not passed the source side yet."""
+        return self.rows_posted - self.counters.rows_mapped
+
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
-    def post(self, message: SourceItem | Contribution) -> None:
-        """Put a message into the mailbox; never blocks."""
-        self._inbox.put(message)
+    def post(self, contribution: Contribution) -> None:
+        """Put a part of an exchange into the mailbox; never blocks."""
+        self._inbox.put(contribution)
+
+    def post_item(self, item: SourceItem) -> None:
+        """Put a micro-batch or a step into the mailbox; never blocks. Called by one thread at a time."""
+        if item.batch is not None:
+            self.rows_posted += item.n_rows
+        self._inbox.put(item)
 
     def stop(self) -> None:
         """Make the thread leave its loop after the message at hand, leaving the sink uncommitted."""
@@ -160,6 +171,7 @@ class Partition:
             for source in sources:
                 if source.stream == item.stream:
                     source.downstream.emit(source.pick(item.batch))
+            self.counters.rows_mapped += item.n_rows
         if item.step is None:
             self._on_mapped(item)
             return

@@ -17,7 +17,6 @@ from millstream.engine.event_time import NO_WATERMARK
 from millstream.engine.operators.base import Counters, Operator
 from millstream.engine.sinks import Sink
 from millstream.engine.step import SourceItem, Step, watermark_at
-from millstream.errors import SinkError
 from millstream.planner.nodes import WatermarkBound
 
 __all__ = ["Link", "OperatorLink", "SinkLink", "TransformLink", "UnionPort", "step_of", "union_ports"]
@@ -137,22 +136,15 @@ class SinkLink:
     def __init__(
         self,
         sink: Sink,
-        partition: int,
         counters: Counters,
         acknowledge: Callable[[SourceItem], None],
     ) -> None:
         self._sink = sink
-        self._partition = partition
         self._counters = counters
         self._acknowledge = acknowledge
 
     def emit(self, batch: pa.RecordBatch) -> None:
-        try:
-            self._sink.write(batch)
-        except Exception as error:
-            raise SinkError(
-                f"the sink of partition {self._partition} raised {type(error).__name__}: {error}"
-            ) from error
+        self._sink.write(batch)
         self._counters.rows_out += batch.num_rows
         self._counters.batches_out += 1
 

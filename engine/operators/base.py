@@ -19,10 +19,20 @@ class Collector(Protocol):
 class Counters:
     """What a partition counts; written by its own thread alone, read by any."""
 
-    __slots__ = ("batches_in", "batches_out", "bytes_in", "rows_dead_lettered", "rows_in", "rows_late", "rows_out")
+    __slots__ = (
+        "batches_in",
+        "batches_out",
+        "bytes_in",
+        "rows_dead_lettered",
+        "rows_in",
+        "rows_late",
+        "rows_mapped",
+        "rows_out",
+    )
 
     def __init__(self) -> None:
         self.rows_in = 0
+        self.rows_mapped = 0
         self.batches_in = 0
         self.bytes_in = 0
         self.rows_late = 0

@@ -1,0 +1,146 @@
+"""The handle of a running query."""
+
+from __future__ import annotations
+
+import atexit
+import weakref
+from collections.abc import Mapping
+from datetime import date, datetime
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+
+from millstream.engine.columns import event_times
+from millstream.engine.conform import conform
+from millstream.engine.runtime import Runtime
+from millstream.engine.stats import JobStats
+from millstream.errors import SchemaError, SourceError
+from millstream.planner.catalog import StreamDefinition
+
+__all__ = ["Job"]
+
+_running: weakref.WeakSet[Runtime] = weakref.WeakSet()
+
+
+def _cancel_all() -> None:
+    for runtime in list(_running):
+        runtime.cancel()
+
+
+# Threads that are still computing while the interpreter is taken apart could crash it.
+atexit.register(_cancel_all)
+
+
+class Job:
+    """A started query: takes rows, until it is finished or cancelled. Made by :meth:`Query.start`.
+
+    As a context manager it finishes at the end of the block, or is cancelled if the block raises. A job that nobody
+    holds any more is cancelled. All methods may be called from any thread.
+    """
+
+    def __init__(self, runtime: Runtime, streams: Mapping[str, StreamDefinition]) -> None:
+        self._runtime = runtime
+        self._streams = dict(streams)
+        _running.add(runtime)
+        self._finalizer = weakref.finalize(self, runtime.cancel)
+
+    def push(
+        self,
+        stream: str,
+        data: Any,
+        *,
+        source_partition: int = 0,
+        timeout: float | None = None,
+    ) -> None:
+        """Hand over rows; waits while the job has as much as it may hold.
+
+        Args:
+            stream: Name of a stream that the query reads.
+            data: A RecordBatch, a Table, anything with ``__arrow_c_stream__`` or ``__arrow_c_array__``, a row as dict
+                or a list of such rows. Each record batch in it is one micro-batch. Columns are matched by name and
+                types that fit are cast. Arrow data is not copied and must not be changed afterwards.
+            source_partition: Partition of the source that the rows come from. The stream's watermark is the least
+                over the source's partitions seen so far.
+            timeout: Seconds to wait for room at most; None waits as long as it takes.
+
+        Raises:
+            SchemaError: If the rows do not fit the stream; none of them has been taken.
+            SourceError: If the query reads no such stream, the job takes no more input, or the time ran out; batches
+                before the one that did not fit in time have been taken.
+            JobFailed: If the job has failed.
+        """
+        definition = self._definition(stream)
+        self._runtime.check_running()
+        for batch in conform(data, definition.schema, stream):
+            if batch.num_rows == 0:
+                continue
+            if not self._runtime.push(stream, batch, source_partition, timeout):
+                raise SourceError(f"push to stream {stream!r} found no room within {timeout} seconds")
+
+    def advance_watermark(self, stream: str, when: datetime | date | int) -> None:
+        """Promise that no row of a stream earlier than ``when`` is still to come.
+
+        Args:
+            stream: Name of a stream with event time.
+            when: Event time, as a Python value that Arrow can convert to the column's type, or as its integer.
+
+        Raises:
+            SchemaError: If ``when`` is not an event time of the stream.
+            SourceError: If the stream has no event time, the watermark would go back, or the job takes no more input.
+            JobFailed: If the job has failed.
+        """
+        definition = self._definition(stream)
+        if definition.event_time is None:
+            raise SourceError(f"stream {stream!r} has no event time")
+        type_ = definition.schema.field(definition.event_time).type
+        self._runtime.advance_watermark(stream, _event_time(when, type_))
+
+    def finish(self) -> None:
+        """End the input: flush what is open, wait until all results are written, close the sinks.
+
+        Raises:
+            JobFailed: If the job has failed.
+        """
+        self._runtime.finish()
+        self._finalizer.detach()
+
+    def cancel(self) -> None:
+        """Stop without flushing. Results that were written stay written; sinks that can undo, do."""
+        self._runtime.cancel()
+        self._finalizer.detach()
+
+    def stats(self) -> JobStats:
+        """Return a snapshot of the job's counters; cheap enough to be called often."""
+        return self._runtime.stats()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.finish()
+        else:
+            self.cancel()
+
+    def _definition(self, stream: str) -> StreamDefinition:
+        definition = self._streams.get(stream)
+        if definition is None:
+            known = ", ".join(repr(name) for name in sorted(self._streams))
+            raise SourceError(f"the query does not read stream {stream!r}; it reads {known}")
+        return definition
+
+
+def _event_time(when: datetime | date | int, type_: pa.DataType) -> int:
+    if isinstance(when, int) and not isinstance(when, bool):
+        return when
+    try:
+        value = pa.array([when]).cast(type_)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise SchemaError(f"watermark must be an event time of type {type_}: {when!r}") from error
+    return int(event_times(value)[0])

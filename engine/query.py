@@ -1,0 +1,137 @@
+"""A planned query: what it gives, how it runs, and the ways to run it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from millstream.engine.config import SessionConfig
+from millstream.engine.inputs import batches, interleave, stream_clock
+from millstream.engine.job import Job
+from millstream.engine.runtime import Runtime
+from millstream.engine.sinks import AnySink, CollectSink, as_sinks
+from millstream.errors import SourceError
+from millstream.planner import distribute, explain
+from millstream.planner.catalog import QueryPlan, StreamDefinition
+
+__all__ = ["Query"]
+
+_numbers = itertools.count()
+_SESSION_BATCH_ROWS = -1
+
+
+class Query:
+    """A query that was parsed, checked and planned. Made by :meth:`Session.sql`; may be run any number of times."""
+
+    def __init__(
+        self,
+        plan: QueryPlan,
+        config: SessionConfig,
+        tables: Mapping[str, pa.Table],
+        functions: Mapping[str, object],
+    ) -> None:
+        self._plan = plan
+        self._config = config
+        self._tables = dict(tables)
+        self._functions = dict(functions)
+
+    @property
+    def sql(self) -> str:
+        """Text of the query."""
+        return self._plan.sql
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Schema of the results; ends with ``_op`` if results can be revised."""
+        return self._plan.schema
+
+    @property
+    def key_columns(self) -> tuple[str, ...]:
+        """Columns that identify a row whose versions follow each other; empty if results are only appended."""
+        return self._plan.key_columns
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the streams that the query reads."""
+        return tuple(stream.name for stream in self._plan.streams)
+
+    def explain(self) -> str:
+        """Return the plan as a readable tree."""
+        return explain(self._distributed())
+
+    def start(self, sink: AnySink | None = None, *, sinks: Sequence[AnySink] | None = None) -> Job:
+        """Start the query on unbounded input.
+
+        Args:
+            sink: Where results go: a callable that takes a RecordBatch, or an object with the methods of
+                :class:`millstream.Sink`. It is called by one thread at a time.
+            sinks: Instead of ``sink``, one per partition, each called by the thread of its partition.
+
+        Raises:
+            SinkError: If what is given is not a sink, or their number is not that of the partitions.
+        """
+        return self._start(as_sinks(sink, sinks, self._config.partitions))
+
+    def run(
+        self, inputs: Mapping[str, Any], *, batch_rows: int | None = _SESSION_BATCH_ROWS
+    ) -> pa.Table:
+        """Run the query over bounded input and return all that comes out, every version included.
+
+        Args:
+            inputs: Per stream a pyarrow Table, RecordBatch, RecordBatchReader or Dataset, an iterable of batches, a
+                data frame with ``__arrow_c_stream__``, or the path of a Parquet, Arrow IPC, CSV or NDJSON file. Several
+                streams are interleaved by event time.
+            batch_rows: Rows per micro-batch at most; None takes tables whole. The session's by default.
+
+        Raises:
+            SourceError: If a stream has no input, or an input cannot be read.
+            SchemaError: If rows do not fit their stream.
+            JobFailed: If an expression fails on a row.
+        """
+        rows = self._config.batch_rows if batch_rows == _SESSION_BATCH_ROWS else batch_rows
+        definitions = {stream.name: stream for stream in self._plan.streams}
+        _check_inputs(inputs, definitions)
+        collected = CollectSink()
+        with self._start(as_sinks(collected, None, self._config.partitions)) as job:
+            for stream, batch in _in_event_time_order(inputs, definitions, rows):
+                job.push(stream, batch)
+        return collected.table()
+
+    def _distributed(self) -> Any:
+        return distribute(self._plan.root, self._config.partitions)
+
+    def _start(self, sinks: Sequence[Any]) -> Job:
+        runtime = Runtime(
+            name=f"millstream-{next(_numbers)}",
+            root=self._distributed(),
+            streams=self._plan.streams,
+            tables=self._tables,
+            functions=self._functions,
+            sinks=sinks,
+            config=self._config,
+        )
+        return Job(runtime, {stream.name: stream for stream in self._plan.streams})
+
+
+def _check_inputs(inputs: Mapping[str, Any], definitions: Mapping[str, StreamDefinition]) -> None:
+    if not isinstance(inputs, Mapping):
+        raise SourceError(f"inputs must be a mapping from stream names to data: {type(inputs).__name__}")
+    missing = sorted(definitions.keys() - inputs.keys())
+    if missing:
+        raise SourceError(f"no input is given for the streams {', '.join(map(repr, missing))}")
+    unknown = sorted(inputs.keys() - definitions.keys())
+    if unknown:
+        raise SourceError(f"the query does not read the streams {', '.join(map(repr, unknown))}")
+
+
+def _in_event_time_order(
+    inputs: Mapping[str, Any], definitions: Mapping[str, StreamDefinition], batch_rows: int | None
+) -> Iterator[tuple[str, pa.RecordBatch]]:
+    opened = {name: batches(inputs[name], stream.schema, batch_rows) for name, stream in definitions.items()}
+    if len(opened) == 1:
+        ((name, only),) = opened.items()
+        return ((name, batch) for batch in only)
+    return interleave(opened, {name: stream_clock(stream) for name, stream in definitions.items()})

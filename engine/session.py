@@ -1,0 +1,191 @@
+"""Sessions: where streams and tables are declared and queries are planned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pyarrow as pa
+
+from millstream.engine.config import SessionConfig
+from millstream.engine.durations import parse_duration, time_unit
+from millstream.engine.inputs import batches, schema_of
+from millstream.engine.query import Query
+from millstream.errors import SchemaError
+from millstream.planner import plan_query
+from millstream.planner.catalog import Catalog, StreamDefinition
+
+__all__ = ["Session", "sql"]
+
+# What the engine calls the rows of a stream when it speaks to DataFusion.
+_RESERVED_NAMES = frozenset({"input"})
+_RESERVED_PREFIX = "__"
+_RESERVED_COLUMNS = frozenset({"_op"})
+
+
+class Session:
+    """Declares streams and tables, and plans queries over them.
+
+    Args:
+        config: All options at once; mutually exclusive with ``options``.
+        options: Fields of :class:`SessionConfig`.
+
+    Raises:
+        SchemaError: If an option is out of its range.
+
+    Examples:
+        >>> import millstream as ms
+        >>> import pyarrow as pa
+        >>> session = ms.Session(partitions=2)
+        >>> session.create_stream("t", pa.schema({"k": pa.string(), "x": pa.int64()}))
+        >>> query = session.sql("SELECT k, sum(x) AS total FROM t GROUP BY k EMIT FINAL")
+        >>> query.run({"t": pa.table({"k": ["a", "a"], "x": [1, 2]})}).to_pylist()
+        [{'k': 'a', 'total': 3}]
+    """
+
+    def __init__(self, config: SessionConfig | None = None, **options: Any) -> None:
+        if config is not None and options:
+            raise SchemaError("a session takes a config or single options, not both")
+        unknown = sorted(options.keys() - SessionConfig.__dataclass_fields__.keys())
+        if unknown:
+            known = ", ".join(sorted(SessionConfig.__dataclass_fields__))
+            raise SchemaError(f"unknown session options: {', '.join(unknown)}; known are {known}")
+        self.config = SessionConfig(**options) if config is None else config
+        self._catalog = Catalog()
+        self._tables: dict[str, pa.Table] = {}
+
+    def create_stream(
+        self,
+        name: str,
+        schema: pa.Schema,
+        *,
+        event_time: str | None = None,
+        max_out_of_orderness: str | timedelta | int = 0,
+    ) -> None:
+        """Declare a stream.
+
+        Args:
+            name: Name in SQL. Unless it is quoted there, it has to be lower case.
+            schema: Arrow schema of its rows.
+            event_time: Column with the time at which a row happened: a timestamp, a date or an integer.
+            max_out_of_orderness: How much a row may be earlier than the latest one before it without being late: text
+                such as ``"5 seconds"``, a timedelta, or an integer in units of the column.
+
+        Raises:
+            SchemaError: If the name is taken, a column is unfit, or the event time is missing or of another type.
+        """
+        self._check_new(name)
+        schema = _checked_schema(name, schema)
+        delay = 0
+        if event_time is not None:
+            type_ = _event_time_type(name, schema, event_time)
+            delay = parse_duration(max_out_of_orderness, time_unit(type_))
+        elif max_out_of_orderness != 0:
+            raise SchemaError(f"stream {name!r}: max_out_of_orderness needs an event_time column")
+        self._catalog.streams[name] = StreamDefinition(name, schema, event_time, delay)
+
+    def create_table(self, name: str, data: Any) -> None:
+        """Add a bounded table to join streams with.
+
+        Args:
+            name: Name in SQL. Unless it is quoted there, it has to be lower case.
+            data: What :meth:`Query.run` takes as input.
+
+        Raises:
+            SchemaError: If the name is taken or a column is unfit.
+            SourceError: If the data cannot be read.
+        """
+        self._check_new(name)
+        schema = _checked_schema(name, schema_of(data))
+        self._tables[name] = pa.Table.from_batches(batches(data, schema, None), schema)
+        self._catalog.tables[name] = schema
+
+    def sql(self, query: str) -> Query:
+        """Plan a query: everything is parsed, typed and checked, and nothing runs yet.
+
+        Raises:
+            SqlError: If the text is not a query, or not one that can run on streams. The message has the place.
+        """
+        plan = plan_query(query, self._catalog, changelog=self.config.changelog)
+        return Query(plan, self.config, self._tables, self._catalog.functions)
+
+    def _check_new(self, name: str) -> None:
+        if not isinstance(name, str) or not name:
+            raise SchemaError(f"a name must be a string that is not empty: {name!r}")
+        if name in _RESERVED_NAMES or name.startswith(_RESERVED_PREFIX):
+            raise SchemaError(f"the name {name!r} is reserved")
+        if name in self._catalog.streams or name in self._catalog.tables:
+            raise SchemaError(f"the name {name!r} is taken already")
+
+
+def _checked_schema(name: str, schema: pa.Schema) -> pa.Schema:
+    if not isinstance(schema, pa.Schema):
+        raise SchemaError(f"{name!r}: schema must be a pyarrow.Schema: {type(schema).__name__}")
+    if len(schema) == 0:
+        raise SchemaError(f"{name!r}: a schema must have at least one column")
+    seen: set[str] = set()
+    for column in schema.names:
+        if column in seen:
+            raise SchemaError(f"{name!r}: column {column!r} occurs twice")
+        if column.startswith(_RESERVED_PREFIX) or column in _RESERVED_COLUMNS:
+            raise SchemaError(f"{name!r}: the column name {column!r} is reserved")
+        seen.add(column)
+    return schema.remove_metadata()
+
+
+def _event_time_type(name: str, schema: pa.Schema, column: str) -> pa.DataType:
+    index = schema.get_field_index(column)
+    if index < 0:
+        raise SchemaError(
+            f"stream {name!r}: the event time column {column!r} is not among {', '.join(schema.names)}"
+        )
+    type_ = schema.field(index).type
+    try:
+        time_unit(type_)
+    except SchemaError as error:
+        raise SchemaError(f"stream {name!r}: event time column {column!r}: {error}") from None
+    return type_
+
+
+def sql(
+    query: str,
+    *,
+    batch_rows: int | None = None,
+    config: SessionConfig | None = None,
+    **tables: Any,
+) -> pa.Table:
+    """Run a stream query over tables: each keyword argument is a stream of that name.
+
+    A window takes its event time from the column that it names, and since the input is bounded, no row is late.
+
+    Args:
+        query: The query.
+        batch_rows: Rows per micro-batch at most; None takes tables whole.
+        config: Options of the session.
+        tables: What :meth:`Query.run` takes as input, by the name of the stream.
+
+    Returns:
+        All that comes out, every version included; see :meth:`Query.run`.
+
+    Raises:
+        SqlError: If the query cannot run.
+        SchemaError: If a table is unfit.
+        SourceError: If a table cannot be read.
+        JobFailed: If an expression fails on a row.
+
+    Examples:
+        >>> import millstream as ms
+        >>> import pyarrow as pa
+        >>> t = pa.table({"k": ["a", "b", "a"]})
+        >>> ms.sql("SELECT k, count(*) AS n FROM t GROUP BY k EMIT FINAL", t=t).sort_by("k").to_pylist()
+        [{'k': 'a', 'n': 2}, {'k': 'b', 'n': 1}]
+    """
+    session = Session(config)
+    inputs: Mapping[str, Any] = tables
+    for name, data in inputs.items():
+        session.create_stream(name, schema_of(data))
+    session._catalog = replace(session._catalog, infer_event_time=True)
+    planned = session.sql(query)
+    return planned.run({name: inputs[name] for name in planned.streams}, batch_rows=batch_rows)
