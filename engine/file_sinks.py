@@ -42,7 +42,7 @@ class _FileSink(Sink):
         self._path = Path(path)
         self._file: _UnfinishedFile | None = None
 
-    def split(self, n_partitions: int) -> Sequence[Self]:
+    def for_partitions(self, n_partitions: int) -> Sequence[Self]:
         """Return this sink for all partitions if it writes one file, else one for each.
 
         Raises:
@@ -205,9 +205,10 @@ class _UnfinishedFile:
         self._gathered, self._n_rows, self._n_bytes = [], 0, 0
 
     def _close(self) -> None:
+        writer, self._writer = self._writer, None
         try:
-            if self._writer is not None:
-                self._writer.close()
+            if writer is not None:
+                writer.close()
         finally:
             self._file.close()
 

@@ -19,8 +19,6 @@ from millstream.errors import SinkError
 
 __all__ = ["AnySink", "CollectSink", "Sink", "SplittableSink", "as_sinks"]
 
-_METHODS = ("open", "write", "close")
-
 
 class Sink(Protocol):
     """What can be given as a sink besides a callable. Subclassing is possible but not needed.
@@ -51,7 +49,7 @@ class Sink(Protocol):
 class SplittableSink(Protocol):
     """A sink that becomes one per partition by itself, so that no two threads share one."""
 
-    def split(self, n_partitions: int) -> Sequence[Sink]:
+    def for_partitions(self, n_partitions: int) -> Sequence[Sink]:
         """Return one sink per partition, before any is opened; one may occur several times."""
 
 
@@ -211,19 +209,19 @@ class _CallableSink(Sink):
 
 def _split(sink: object, n_partitions: int) -> Sequence[object]:
     if isinstance(sink, SplittableSink) and not isinstance(sink, type):
-        return sink.split(n_partitions)
+        return sink.for_partitions(n_partitions)
     return [sink] * n_partitions
 
 
 def _checked(sink: object) -> Sink:
     if isinstance(sink, type):
         raise SinkError(f"sink must be an object, not its class: {sink.__qualname__}")
-    if all(callable(getattr(sink, method, None)) for method in _METHODS):
+    if all(callable(getattr(sink, method, None)) for method in ("open", "write", "close")):
         return cast("Sink", sink)
     if not callable(sink):
         raise SinkError(
-            f"sink must be a callable that takes a RecordBatch, or have the methods "
-            f"{', '.join(_METHODS)}: {sink!r}"
+            "sink must be a callable that takes a RecordBatch, or have the methods open, write "
+            f"and close: {sink!r}"
         )
     if inspect.iscoroutinefunction(sink):
         raise SinkError(f"sink must be a plain function, for nothing awaits it: {sink!r}")
