@@ -342,7 +342,15 @@ class Exchange:
 
 
 Node: TypeAlias = (
-    Source | Transform | AssignWindows | Aggregate | Changelog | Over | WindowSelect | Union | Exchange
+    Source
+    | Transform
+    | AssignWindows
+    | Aggregate
+    | Changelog
+    | Over
+    | WindowSelect
+    | Union
+    | Exchange
 )
 
 

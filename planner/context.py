@@ -1,0 +1,155 @@
+"""What one planning of one query shares: the catalog, types, the text, and the streams found so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+from sqlglot import exp
+
+from millstream.planner.catalog import Catalog, StreamDefinition
+from millstream.planner.nodes import Emit, Node, Projection, Transform, quoted
+from millstream.planner.place import SourceText, span_of
+from millstream.planner.typing import Typer, TypingFailure
+
+__all__ = ["INPUT", "PlanContext", "Piece"]
+
+INPUT = "input"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """An expression of the query together with the SQL that it became.
+
+    Attributes:
+        node: The expression in the tree, for error places.
+        sql: Its SQL over the input.
+        render: Gives the SQL of any part of ``node``, to find which part is at fault.
+    """
+
+    node: exp.Expr | None
+    sql: str
+    render: Callable[[exp.Expr], str] | None = None
+
+
+@dataclass(slots=True)
+class PlanContext:
+    """Passed to every part of the planner."""
+
+    catalog: Catalog
+    typer: Typer
+    source: SourceText
+    retract: bool = False
+    emit: Emit | None = None
+    streams: dict[str, StreamDefinition] = field(default_factory=dict)
+
+    def transform(
+        self,
+        node: Node,
+        columns: Sequence[tuple[str, Piece]],
+        *,
+        where: Piece | None = None,
+        from_sql: str = quoted(INPUT),
+        tables: tuple[str, ...] = (),
+    ) -> Transform:
+        """Make a transform and type it.
+
+        Raises:
+            SqlError: DataFusion refuses one of the pieces.
+        """
+        projections = tuple(Projection(piece.sql, name) for name, piece in columns)
+        clause = "" if where is None else f" WHERE {where.sql}"
+        visible = {INPUT: node.schema, **{name: self.catalog.tables[name] for name in tables}}
+        tail = f" FROM {from_sql}{clause}"
+        try:
+            schema = self.typer.schema(_select(projections) + tail, visible)
+        except TypingFailure as failure:
+            pieces = [piece for _, piece in columns]
+            raise self._locate(failure, pieces, where, from_sql, visible) from failure
+        plain = {quoted(name): name for name in node.schema.names} if not tables else {}
+        projections = tuple(
+            _without_views(projection, field, plain)
+            for projection, field in zip(projections, schema, strict=True)
+        )
+        fields = [
+            node.schema.field(plain[projection.sql]).with_name(projection.name)
+            if projection.sql in plain
+            else field
+            for projection, field in zip(projections, schema, strict=True)
+        ]
+        return Transform(
+            input=node,
+            projections=projections,
+            where=None if where is None else where.sql,
+            schema=pa.schema(
+                [_plain_field(f, p, plain) for f, p in zip(fields, projections, strict=True)]
+            ),
+            watermark=node.watermark,
+            from_sql=from_sql,
+            tables=tables,
+        )
+
+    def _locate(
+        self,
+        failure: TypingFailure,
+        pieces: Sequence[Piece],
+        where: Piece | None,
+        from_sql: str,
+        visible: Mapping[str, pa.Schema],
+    ) -> Exception:
+        for piece in (*pieces, *([where] if where is not None else [])):
+            found = self._fault(f"SELECT {piece.sql} FROM {from_sql}", visible)
+            if found is None or piece.node is None:
+                continue
+            return self._narrow(piece, piece.node, found, from_sql, visible)
+        return self.source.error(str(failure), where.node if where is not None else None)
+
+    def _narrow(
+        self,
+        piece: Piece,
+        node: exp.Expr,
+        failure: TypingFailure,
+        from_sql: str,
+        visible: Mapping[str, pa.Schema],
+    ) -> Exception:
+        """Follow the failure down to the smallest part of the expression that fails by itself."""
+        for child in node.iter_expressions() if piece.render is not None else ():
+            if span_of(child) is None or isinstance(
+                child, exp.Identifier | exp.DataType | exp.Query
+            ):
+                continue
+            assert piece.render is not None
+            found = self._fault(f"SELECT {piece.render(child)} FROM {from_sql}", visible)
+            if found is not None:
+                return self._narrow(piece, child, found, from_sql, visible)
+        return self.source.error(str(failure), node)
+
+    def _fault(self, sql: str, visible: Mapping[str, pa.Schema]) -> TypingFailure | None:
+        try:
+            self.typer.schema(sql, visible)
+        except TypingFailure as failure:
+            return failure
+        return None
+
+
+def _select(projections: Sequence[Projection]) -> str:
+    return "SELECT " + ", ".join(f"{p.sql} AS {quoted(p.name)}" for p in projections)
+
+
+def _is_view(data_type: pa.DataType) -> bool:
+    return bool(pa.types.is_string_view(data_type) or pa.types.is_binary_view(data_type))
+
+
+def _without_views(projection: Projection, field: pa.Field, plain: Mapping[str, str]) -> Projection:
+    if projection.sql in plain or not _is_view(field.type):
+        return projection
+    target = "Utf8" if pa.types.is_string_view(field.type) else "Binary"
+    return replace(projection, sql=f"arrow_cast({projection.sql}, '{target}')")
+
+
+def _plain_field(field: pa.Field, projection: Projection, plain: Mapping[str, str]) -> pa.Field:
+    if projection.sql in plain or not _is_view(field.type):
+        return field
+    target = pa.string() if pa.types.is_string_view(field.type) else pa.binary()
+    return field.with_type(target)

@@ -1,0 +1,67 @@
+"""From the text of a query to its plan."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pyarrow as pa
+from sqlglot import exp
+
+from millstream.errors import InternalError
+from millstream.planner.block import lower_select
+from millstream.planner.catalog import Catalog, QueryPlan
+from millstream.planner.context import PlanContext
+from millstream.planner.dialect import parse_statement
+from millstream.planner.nodes import OP_COLUMN, Changelog, Node
+from millstream.planner.prune import prune
+from millstream.planner.scope import Relation
+from millstream.planner.typing import Typer
+
+__all__ = ["plan_query"]
+
+
+def plan_query(
+    sql: str, catalog: Catalog, *, changelog: Literal["upsert", "retract"] = "upsert"
+) -> QueryPlan:
+    """Plan a query: parse, resolve names, type, and lower it to a tree of nodes.
+
+    Args:
+        sql: Text of the query.
+        catalog: Streams, tables and functions that it can name.
+        changelog: Whether revised results carry only the new version of a row, or the old one as well.
+
+    Raises:
+        SqlError: The query is not valid or asks for what is not supported.
+    """
+    tree, source = parse_statement(sql)
+    if not isinstance(tree, exp.Select):
+        raise source.error("only SELECT can be run; give the query a sink to write somewhere", 0)
+    context = PlanContext(catalog, Typer(catalog), source, retract=changelog == "retract")
+    emit = tree.args.get("emit")
+    if emit is not None:
+        context.emit = "final" if emit.this == "FINAL" else "changes"
+    relation = lower_select(context, tree)
+    root = prune(_finish(context, relation))
+    return QueryPlan(
+        sql=sql,
+        root=root,
+        schema=root.schema,
+        key_columns=relation.key_columns if relation.changes else (),
+        streams=tuple(context.streams[name] for name in sorted(context.streams)),
+    )
+
+
+def _finish(context: PlanContext, relation: Relation) -> Node:
+    node = relation.node
+    if list(relation.columns.values()) != node.schema.names:
+        raise InternalError("the root of a plan does not give its columns in order")
+    if not relation.changes:
+        return node
+    schema = node.schema.append(pa.field(OP_COLUMN, pa.string(), nullable=False))
+    return Changelog(
+        input=node,
+        key_columns=relation.key_columns,
+        schema=schema,
+        watermark=node.watermark,
+        retract=context.retract,
+    )

@@ -1,0 +1,75 @@
+"""Takes columns out of a plan that nobody reads, down to the streams."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pyarrow as pa
+
+from millstream.planner.nodes import Aggregate, Changelog, Node, Source, Transform
+
+__all__ = ["prune"]
+
+_QUOTED = re.compile(r'"((?:[^"]|"")*)"')
+
+
+def prune(root: Node) -> Node:
+    """Drop unread columns everywhere below ``root``, whose own columns all stay."""
+    return _pruned(root, frozenset(root.schema.names))
+
+
+def _pruned(node: Node, needed: frozenset[str]) -> Node:
+    if isinstance(node, Source):
+        return replace(node, schema=_subset(node.schema, needed))
+    if isinstance(node, Transform):
+        return _pruned_transform(node, needed)
+    if isinstance(node, Aggregate):
+        return _pruned_aggregate(node, needed)
+    if isinstance(node, Changelog):
+        return replace(node, input=_pruned(node.input, frozenset(node.input.schema.names)))
+    return node
+
+
+def _pruned_transform(node: Transform, needed: frozenset[str]) -> Node:
+    kept = [p for p in node.projections if p.name in needed] or list(node.projections[:1])
+    texts = [p.sql for p in kept]
+    texts.append(node.where or "")
+    texts.append(node.from_sql)
+    below = frozenset(_named(texts)) & frozenset(node.input.schema.names)
+    return replace(
+        node,
+        input=_pruned(node.input, below),
+        projections=tuple(kept),
+        schema=_subset(node.schema, frozenset(p.name for p in kept)),
+    )
+
+
+def _pruned_aggregate(node: Aggregate, needed: frozenset[str]) -> Node:
+    calls = tuple(call for call in node.calls if call.name in needed)
+    dropped = frozenset(call.name for call in node.calls) - frozenset(call.name for call in calls)
+    below = set(node.keys)
+    if node.window is not None:
+        below.add(node.window.time_column)
+    for call in calls:
+        below.update(call.arguments)
+    if not below:
+        below.add(node.input.schema.names[0])
+    return replace(
+        node,
+        input=_pruned(node.input, frozenset(below)),
+        calls=calls,
+        schema=_subset(node.schema, frozenset(node.schema.names) - dropped),
+    )
+
+
+def _subset(schema: pa.Schema, names: frozenset[str]) -> pa.Schema:
+    """The fields among ``names``, or the first one where none is, since a batch needs a column."""
+    fields = [field for field in schema if field.name in names]
+    return pa.schema(fields or [schema.field(0)])
+
+
+def _named(texts: Iterable[str]) -> set[str]:
+    """Every quoted identifier: the planner quotes all columns, so this misses none."""
+    return {name.replace('""', '"') for text in texts for name in _QUOTED.findall(text)}

@@ -1,0 +1,199 @@
+"""Names: what a query block can see, and which column an identifier means."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+from sqlglot import exp
+
+from millstream.planner.nodes import Node, WatermarkBound, quoted
+from millstream.planner.place import SourceText
+
+__all__ = [
+    "WINDOW_COLUMNS",
+    "Relation",
+    "Scope",
+    "ScopeItem",
+    "bound_column",
+    "bound_sql",
+    "identifier_name",
+    "nearest",
+    "window_role",
+]
+
+WINDOW_COLUMNS = ("window_start", "window_end", "window_time")
+
+_SQL = "millstream_sql"
+_COLUMN = "millstream_column"
+_ROLE = "millstream_window_role"
+
+EventTimes = Mapping[str, tuple[WatermarkBound, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """Rows that a query block gives or reads: a node, and what its columns are called and good for.
+
+    Attributes:
+        node: Node that gives the rows.
+        columns: Column of ``node`` by visible name, in order. Renaming costs no node.
+        event_times: Columns, by visible name, that can serve as event time, each with its watermark.
+        window_columns: Visible name by role for the window columns that are there.
+        changes: Whether later rows replace earlier ones that have the same values in ``key_columns``.
+        key_columns: Visible names of the group's keys where ``changes`` is set.
+        title: What messages call it.
+    """
+
+    node: Node
+    columns: Mapping[str, str]
+    event_times: EventTimes
+    title: str
+    window_columns: Mapping[str, str] = field(default_factory=dict)
+    changes: bool = False
+    key_columns: tuple[str, ...] = ()
+
+    def field(self, name: str) -> pa.Field:
+        """The Arrow field of a visible column, under its visible name."""
+        return self.node.schema.field(self.columns[name]).with_name(name)
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeItem:
+    """One entry of FROM: its name, and SQL and type for each of its columns."""
+
+    alias: str
+    columns: Mapping[str, str]
+    fields: Mapping[str, pa.Field]
+
+
+@dataclass(slots=True)
+class Scope:
+    """The columns that a query block can name.
+
+    Attributes:
+        items: Entries of FROM in order.
+        windowed: Whether the block itself has a window, whose columns can be named.
+        window_alias: Name by which a windowing table function's columns can be qualified, if any.
+    """
+
+    items: list[ScopeItem]
+    source: SourceText
+    windowed: bool = False
+    window_alias: str | None = None
+
+    def bind(self, root: exp.Expr, *, within_window: bool = True) -> None:
+        """Decide for every column under ``root`` what it means and note it in the tree.
+
+        Args:
+            root: Expression to bind; columns of equal meaning become equal nodes.
+            within_window: Whether the block's window columns can be named here.
+
+        Raises:
+            SqlError: A name is unknown or ambiguous.
+        """
+        for column in list(root.find_all(exp.Column)):
+            if _SQL not in column.meta and not isinstance(column.this, exp.Star):
+                self._bind_column(column, within_window)
+
+    def _bind_column(self, column: exp.Column, within_window: bool) -> None:
+        parts = [identifier_name(part) for part in column.parts if isinstance(part, exp.Identifier)]
+        if within_window and self._means_window(parts, column):
+            _note(column, parts[-1], quoted(parts[-1]), parts[-1], role=parts[-1])
+            return
+        item, name, rest = self._find(parts, column)
+        sql = item.columns[name] + "".join(
+            f"['{part.replace(chr(39), chr(39) * 2)}']" for part in rest
+        )
+        _note(column, ".".join((item.columns[name], *rest)), sql, (rest or [name])[-1])
+
+    def _means_window(self, parts: list[str], column: exp.Column) -> bool:
+        if not self.windowed or parts[-1] not in WINDOW_COLUMNS or len(parts) > 2:
+            return False
+        if len(parts) == 2:
+            return parts[0] == self.window_alias
+        shadowed = any(parts[0] in item.columns for item in self.items)
+        return not (shadowed and _inside_call(column))
+
+    def _find(self, parts: list[str], column: exp.Column) -> tuple[ScopeItem, str, list[str]]:
+        for item in self.items:
+            if len(parts) > 1 and item.alias == parts[0] and parts[1] in item.columns:
+                return item, parts[1], parts[2:]
+        owners = [item for item in self.items if parts[0] in item.columns]
+        if len(owners) > 1:
+            names = " or ".join(f"{item.alias}.{parts[0]}" for item in owners)
+            raise self.source.error(f"column {parts[0]!r} is ambiguous; write {names}", column)
+        if owners and (len(parts) == 1 or pa.types.is_struct(owners[0].fields[parts[0]].type)):
+            return owners[0], parts[0], parts[1:]
+        raise self.source.error(self._unknown(parts), column)
+
+    def _unknown(self, parts: list[str]) -> str:
+        aliases = [item.alias for item in self.items]
+        if len(parts) > 1 and parts[0] not in aliases:
+            return f"unknown relation {parts[0]!r}{nearest(parts[0], aliases)}"
+        name = parts[1] if len(parts) > 1 else parts[0]
+        visible = [
+            known
+            for item in self.items
+            if len(parts) == 1 or item.alias == parts[0]
+            for known in item.columns
+        ]
+        if name in WINDOW_COLUMNS and not self.windowed:
+            return f"unknown column {name!r}: the query has no window here"
+        if name in WINDOW_COLUMNS and self.windowed:
+            return f"{name!r} is known only after grouping; use it in SELECT or HAVING"
+        return f"unknown column {name!r}{nearest(name, visible)}"
+
+
+def identifier_name(identifier: exp.Expr) -> str:
+    """The name that an identifier stands for: as it is if quoted, else in lower case."""
+    return str(identifier.name) if identifier.args.get("quoted") else str(identifier.name).lower()
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message that names what was probably meant, or lists what there is."""
+    known = list(dict.fromkeys(known))
+    same = [candidate for candidate in known if candidate.lower() == name.lower()]
+    if same:
+        return f"; write {quoted(same[0])}, since unquoted names are lower-case"
+    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    if not known:
+        return ""
+    listed = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+    return f"; there are {listed}"
+
+
+def bound_sql(node: exp.Expr) -> str | None:
+    """SQL of a bound column over the block's input, or None if ``node`` is no bound column."""
+    sql: str | None = node.meta.get(_SQL)
+    return sql if isinstance(node, exp.Column) else None
+
+
+def bound_column(node: exp.Expr) -> str | None:
+    """Plain name of a bound column, or None if ``node`` is no bound column."""
+    name: str | None = node.meta.get(_COLUMN)
+    return name if isinstance(node, exp.Column) else None
+
+
+def window_role(node: exp.Expr) -> str | None:
+    """Which column of the block's own window a bound column is, or None."""
+    role: str | None = node.meta.get(_ROLE)
+    return role if isinstance(node, exp.Column) else None
+
+
+def _note(column: exp.Column, key: str, sql: str, name: str, *, role: str | None = None) -> None:
+    for part in ("table", "db", "catalog"):
+        column.set(part, None)
+    column.set("this", exp.Identifier(this=key if role is None else f"window {key}", quoted=True))
+    column.meta[_SQL] = sql
+    column.meta[_COLUMN] = name
+    if role is not None:
+        column.meta[_ROLE] = role
+
+
+def _inside_call(column: exp.Column) -> bool:
+    return column.find_ancestor(exp.Anonymous) is not None

@@ -1,0 +1,156 @@
+"""Types: DataFusion plans each piece of a query over empty tables and says what comes out."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+
+import pyarrow as pa
+from datafusion import (
+    AggregateUDF,
+    ScalarUDF,
+    SessionConfig,
+    SessionContext,
+    SQLOptions,
+    WindowUDF,
+)
+
+from millstream.errors import InternalError
+from millstream.planner.catalog import Catalog
+
+__all__ = ["Typer", "TypingFailure"]
+
+_QUERY_ONLY = SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allow_statements(False)
+_PREFIXES = re.compile(
+    r"^(?:DataFusion error|Error during planning|Schema error|SQL error|Execution error|"
+    r"Optimizer rule '\w+' failed|type_coercion|caused by|Internal error|"
+    r"This feature is not implemented|Arrow error|Invalid argument error|Context|"
+    r"check_analyzed_plan|Check optimizer-specific invariants[^:]*)\s*:?\s+"
+)
+
+
+class TypingFailure(Exception):
+    """DataFusion refuses a piece of a query; the message is one clean sentence."""
+
+
+class Typer:
+    """Checks and types SQL over empty tables."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._context = _new_context()
+        self._tables: dict[str, pa.Schema] = {}
+        for function in catalog.functions.values():
+            register_function(self._context, function)
+        aggregates, windows = _builtin_functions()
+        self.aggregates = aggregates | {
+            name.lower() for name, f in catalog.functions.items() if isinstance(f, AggregateUDF)
+        }
+        self.window_functions = windows | {
+            name.lower() for name, f in catalog.functions.items() if isinstance(f, WindowUDF)
+        }
+
+    def schema(self, sql: str, tables: Mapping[str, pa.Schema]) -> pa.Schema:
+        """Type a query over the given tables.
+
+        Raises:
+            TypingFailure: The query is not valid.
+        """
+        for name, schema in tables.items():
+            self._register(name, schema)
+        try:
+            frame = self._context.sql_with_options(sql, _QUERY_ONLY)
+            schema = frame.schema()
+            frame.execution_plan()
+        except BaseException as error:
+            raise _failure(error) from error
+        return pa.schema([pa.field(f.name, f.type, f.nullable) for f in schema])
+
+    def constant(self, sql: str) -> pa.Scalar:
+        """Evaluate an expression without columns.
+
+        Raises:
+            TypingFailure: The expression is not valid or not constant.
+        """
+        try:
+            frame = self._context.sql_with_options(f"SELECT {sql} AS value", _QUERY_ONLY)
+            return frame.to_arrow_table().column(0)[0]
+        except BaseException as error:
+            raise _failure(error) from error
+
+    def _register(self, name: str, schema: pa.Schema) -> None:
+        if self._tables.get(name) is schema:
+            return
+        if name in self._tables:
+            self._context.deregister_table(name)
+        empty = pa.RecordBatch.from_arrays([pa.array([], f.type) for f in schema], schema=schema)
+        self._context.register_record_batches(name, [[empty]])
+        self._tables[name] = schema
+
+
+def register_function(context: SessionContext, function: object) -> None:
+    """Register a user's function of any kind.
+
+    Raises:
+        InternalError: The object is no function of DataFusion.
+    """
+    if isinstance(function, AggregateUDF):
+        context.register_udaf(function)
+    elif isinstance(function, WindowUDF):
+        context.register_udwf(function)
+    elif isinstance(function, ScalarUDF):
+        context.register_udf(function)
+    else:
+        raise InternalError(f"not a function of DataFusion: {type(function).__name__}")
+
+
+def _new_context() -> SessionContext:
+    # Plain strings, because string views would change the types that users declare; and one partition,
+    # because only the types matter.
+    config = (
+        SessionConfig()
+        .with_information_schema(True)
+        .with_target_partitions(1)
+        .set("datafusion.sql_parser.map_string_types_to_utf8view", "false")
+    )
+    return SessionContext(config)
+
+
+@functools.cache
+def _builtin_functions() -> tuple[frozenset[str], frozenset[str]]:
+    table = (
+        _new_context()
+        .sql("SELECT DISTINCT routine_name, function_type FROM information_schema.routines")
+        .to_arrow_table()
+    )
+    kinds: dict[str, set[str]] = {"AGGREGATE": set(), "WINDOW": set()}
+    for name, kind in zip(*(column.to_pylist() for column in table.columns), strict=True):
+        kinds.setdefault(kind, set()).add(name)
+    return frozenset(kinds["AGGREGATE"]), frozenset(kinds["WINDOW"])
+
+
+def _failure(error: BaseException) -> TypingFailure:
+    # A panic inside DataFusion arrives as a BaseException of its own; whatever else is not an Exception,
+    # such as an interrupt, is none of a query's business.
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error
+    return TypingFailure(clean_message(str(error)))
+
+
+def clean_message(message: str) -> str:
+    """Reduce a message of DataFusion to one sentence without its prefixes, advice and Rust debris."""
+    candidates = re.search(
+        r"No function matches the given name and argument types '(.+?)'\.", message
+    )
+    if candidates:
+        return f"no function matches {candidates[1]}"
+    first = next((line for line in message.splitlines() if line.strip()), message)
+    suggestion = re.search(r"Did you mean '([^']*)'", message)
+    while (stripped := _PREFIXES.sub("", first)) != first:
+        first = stripped
+    parser_error = re.search(r'ParserError\("(.+?)(?: at Line: \d+, Column: \d+)?"\)', first)
+    text = (parser_error[1] if parser_error else first).strip().rstrip(".").replace('"input".', "")
+    text = text.replace("input.", "")
+    if suggestion and "Did you mean" not in text:
+        text += f"; did you mean {suggestion[1].replace('input.', '')!r}?"
+    return text[:1].lower() + text[1:] if text[:2].istitle() else text
