@@ -1,0 +1,1 @@
+"""Runs plans: inputs, exchanges, operators with their state, and sinks."""

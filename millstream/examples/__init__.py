@@ -1,0 +1,1 @@
+"""Examples to run: ``python -m millstream.examples.<name>``."""
