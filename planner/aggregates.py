@@ -11,7 +11,7 @@ from sqlglot import exp
 from millstream.planner.context import INPUT, Piece, PlanContext
 from millstream.planner.nodes import AggregateCall, SortKey, quoted
 from millstream.planner.place import Replace, span_of
-from millstream.planner.typing import TypingFailure
+from millstream.planner.typing import TypingError
 
 __all__ = ["Aggregates", "CallParts", "aggregate_calls", "call_parts"]
 
@@ -251,7 +251,7 @@ class Aggregates:
     ) -> AggregateCall:
         try:
             typed = self.context.typer.schema(f"SELECT {sql} AS a FROM {INPUT}", {INPUT: schema})
-        except TypingFailure as failure:
+        except TypingError as failure:
             raise self.context.source.error(
                 self._readable(str(failure), schema), parts.node
             ) from failure

@@ -11,7 +11,7 @@ from sqlglot import exp
 from millstream.planner.catalog import Catalog, StreamDefinition
 from millstream.planner.nodes import Emit, Node, Projection, Transform, quoted
 from millstream.planner.place import SourceText, span_of
-from millstream.planner.typing import Typer, TypingFailure
+from millstream.planner.typing import Typer, TypingError
 
 __all__ = ["INPUT", "PlanContext", "Piece"]
 
@@ -64,7 +64,7 @@ class PlanContext:
         tail = f" FROM {from_sql}{clause}"
         try:
             schema = self.typer.schema(_select(projections) + tail, visible)
-        except TypingFailure as failure:
+        except TypingError as failure:
             pieces = [piece for _, piece in columns]
             raise self._locate(failure, pieces, where, from_sql, visible) from failure
         plain = {quoted(name): name for name in node.schema.names} if not tables else {}
@@ -92,7 +92,7 @@ class PlanContext:
 
     def _locate(
         self,
-        failure: TypingFailure,
+        failure: TypingError,
         pieces: Sequence[Piece],
         where: Piece | None,
         from_sql: str,
@@ -109,7 +109,7 @@ class PlanContext:
         self,
         piece: Piece,
         node: exp.Expr,
-        failure: TypingFailure,
+        failure: TypingError,
         from_sql: str,
         visible: Mapping[str, pa.Schema],
     ) -> Exception:
@@ -125,10 +125,10 @@ class PlanContext:
                 return self._narrow(piece, child, found, from_sql, visible)
         return self.source.error(str(failure), node)
 
-    def _fault(self, sql: str, visible: Mapping[str, pa.Schema]) -> TypingFailure | None:
+    def _fault(self, sql: str, visible: Mapping[str, pa.Schema]) -> TypingError | None:
         try:
             self.typer.schema(sql, visible)
-        except TypingFailure as failure:
+        except TypingError as failure:
             return failure
         return None
 

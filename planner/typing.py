@@ -19,7 +19,7 @@ from datafusion import (
 from millstream.errors import InternalError
 from millstream.planner.catalog import Catalog
 
-__all__ = ["Typer", "TypingFailure"]
+__all__ = ["Typer", "TypingError"]
 
 _QUERY_ONLY = SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allow_statements(False)
 _PREFIXES = re.compile(
@@ -30,7 +30,7 @@ _PREFIXES = re.compile(
 )
 
 
-class TypingFailure(Exception):
+class TypingError(Exception):
     """DataFusion refuses a piece of a query; the message is one clean sentence."""
 
 
@@ -54,7 +54,7 @@ class Typer:
         """Type a query over the given tables.
 
         Raises:
-            TypingFailure: The query is not valid.
+            TypingError: The query is not valid.
         """
         for name, schema in tables.items():
             self._register(name, schema)
@@ -70,7 +70,7 @@ class Typer:
         """Evaluate an expression without columns.
 
         Raises:
-            TypingFailure: The expression is not valid or not constant.
+            TypingError: The expression is not valid or not constant.
         """
         try:
             frame = self._context.sql_with_options(f"SELECT {sql} AS value", _QUERY_ONLY)
@@ -129,12 +129,12 @@ def _builtin_functions() -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(kinds["AGGREGATE"]), frozenset(kinds["WINDOW"])
 
 
-def _failure(error: BaseException) -> TypingFailure:
+def _failure(error: BaseException) -> TypingError:
     # A panic inside DataFusion arrives as a BaseException of its own; whatever else is not an Exception,
     # such as an interrupt, is none of a query's business.
     if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
         raise error
-    return TypingFailure(clean_message(str(error)))
+    return TypingError(clean_message(str(error)))
 
 
 def clean_message(message: str) -> str:

@@ -14,7 +14,7 @@ from millstream.planner.context import PlanContext
 from millstream.planner.nodes import Window, WindowKind
 from millstream.planner.place import span_of
 from millstream.planner.streaming_clauses import Duration, WindowArgument, WindowCall
-from millstream.planner.typing import TypingFailure
+from millstream.planner.typing import TypingError
 
 __all__ = ["GROUP_WINDOWS", "WindowSyntax", "make_window", "read_group_window", "read_window_call"]
 
@@ -214,7 +214,7 @@ def _units(context: PlanContext, node: exp.Expr, time_type: pa.DataType, word: s
     text = context.source.text(span)
     try:
         value = context.typer.constant(text).as_py()
-    except TypingFailure as failure:
+    except TypingError as failure:
         raise context.source.error(
             f"the {word} of a window must be a constant such as INTERVAL '10' SECOND: {failure}",
             node,

@@ -1,0 +1,141 @@
+"""A plan as text: one line per node, inputs indented below it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from millstream.planner.catalog import QueryPlan
+from millstream.planner.nodes import (
+    Aggregate,
+    AggregateCall,
+    AssignWindows,
+    Changelog,
+    Exchange,
+    Node,
+    Over,
+    OverCall,
+    Source,
+    Transform,
+    Union,
+    WatermarkBound,
+    Window,
+    WindowSelect,
+    quoted,
+)
+
+__all__ = ["explain"]
+
+
+def explain(plan: Node | QueryPlan) -> str:
+    """Describe a plan as a readable tree, from the sink down to the streams."""
+    root = plan.root if isinstance(plan, QueryPlan) else plan
+    lines: list[str] = []
+    _describe(root, "", "", lines)  # type: ignore[arg-type]
+    return "\n".join(lines)
+
+
+def _describe(node: Node, lead: str, below: str, lines: list[str]) -> None:
+    title, *details = _TEXTS[type(node)](node)
+    lines.append(lead + title)
+    inputs = node.inputs
+    lines.extend(f"{below}{'│' if inputs else ' '}  {detail}" for detail in details)
+    for index, child in enumerate(inputs):
+        last = index == len(inputs) - 1
+        branch, rest = ("└─ ", "   ") if last else ("├─ ", "│  ")
+        _describe(child, below + branch, below + rest, lines)
+
+
+def _source(node: Source) -> list[str]:
+    return [f"Source {node.stream} [{', '.join(node.schema.names)}]"]
+
+
+def _transform(node: Transform) -> list[str]:
+    lines = ["Transform " + ", ".join(_projection(p.sql, p.name) for p in node.projections)]
+    if node.tables:
+        lines.append(f"from {node.from_sql}")
+    if node.where is not None:
+        lines.append(f"where {node.where}")
+    return lines
+
+
+def _projection(sql: str, name: str) -> str:
+    return sql if sql == quoted(name) else f"{sql} AS {quoted(name)}"
+
+
+def _assign_windows(node: AssignWindows) -> list[str]:
+    return [f"AssignWindows {_window(node.window)}"]
+
+
+def _aggregate(node: Aggregate) -> list[str]:
+    phase = "" if node.phase == "single" else f" ({node.phase})"
+    by = ", ".join(node.keys) if node.keys else "all rows"
+    lines = [f"Aggregate{phase} by {by}, emit {node.emit}"]
+    if node.window is not None:
+        lateness = f", revised for {node.allowed_lateness}" if node.allowed_lateness else ""
+        lines.append(
+            f"window {_window(node.window)}, closed by {_watermark(node.watermark)}{lateness}"
+        )
+    lines.extend(_call(call) for call in node.calls)
+    return lines
+
+
+def _call(call: AggregateCall) -> str:
+    path = "kernel" if call.path == "kernel" else f"buffered: {call.reason}"
+    return f"{call.name} = {call.sql}: {call.result_type} ({path})"
+
+
+def _over_call(call: OverCall) -> str:
+    preceding = "unbounded" if call.preceding is None else str(call.preceding)
+    path = "kernel" if call.path == "kernel" else f"buffered: {call.reason}"
+    frame = f"{call.frame_kind} {preceding} preceding"
+    return f"{call.name} = {call.sql} over {frame}: {call.result_type} ({path})"
+
+
+def _changelog(node: Changelog) -> list[str]:
+    kind = "retract" if node.retract else "upsert"
+    return [f"Changelog {kind} by {', '.join(node.key_columns) or 'the group'}"]
+
+
+def _over(node: Over) -> list[str]:
+    by = ", ".join(node.keys) if node.keys else "all rows"
+    order = f"order by {node.order_column}" if node.order_column else "in order of arrival"
+    return [f"Over by {by} {order}", *map(_over_call, node.calls)]
+
+
+def _window_select(node: WindowSelect) -> list[str]:
+    by = f" by {', '.join(node.keys)}" if node.keys else ""
+    return [f"WindowSelect at {node.window_end_column}{by}", node.sql]
+
+
+def _union(node: Union) -> list[str]:
+    return [f"Union of {len(node.branches)}"]
+
+
+def _exchange(node: Exchange) -> list[str]:
+    return [f"Exchange {node.kind}" + (f" by {', '.join(node.keys)}" if node.keys else "")]
+
+
+def _window(window: Window) -> str:
+    step = f", step {window.step}" if window.step != window.size else ""
+    offset = f", offset {window.offset}" if window.offset else ""
+    word = "gap" if window.kind == "session" else "size"
+    return f"{window.kind} on {window.time_column}, {word} {window.size}{step}{offset}"
+
+
+def _watermark(bounds: Sequence[WatermarkBound]) -> str:
+    return ", ".join(
+        f"{bound.stream} - {bound.delay}" if bound.delay else bound.stream for bound in bounds
+    )
+
+
+_TEXTS: dict[type, Callable[..., list[str]]] = {
+    Source: _source,
+    Transform: _transform,
+    AssignWindows: _assign_windows,
+    Aggregate: _aggregate,
+    Changelog: _changelog,
+    Over: _over,
+    WindowSelect: _window_select,
+    Union: _union,
+    Exchange: _exchange,
+}
