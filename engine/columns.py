@@ -24,6 +24,7 @@ __all__ = [
     "event_times",
     "first_null",
     "fixed_values",
+    "is_view",
     "offsets_and_data",
     "plain",
     "validity",
@@ -82,6 +83,11 @@ def plain(array: pa.Array) -> pa.Array:
     if type_id == lib.Type_EXTENSION:
         return plain(array.storage)
     return array
+
+
+def is_view(type_: pa.DataType) -> bool:
+    """Tell whether values of a type are text or binary views, which few functions of Arrow take."""
+    return type_.id in _VIEWS
 
 
 def fixed_values(array: pa.Array) -> npt.NDArray[Any]:
