@@ -45,8 +45,12 @@ def plan_shape(root: nodes.Node) -> PlanShape:
         for node in _walk(root)
         if isinstance(node, nodes.Aggregate) and node.window is not None and node.window.kind != "session"
     )
-    has_exchange = any(isinstance(node, nodes.Exchange) for node in _walk(root))
+    has_exchange = _has_exchange(root)
     return PlanShape(has_exchange and _is_deferrable(root), has_exchange, windows)
+
+
+def _has_exchange(node: nodes.Node) -> bool:
+    return any(isinstance(found, nodes.Exchange) for found in _walk(node))
 
 
 def _walk(node: nodes.Node) -> list[nodes.Node]:
@@ -110,7 +114,7 @@ class _Builder:
         return SourceLink(node.stream, None if is_all else columns, len(schema), downstream)
 
     def _operator(self, node: nodes.Node, downstream: Link) -> None:
-        operator = make_operator(node, self._context)
+        operator = make_operator(node, replace(self._context, is_deferred=self._sees_every_step(node)))
         self.pipelines.operators.append(operator)
         link = OperatorLink(operator, node.watermark, downstream)
         outer = self._context
@@ -123,11 +127,15 @@ class _Builder:
             self.build(below, link)
         self._context = outer
 
+    def _sees_every_step(self, node: nodes.Node) -> bool:
+        """Say whether an operator's partition takes part in each step, so that it may keep groups for a later one."""
+        return self._context.is_deferred or self._n_partitions == 1 or _has_exchange(node)
+
     def _exchange(self, node: nodes.Exchange, downstream: Link) -> None:
         number = self._n_exchanges
         self._n_exchanges += 1
-        is_first = not any(isinstance(below, nodes.Exchange) for below in _walk(node.input))
-        self.pipelines.receivers[number] = Receiver(None if is_first else self._n_partitions, downstream)
+        n_senders = self._n_partitions if _has_exchange(node.input) else None
+        self.pipelines.receivers[number] = Receiver(n_senders, downstream)
         sender = Sender(
             number, node.kind, node.keys, self._context.partition, self._n_partitions, self._post
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -19,7 +19,16 @@ from millstream.engine.sinks import Sink
 from millstream.engine.step import SourceItem, Step, watermark_at
 from millstream.planner.nodes import WatermarkBound
 
-__all__ = ["Link", "OperatorLink", "SinkLink", "TransformLink", "UnionPort", "step_of", "union_ports"]
+__all__ = [
+    "Link",
+    "OperatorLink",
+    "SinkLink",
+    "StepSink",
+    "TransformLink",
+    "UnionPort",
+    "step_of",
+    "union_ports",
+]
 
 
 class Link(Protocol):
@@ -130,6 +139,14 @@ def union_ports(n_ports: int, downstream: Link) -> list[UnionPort]:
     return union.ports
 
 
+@runtime_checkable
+class StepSink(Protocol):
+    """A sink that wants to know where in the input its batches belong."""
+
+    def end_step(self, number: int) -> None:
+        """Note that the batches since the last call belong to step ``number``."""
+
+
 class SinkLink:
     """The end: writes batches to the partition's sink and reports finished steps."""
 
@@ -140,6 +157,7 @@ class SinkLink:
         acknowledge: Callable[[SourceItem], None],
     ) -> None:
         self._sink = sink
+        self._steps = sink if isinstance(sink, StepSink) else None
         self._counters = counters
         self._acknowledge = acknowledge
 
@@ -149,4 +167,6 @@ class SinkLink:
         self._counters.batches_out += 1
 
     def end_step(self, item: SourceItem) -> None:
+        if self._steps is not None:
+            self._steps.end_step(step_of(item).number)
         self._acknowledge(item)

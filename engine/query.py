@@ -12,7 +12,7 @@ from millstream.engine.config import SessionConfig
 from millstream.engine.inputs import batches, interleave, stream_clock
 from millstream.engine.job import Job
 from millstream.engine.runtime import Runtime
-from millstream.engine.sinks import AnySink, CollectSink, as_sinks
+from millstream.engine.sinks import AnySink, Sink, as_sinks
 from millstream.errors import SourceError
 from millstream.planner import distribute, explain
 from millstream.planner.catalog import QueryPlan, StreamDefinition
@@ -94,16 +94,16 @@ class Query:
         rows = self._config.batch_rows if batch_rows == _SESSION_BATCH_ROWS else batch_rows
         definitions = {stream.name: stream for stream in self._plan.streams}
         _check_inputs(inputs, definitions)
-        collected = CollectSink()
-        with self._start(as_sinks(collected, None, self._config.partitions)) as job:
+        collectors = [_OrderedCollector() for _ in range(self._config.partitions)]
+        with self._start(collectors) as job:
             for stream, batch in _in_event_time_order(inputs, definitions, rows):
                 job.push(stream, batch)
-        return collected.table()
+        return _merged(collectors, self._plan.schema)
 
     def _distributed(self) -> Any:
         return distribute(self._plan.root, self._config.partitions)
 
-    def _start(self, sinks: Sequence[Any]) -> Job:
+    def _start(self, sinks: Sequence[Sink]) -> Job:
         runtime = Runtime(
             name=f"millstream-{next(_numbers)}",
             root=self._distributed(),
@@ -114,6 +114,39 @@ class Query:
             config=self._config,
         )
         return Job(runtime, {stream.name: stream for stream in self._plan.streams})
+
+
+class _OrderedCollector(Sink):
+    """Keeps the batches of one partition with the steps that they belong to."""
+
+    def __init__(self) -> None:
+        self._open: list[pa.RecordBatch] = []
+        self.steps: list[tuple[int, list[pa.RecordBatch]]] = []
+
+    def open(self, partition: int, schema: pa.Schema) -> None:
+        pass
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._open.append(batch)
+
+    def end_step(self, number: int) -> None:
+        if self._open:
+            self.steps.append((number, self._open))
+            self._open = []
+
+    def close(self) -> None:
+        pass
+
+
+def _merged(collectors: Sequence[_OrderedCollector], schema: pa.Schema) -> pa.Table:
+    """Put results into the order of the input, and by partition where they came of the same micro-batch."""
+    steps = [
+        (number, partition, batches)
+        for partition, collector in enumerate(collectors)
+        for number, batches in collector.steps
+    ]
+    steps.sort(key=lambda step: step[:2])
+    return pa.Table.from_batches([batch for _, _, batches in steps for batch in batches], schema)
 
 
 def _check_inputs(inputs: Mapping[str, Any], definitions: Mapping[str, StreamDefinition]) -> None:

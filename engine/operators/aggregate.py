@@ -62,12 +62,13 @@ class PartialAggregate:
     Args:
         node: An aggregate of phase ``partial``.
         counters: Of the partition.
-        is_deferred: Whether groups wait until their window closes; else they are handed on after each step.
+        is_deferred: Whether groups of final results may wait until their window closes; else they are handed on after
+            each step, as changes are anyway.
     """
 
     def __init__(self, node: AggregateNode, counters: Counters, *, is_deferred: bool) -> None:
         self._counters = counters
-        self._is_deferred = is_deferred
+        self._is_deferred = is_deferred and node.emit == "final"
         grid_words = 0 if node.window is None else 1 if node.window.kind == "tumble" else 2
         self._grouping = _Grouping(node, node.input.schema, grid_words, merges=False)
 

@@ -21,7 +21,8 @@ class OperatorContext:
     Attributes:
         partition: Number of the partition.
         counters: Of the partition.
-        is_deferred: Whether partial aggregates keep their groups from step to step.
+        is_deferred: Whether the partition takes part in every step, so that operators may keep for a later one what is
+            not due yet.
         functions: User-defined DataFusion functions by name.
         changelog: The changelog that is fed by the aggregate to be made, if there is one.
     """
