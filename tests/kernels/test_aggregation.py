@@ -1,0 +1,366 @@
+"""Accumulators against loops over Python numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millstream.kernels.aggregation import (
+    IDENTITY,
+    STATE_DTYPE,
+    STATE_WIDTH,
+    Field,
+    Opcode,
+    ValueKind,
+    accumulate,
+)
+
+N_GROUPS = 5
+INT64 = np.iinfo(np.int64)
+
+DTYPES: dict[ValueKind, type[np.generic]] = {
+    ValueKind.I8: np.int8,
+    ValueKind.I16: np.int16,
+    ValueKind.I32: np.int32,
+    ValueKind.I64: np.int64,
+    ValueKind.U8: np.uint8,
+    ValueKind.U16: np.uint16,
+    ValueKind.U32: np.uint32,
+    ValueKind.U64: np.uint64,
+    ValueKind.F32: np.float32,
+    ValueKind.F64: np.float64,
+}
+SIGNED = [ValueKind.I8, ValueKind.I16, ValueKind.I32, ValueKind.I64]
+UNSIGNED = [ValueKind.U8, ValueKind.U16, ValueKind.U32, ValueKind.U64]
+FLOATS = [ValueKind.F32, ValueKind.F64]
+
+
+@dataclass(frozen=True)
+class Column:
+    """Values of rows, NULLs among them, as they lie in a sliced Arrow array."""
+
+    values: npt.NDArray[Any]
+    valid: npt.NDArray[np.bool_] | None = None
+    bit_offset: int = 0
+
+    def bitmap(self) -> npt.NDArray[np.uint8] | None:
+        if self.valid is None:
+            return None
+        padding = np.ones(self.bit_offset, np.bool_)
+        return np.packbits(np.concatenate([padding, self.valid]), bitorder="little")
+
+    def rows(self, group_ids: npt.NDArray[np.uint32], group_id: int) -> list[int]:
+        return [
+            row
+            for row in range(len(group_ids))
+            if group_ids[row] == group_id and (self.valid is None or self.valid[row])
+        ]
+
+    def of_group(self, group_ids: npt.NDArray[np.uint32], group_id: int) -> list[Any]:
+        values = self.values.tolist()
+        return [values[row] for row in self.rows(group_ids, group_id)]
+
+
+def new_state(opcode: Opcode) -> npt.NDArray[Any]:
+    width = STATE_WIDTH[opcode]
+    state = np.empty((N_GROUPS, width) if width > 1 else N_GROUPS, STATE_DTYPE[opcode])
+    state[:] = IDENTITY[opcode]
+    return state
+
+
+@dataclass
+class Accumulator:
+    opcode: Opcode
+    kind: ValueKind
+    column: Column | None
+    orders: npt.NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        self.state = new_state(self.opcode)
+        self.seen = np.zeros(N_GROUPS, np.uint8)
+        self.bitmap = None if self.column is None else self.column.bitmap()
+
+    def step(self) -> list[int]:
+        fields = dict.fromkeys(Field, 0)
+        fields[Field.OPCODE] = self.opcode
+        fields[Field.VALUE_KIND] = self.kind
+        fields[Field.STATE] = self.state.ctypes.data
+        fields[Field.SEEN] = self.seen.ctypes.data
+        if self.column is not None:
+            fields[Field.VALUES] = self.column.values.ctypes.data
+            fields[Field.VALIDITY_OFFSET] = self.column.bit_offset
+        if self.bitmap is not None:
+            fields[Field.VALIDITY] = self.bitmap.ctypes.data
+        if self.orders is not None:
+            fields[Field.EXTRA] = self.orders.ctypes.data
+        return [fields[field] for field in Field]
+
+
+def run(
+    accumulators: Sequence[Accumulator],
+    group_ids: npt.NDArray[np.uint32],
+    cuts: Sequence[int] = (),
+) -> None:
+    program = np.array([accumulator.step() for accumulator in accumulators], np.int64)
+    frozen = group_ids.view()
+    frozen.flags.writeable = False
+    borders = [0, *sorted(min(cut, len(group_ids)) for cut in cuts), len(group_ids)]
+    for start, stop in pairwise(borders):
+        accumulate(program, frozen, start, stop)
+
+
+def wrap(value: int, n_bits: int = 64) -> int:
+    half = 1 << (n_bits - 1)
+    return (value + half) % (2 * half) - half
+
+
+def group_ids_of(n_rows: int) -> st.SearchStrategy[npt.NDArray[np.uint32]]:
+    return hnp.arrays(
+        np.uint32, n_rows, elements=st.integers(0, N_GROUPS - 1), fill=st.just(np.uint32(3))
+    )
+
+
+@st.composite
+def columns(draw: st.DrawFn, kinds: Sequence[ValueKind]) -> tuple[ValueKind, Column, Any]:
+    kind = draw(st.sampled_from(kinds))
+    n_rows = draw(st.integers(0, 40))
+    # A slice: values do not begin where their buffer does.
+    values = draw(hnp.arrays(DTYPES[kind], n_rows + 3))[3:]
+    valid = draw(st.none() | hnp.arrays(np.bool_, n_rows))
+    column = Column(values, valid, draw(st.integers(0, 17)))
+    return kind, column, draw(group_ids_of(n_rows))
+
+
+CUTS = st.lists(st.integers(0, 40), max_size=3)
+
+
+@given(columns([*DTYPES]), CUTS)
+def test_count_takes_rows_with_values(drawn: tuple[ValueKind, Column, Any], cuts: Any) -> None:
+    kind, column, group_ids = drawn
+    values = Accumulator(Opcode.COUNT, kind, column)
+    rows = Accumulator(Opcode.COUNT, ValueKind.I64, None)
+    run([values, rows], group_ids, cuts)
+    expected = [len(column.of_group(group_ids, group)) for group in range(N_GROUPS)]
+    assert values.state.tolist() == expected
+    assert values.seen.tolist() == [int(count > 0) for count in expected]
+    assert rows.state.tolist() == np.bincount(group_ids, minlength=N_GROUPS).tolist()
+
+
+@given(columns(SIGNED), CUTS)
+def test_signed_integers(drawn: tuple[ValueKind, Column, Any], cuts: Any) -> None:
+    kind, column, group_ids = drawn
+    opcodes = [
+        Opcode.SUM_I64,
+        Opcode.MIN_I64,
+        Opcode.MAX_I64,
+        Opcode.BIT_AND,
+        Opcode.BIT_OR,
+        Opcode.BIT_XOR,
+    ]
+    accumulators = [Accumulator(opcode, kind, column) for opcode in opcodes]
+    run(accumulators, group_ids, cuts)
+    for group in range(N_GROUPS):
+        values = column.of_group(group_ids, group)
+        assert [a.state[group] for a in accumulators] == [
+            wrap(sum(values)),
+            min(values, default=INT64.max),
+            max(values, default=INT64.min),
+            np.bitwise_and.reduce(np.array(values, np.int64)),
+            np.bitwise_or.reduce(np.array(values, np.int64)),
+            np.bitwise_xor.reduce(np.array(values, np.int64)),
+        ]
+        assert {int(a.seen[group]) for a in accumulators} == {int(bool(values))}
+
+
+@given(columns(UNSIGNED), CUTS)
+def test_unsigned_integers(drawn: tuple[ValueKind, Column, Any], cuts: Any) -> None:
+    kind, column, group_ids = drawn
+    opcodes = [Opcode.SUM_U64, Opcode.MIN_U64, Opcode.MAX_U64]
+    accumulators = [Accumulator(opcode, kind, column) for opcode in opcodes]
+    run(accumulators, group_ids, cuts)
+    for group in range(N_GROUPS):
+        values = column.of_group(group_ids, group)
+        assert [int(a.state[group]) for a in accumulators] == [
+            sum(values) % 2**64,
+            min(values, default=2**64 - 1),
+            max(values, default=0),
+        ]
+
+
+def close(actual: float, expected: float, scale: float) -> bool:
+    if not math.isfinite(expected) or not math.isfinite(scale):
+        return not math.isfinite(actual)
+    return abs(actual - expected) <= 1e-12 * scale
+
+
+@given(columns([*DTYPES]), CUTS)
+def test_sums_of_doubles(drawn: tuple[ValueKind, Column, Any], cuts: Any) -> None:
+    kind, column, group_ids = drawn
+    # Halves keep the sum of the largest doubles from reaching infinity or not by order alone.
+    if kind in FLOATS:
+        column = Column(column.values / DTYPES[kind](64), column.valid, column.bit_offset)
+    total = Accumulator(Opcode.SUM_F64, kind, column)
+    run([total], group_ids, cuts)
+    for group in range(N_GROUPS):
+        values = [float(value) for value in column.of_group(group_ids, group)]
+        scale = sum(abs(value) for value in values)
+        assert close(total.state[group], sum(values), scale)
+
+
+def order_of_doubles(value: float) -> float:
+    return math.inf if math.isnan(value) else value
+
+
+@given(columns(FLOATS), CUTS)
+def test_extremes_of_doubles(drawn: tuple[ValueKind, Column, Any], cuts: Any) -> None:
+    kind, column, group_ids = drawn
+    least = Accumulator(Opcode.MIN_F64, kind, column)
+    greatest = Accumulator(Opcode.MAX_F64, kind, column)
+    run([least, greatest], group_ids, cuts)
+    for group in range(N_GROUPS):
+        values = column.of_group(group_ids, group)
+        numbers = [value + 0.0 for value in values if not math.isnan(value)]
+        lowest = min(numbers, default=math.nan)
+        highest = math.nan if len(numbers) < len(values) else max(numbers, default=-math.inf)
+        for actual, expected in ((least, lowest), (greatest, highest)):
+            assert np.array_equal(actual.state[group], expected, equal_nan=True)
+            assert math.isnan(expected) or math.copysign(1, expected) == math.copysign(
+                1, actual.state[group]
+            )
+
+
+@pytest.mark.parametrize("n_groups", [1, 2])
+def test_extremes_do_not_depend_on_the_sign_of_zero_or_of_nan(n_groups: int) -> None:
+    group_ids = np.arange(8, dtype=np.uint32) // 4 % n_groups
+    negative_nan = -np.float64(np.nan)
+    values = np.array([0.0, -0.0, negative_nan, np.nan] * 2)
+    least = Accumulator(Opcode.MIN_F64, ValueKind.F64, Column(values))
+    greatest = Accumulator(Opcode.MAX_F64, ValueKind.F64, Column(values))
+    run([least, greatest], group_ids)
+    assert least.state[:n_groups].tolist() == [0.0] * n_groups
+    assert not np.signbit(least.state[:n_groups]).any()
+    assert np.isnan(greatest.state[:n_groups]).all()
+
+
+@given(columns([*DTYPES]), CUTS)
+def test_first_and_last_by_order(drawn: tuple[ValueKind, Column, Any], cuts: Any) -> None:
+    kind, column, group_ids = drawn
+    orders = np.array([INT64.max, 3, INT64.min, 3, -1] * 8, np.int64)[: len(group_ids)]
+    first = Accumulator(Opcode.FIRST, kind, column, orders)
+    last = Accumulator(Opcode.LAST, kind, column, orders)
+    run([first, last], group_ids, cuts)
+    # Words hold floats as doubles.
+    wide = column.values.astype(np.float64 if kind in FLOATS else np.int64).view(np.int64)
+    for group in range(N_GROUPS):
+        rows = column.rows(group_ids, group)
+        assert [first.seen[group], last.seen[group]] == [bool(rows)] * 2
+        if rows:
+            earliest = min(rows, key=lambda row: (orders[row], row))
+            latest = max(rows, key=lambda row: (orders[row], row))
+            assert first.state[group].tolist() == [wide[earliest], orders[earliest]]
+            assert last.state[group].tolist() == [wide[latest], orders[latest]]
+        else:
+            assert first.state[group].tolist() == list(IDENTITY[Opcode.FIRST])  # type: ignore[arg-type]
+
+
+@given(st.lists(st.integers(-(2**127), 2**127 - 1), max_size=30), st.data())
+def test_decimals_add_exactly(decimals: list[int], data: st.DataObject) -> None:
+    group_ids = data.draw(group_ids_of(len(decimals)))
+    valid = data.draw(st.none() | hnp.arrays(np.bool_, len(decimals)))
+    stored = b"".join(value.to_bytes(16, "little", signed=True) for value in decimals)
+    words = np.frombuffer(stored + bytes(16), np.int64)[: 2 * len(decimals)].reshape(-1, 2)
+    column = Column(words, valid, 5)
+    total = Accumulator(Opcode.SUM_I128, ValueKind.I128, column)
+    run([total], group_ids, [3, 11])
+    for group in range(N_GROUPS):
+        expected = wrap(sum(decimals[row] for row in column.rows(group_ids, group)), 128)
+        assert int.from_bytes(total.state[group].tobytes(), "little", signed=True) == expected
+
+
+modest = st.floats(-1e6, 1e6)
+
+
+@given(hnp.arrays(np.float64, st.integers(0, 40), elements=modest), st.data())
+def test_moments_and_their_merge(values: npt.NDArray[np.float64], data: st.DataObject) -> None:
+    group_ids = data.draw(group_ids_of(len(values)))
+    column = Column(values, data.draw(st.none() | hnp.arrays(np.bool_, len(values))), 1)
+    halves = [group_ids.copy(), group_ids.copy()]
+    whole = Accumulator(Opcode.MOMENTS, ValueKind.F64, column)
+    run([whole], group_ids)
+    parts = []
+    for start, stop in ((0, len(values) // 2), (len(values) // 2, len(values))):
+        valid = None if column.valid is None else column.valid[start:stop]
+        part = Accumulator(Opcode.MOMENTS, ValueKind.F64, Column(values[start:stop], valid))
+        run([part], halves[0][start:stop])
+        parts.append(part.state)
+    merged = Accumulator(Opcode.MERGE_MOMENTS, ValueKind.MOMENTS, Column(np.concatenate(parts)))
+    run([merged], np.tile(np.arange(N_GROUPS, dtype=np.uint32), 2))
+    for group in range(N_GROUPS):
+        members = np.array(column.of_group(group_ids, group))
+        n_members = len(members)
+        mean = members.mean() if n_members else 0.0
+        distances = float(((members - mean) ** 2).sum())
+        scale = float((members**2).sum()) + 1.0
+        for state in (whole.state[group], merged.state[group]):
+            assert state[0] == n_members
+            assert state[1] == pytest.approx(mean, rel=1e-9, abs=1e-7)
+            assert state[2] == pytest.approx(distances, rel=1e-9, abs=1e-12 * scale)
+
+
+def test_moments_of_one_huge_value_are_finite() -> None:
+    moments = Accumulator(Opcode.MOMENTS, ValueKind.F64, Column(np.array([1e300, 1e300])))
+    run([moments], np.zeros(2, np.uint32))
+    assert moments.state[0].tolist() == [2.0, 1e300, 0.0]
+
+
+@pytest.mark.parametrize("n_rows", [1023, 1024, 1025, 5000])
+def test_accumulators_share_values_over_many_blocks(n_rows: int) -> None:
+    random = np.random.default_rng(n_rows)
+    group_ids = random.integers(0, N_GROUPS, n_rows).astype(np.uint32)
+    # The third block belongs to one group alone, as rows of a query without keys do.
+    group_ids[2048:3072] = 2
+    ints = Column(random.integers(-100, 100, n_rows).astype(np.int16))
+    floats = Column(random.integers(-100, 100, n_rows) / 4, random.random(n_rows) < 0.5, 3)
+    accumulators = [
+        Accumulator(Opcode.COUNT, ValueKind.F64, floats),
+        Accumulator(Opcode.SUM_F64, ValueKind.F64, floats),
+        Accumulator(Opcode.MAX_F64, ValueKind.F64, floats),
+        Accumulator(Opcode.MIN_F64, ValueKind.F64, floats),
+        Accumulator(Opcode.SUM_I64, ValueKind.I16, ints),
+        Accumulator(Opcode.SUM_F64, ValueKind.I16, ints),
+        Accumulator(Opcode.COUNT, ValueKind.I64, None),
+    ]
+    run(accumulators, group_ids)
+    for group in range(N_GROUPS):
+        of_ints = ints.of_group(group_ids, group)
+        of_floats = floats.of_group(group_ids, group)
+        assert [a.state[group] for a in accumulators] == [
+            len(of_floats),
+            sum(of_floats),
+            max(of_floats),
+            min(of_floats),
+            sum(of_ints),
+            sum(of_ints),
+            len(of_ints),
+        ]
+
+
+def test_partial_states_merge_by_the_same_opcodes() -> None:
+    # Two partial tables of groups 0 and 1; in the second, group 1 has seen no value.
+    partial_least = Column(np.array([4.0, 7.0, 2.0, math.nan]), np.array([True, True, True, False]))
+    counts = Column(np.array([3, 1, 2, 0], np.int64))
+    least = Accumulator(Opcode.MIN_F64, ValueKind.F64, partial_least)
+    count = Accumulator(Opcode.SUM_I64, ValueKind.I64, counts)
+    run([least, count], np.array([0, 1, 0, 1], np.uint32))
+    assert least.state[:2].tolist() == [2.0, 7.0]
+    assert count.state[:2].tolist() == [5, 1]
