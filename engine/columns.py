@@ -1,8 +1,8 @@
 """Arrow arrays as NumPy arrays and back, without copies where Arrow's layout allows it.
 
-Views into Arrow memory are read-only, whatever Arrow says of the buffer: it may be shared, and
-kernels are compiled once for read-only arguments instead of once for each kind. NULLs have
-arbitrary values under them.
+What is read from an array is read-only, also where it had to be copied or is empty: Arrow's memory
+may be shared, and kernels are compiled once for read-only arguments instead of once for each kind.
+NULLs have arbitrary values under them.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def plain(array: pa.Array) -> pa.Array:
         return plain(array.dictionary).take(array.indices)
     if type_id == lib.Type_RUN_END_ENCODED:
         return plain(pc.run_end_decode(array))
-    if type_id == lib.Type_EXTENSION:
+    if isinstance(array, pa.ExtensionArray):
         return plain(array.storage)
     return array
 
@@ -109,7 +109,7 @@ def fixed_values(array: pa.Array) -> npt.NDArray[Any]:
         expanded = np.empty(n_rows, np.uint8)
         if n_rows > 0:
             expand_bits(_view(array.buffers()[1], np.dtype(np.uint8)), array.offset, expanded)
-        return expanded
+        return _locked(expanded)
     if type_id in _PAIRS:
         return _slots(array, np.dtype(np.int64), 2).reshape(n_rows, 2)
     if type_id in _STORAGE:
@@ -129,7 +129,7 @@ def validity(array: pa.Array) -> tuple[U8 | None, int]:
     bitmap = array.buffers()[0]
     if bitmap is None:
         # The null type has no bitmap, and all of its rows are NULL.
-        return np.zeros((len(array) + 7) // 8, np.uint8), 0
+        return _locked(np.zeros((len(array) + 7) // 8, np.uint8)), 0
     return _view(bitmap, np.dtype(np.uint8)), array.offset
 
 
@@ -152,12 +152,12 @@ def offsets_and_data(array: pa.Array) -> tuple[I32 | I64, U8]:
     if type_id in _FIXED_BYTES:
         n_bytes = array.type.byte_width
         rows = np.arange(array.offset, array.offset + n_rows + 1, dtype=np.int64)
-        return rows * n_bytes, _view(array.buffers()[1], np.dtype(np.uint8))
+        return _locked(rows * n_bytes), _view(array.buffers()[1], np.dtype(np.uint8))
     if type_id not in _OFFSETS:
         raise InternalError(f"the type must be text or binary: {array.type}")
     dtype = _OFFSETS[type_id]
     if n_rows == 0:
-        return np.zeros(1, dtype), np.empty(0, np.uint8)
+        return _locked(np.zeros(1, dtype)), _locked(np.empty(0, np.uint8))
     _, offsets, data = array.buffers()
     view = _view(offsets, dtype)[array.offset : array.offset + n_rows + 1]
     return view, _view(data, np.dtype(np.uint8))
@@ -181,8 +181,7 @@ def event_times(array: pa.Array) -> I64:
     if values.dtype == np.uint64 and len(values) > 0 and int(values.max()) >= 2**63:
         row = int(np.argmax(values >= np.uint64(2**63)))
         raise SchemaError(f"event time must be below 2**63: {values[row]} in row {row}")
-    times: I64 = values.astype(np.int64, copy=False)
-    return times
+    return _locked(values.astype(np.int64, copy=False))
 
 
 def first_null(array: pa.Array) -> int | None:
@@ -230,16 +229,20 @@ def _packed(values: U8) -> tuple[pa.Buffer, int]:
 
 
 def _slots(array: pa.Array, dtype: np.dtype[Any], n_slots: int) -> npt.NDArray[Any]:
-    if len(array) == 0:
-        return np.empty(0, dtype)
-    start = array.offset * n_slots
-    return _view(array.buffers()[1], dtype)[start : start + len(array) * n_slots]
+    n_values = len(array) * n_slots
+    if n_values == 0:
+        return _locked(np.empty(0, dtype))
+    start_bytes = array.offset * n_slots * dtype.itemsize
+    return _locked(np.frombuffer(array.buffers()[1], dtype, n_values, start_bytes))
 
 
 def _view(buffer: pa.Buffer | None, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     if buffer is None or buffer.size == 0:
-        return np.empty(0, dtype)
-    # A buffer may end in a part of a value: padding.
-    view = np.frombuffer(buffer, dtype, count=buffer.size // dtype.itemsize)
-    view.flags.writeable = False
-    return view
+        return _locked(np.empty(0, dtype))
+    # Padding may end in a part of a value.
+    return _locked(np.frombuffer(buffer, dtype, buffer.size // dtype.itemsize))
+
+
+def _locked(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    values.setflags(write=False)
+    return values

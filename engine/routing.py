@@ -174,7 +174,7 @@ def _chain(array: pa.Array, hashes: U64) -> None:
     elif type_id in _WORDS:
         values = (fixed_values(array),)
     elif type_id == lib.Type_NA:
-        values = (np.zeros(len(array), np.int64),)
+        values = (fixed_values(array.cast(pa.int64())),)
     else:
         raise _NotAKeyError
     bitmap, bit_offset = validity(array)
@@ -188,8 +188,11 @@ def _float_words(array: pa.Array) -> U64:
     values = fixed_values(array)
     if values.dtype == np.float16:
         values = values.astype(np.float32)
+        values.setflags(write=False)
     words = np.empty(len(values), np.uint64)
     float_words(values, words)
+    # As all other inputs are: the kernels need no second compilation for it.
+    words.setflags(write=False)
     return words
 
 
