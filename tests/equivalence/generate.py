@@ -1,0 +1,82 @@
+"""Every kind of case by the name of its feature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from tests.equivalence.case import Case
+from tests.equivalence.chooser import Chooser, SeededChooser
+from tests.equivalence.queries import composed, grouped, over, ranked, stateless
+
+__all__ = ["FEATURES", "GENERATORS", "generate"]
+
+GENERATORS: Mapping[str, Callable[[Chooser], Case]] = {
+    "filter": stateless.filter_case,
+    "projection": stateless.projection_case,
+    "group_by_final": partial(grouped.grouped_case, feature="group_by_final"),
+    "group_by_changes": partial(grouped.grouped_case, feature="group_by_changes", emit="changes"),
+    "tumble": partial(grouped.grouped_case, feature="tumble", kind="tumble"),
+    "tumble_changes": partial(
+        grouped.grouped_case, feature="tumble_changes", kind="tumble", emit="changes"
+    ),
+    "late_tumble": partial(grouped.late_case, feature="late_tumble", kind="tumble"),
+    "late_tumble_changes": partial(
+        grouped.late_case, feature="late_tumble_changes", kind="tumble", emit="changes"
+    ),
+    "hop": partial(grouped.grouped_case, feature="hop", kind="hop"),
+    "hop_changes": partial(grouped.grouped_case, feature="hop_changes", kind="hop", emit="changes"),
+    "late_hop": partial(grouped.late_case, feature="late_hop", kind="hop"),
+    "cumulate": partial(grouped.grouped_case, feature="cumulate", kind="cumulate"),
+    "late_cumulate": partial(grouped.late_case, feature="late_cumulate", kind="cumulate"),
+    "session": partial(grouped.grouped_case, feature="session", kind="session"),
+    "late_session": partial(grouped.late_case, feature="late_session", kind="session"),
+    "aggregates_final": partial(
+        grouped.grouped_case, feature="aggregates_final", any_aggregate=True
+    ),
+    "aggregates_changes": partial(
+        grouped.grouped_case, feature="aggregates_changes", emit="changes", any_aggregate=True
+    ),
+    "aggregates_tumble": partial(
+        grouped.grouped_case, feature="aggregates_tumble", kind="tumble", any_aggregate=True
+    ),
+    "aggregates_hop": partial(
+        grouped.grouped_case, feature="aggregates_hop", kind="hop", any_aggregate=True
+    ),
+    "aggregates_session": partial(
+        grouped.grouped_case, feature="aggregates_session", kind="session", any_aggregate=True
+    ),
+    "window_rows": ranked.window_rows_case,
+    "top_n": ranked.top_n_case,
+    "top_groups": ranked.top_groups_case,
+    "deduplication": ranked.deduplication_case,
+    "window_limit": ranked.window_limit_case,
+    "over_rows": over.over_rows_case,
+    "over_arrival": over.over_arrival_case,
+    "over_range": over.over_range_case,
+    "late_over": over.late_over_case,
+    "distinct": composed.distinct_case,
+    "nested": composed.nested_case,
+    "regrouped": composed.regrouped_case,
+    "grouping_sets": composed.grouping_sets_case,
+    "subquery": stateless.subquery_case,
+    "union": stateless.union_case,
+    "join": stateless.join_case,
+}
+
+# Features that work, and that are tested with every change.
+FEATURES: tuple[str, ...] = (
+    "filter",
+    "projection",
+    "group_by_final",
+    "group_by_changes",
+    "tumble",
+    "tumble_changes",
+    "late_tumble",
+    "late_tumble_changes",
+)
+
+
+def generate(feature: str, seed: int) -> Case:
+    """Generate the case of a feature and a seed; equal seeds give equal cases."""
+    return GENERATORS[feature](SeededChooser(seed, feature))

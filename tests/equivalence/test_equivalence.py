@@ -1,0 +1,48 @@
+"""Millstream answers generated queries as a batch engine does over the whole input."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.equivalence.check import choose_way, run_case
+from tests.equivalence.chooser import HypothesisChooser
+from tests.equivalence.fuzz import check_seed
+from tests.equivalence.generate import FEATURES, GENERATORS
+from tests.equivalence.oracle import OracleError
+
+N_CASES = 500
+_N_GROUPS = 10
+_SEEDS_PER_GROUP = max(1, N_CASES // len(FEATURES) // _N_GROUPS)
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+@pytest.mark.parametrize("group", range(_N_GROUPS))
+def test_generated_queries_answer_as_datafusion(feature: str, group: int) -> None:
+    n_answered = 0
+    for seed in range(group * _SEEDS_PER_GROUP, (group + 1) * _SEEDS_PER_GROUP):
+        try:
+            check_seed(feature, seed)
+            n_answered += 1
+        except OracleError:
+            continue
+        except BaseException as error:
+            error.add_note(f"feature {feature!r}, seed {seed}")
+            raise
+    assert n_answered > _SEEDS_PER_GROUP // 2
+
+
+@settings(
+    max_examples=40,
+    suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow],
+)
+@given(st.data())
+def test_queries_that_hypothesis_finds_answer_as_datafusion(data: st.DataObject) -> None:
+    chooser = HypothesisChooser(data)
+    case = GENERATORS[chooser.choice(FEATURES)](chooser)
+    batch_rows, partitions = choose_way(chooser)
+    try:
+        run_case(case, batch_rows, partitions)
+    except OracleError:
+        return
