@@ -9,7 +9,7 @@ micro-batch.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -19,7 +19,7 @@ from datafusion import SessionConfig, SessionContext
 from millstream.errors import MillstreamError
 from millstream.planner.nodes import HIDDEN_PREFIX, Transform, quoted
 
-__all__ = ["TransformFailed", "TransformRunner", "run_sql"]
+__all__ = ["QueryRunner", "TransformFailed", "TransformRunner"]
 
 INPUT_TABLE = "input"
 # A resident plan has to hand over a batch's rows at once and not wait to fill a larger batch of its own.
@@ -106,25 +106,49 @@ def _empty_batch(schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist([], schema=schema)
 
 
-def run_sql(
-    sql: str,
-    batches: Sequence[pa.RecordBatch],
-    schema: pa.Schema,
-    out_schema: pa.Schema,
-    functions: Mapping[str, object],
-) -> list[pa.RecordBatch]:
-    """Run one query over the table ``input`` made of ``batches`` and return its rows as ``out_schema``.
+class QueryRunner:
+    """Runs one query again and again, each time over other rows. Belongs to one thread.
 
-    Raises:
-        TransformFailed: If DataFusion raises.
+    Args:
+        sql: Query over the table ``input`` and the tables of the session.
+        in_schema: Schema of ``input``.
+        out_schema: Schema of the result.
+        tables: Tables of the session by name.
+        functions: User-defined DataFusion functions by name.
     """
-    context = _context({}, functions, batch_rows=_WHOLE_BATCH_ROWS)
-    context.register_record_batches(INPUT_TABLE, [list(batches) or [_empty_batch(schema)]])
-    try:
-        result = context.sql(sql).collect()
-    except Exception as error:
-        raise TransformFailed(_message(error)) from error
-    return [_as_schema(batch, out_schema) for batch in result if batch.num_rows > 0]
+
+    def __init__(
+        self,
+        sql: str,
+        in_schema: pa.Schema,
+        out_schema: pa.Schema,
+        *,
+        tables: Mapping[str, pa.Table] | None = None,
+        functions: Mapping[str, object] | None = None,
+    ) -> None:
+        self._context = _context(tables or {}, functions or {}, batch_rows=_WHOLE_BATCH_ROWS)
+        self._live = _LiveTable(in_schema)
+        self._context.register_dataset(INPUT_TABLE, self._live)
+        self._query = self._context.sql(sql)
+        self._out_schema = out_schema
+
+    def run(self, batches: Iterable[pa.RecordBatch]) -> list[pa.RecordBatch]:
+        """Run the query over the rows of ``batches``; no empty batch is returned.
+
+        Raises:
+            TransformFailed: If an expression fails on a row. The runner stays usable.
+        """
+        self._live.waiting.extend(batches)
+        try:
+            # Planned anew, because joins keep what they collected in their physical plan.
+            stream = self._context.execute(self._query.execution_plan(), 0)
+            results = [result.to_pyarrow() for result in stream]
+        except Exception as error:
+            raise TransformFailed(_message(error)) from error
+        finally:
+            # A LIMIT, or an error, leaves batches behind that the next run must not see.
+            self._live.waiting.clear()
+        return [_as_schema(result, self._out_schema) for result in results if result.num_rows > 0]
 
 
 class TransformRunner:
@@ -145,7 +169,7 @@ class TransformRunner:
         self._tables = {name: tables[name] for name in node.tables}
         self._functions = functions
         self._picks = node.picks
-        self._plans: dict[tuple[str, ...], _Plan] = {}
+        self._plans: dict[tuple[str, ...], QueryRunner | _Resident] = {}
 
     def run(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
         """Transform one batch; rows keep their order, and no empty batch is returned.
@@ -161,7 +185,7 @@ class TransformRunner:
         plan = self._plans.get(hidden)
         if plan is None:
             plan = self._plans[hidden] = self._plan(batch.schema, hidden)
-        return plan.run(batch)
+        return plan.run((batch,))
 
     def replace_tables(self, tables: Mapping[str, pa.Table]) -> None:
         """Use other contents for the session's tables from the next batch on."""
@@ -176,7 +200,7 @@ class TransformRunner:
             schema = schema.append(batch.schema.field(name))
         return pa.RecordBatch.from_arrays(columns, schema=schema)
 
-    def _plan(self, in_schema: pa.Schema, hidden: tuple[str, ...]) -> _Plan:
+    def _plan(self, in_schema: pa.Schema, hidden: tuple[str, ...]) -> QueryRunner | _Resident:
         node = self._node
         out_schema = node.schema
         for name in hidden:
@@ -185,42 +209,33 @@ class TransformRunner:
         select += [f'"{INPUT_TABLE}".{quoted(name)} AS {quoted(name)}' for name in hidden]
         where = f" WHERE {node.where}" if node.where is not None else ""
         sql = f"SELECT {', '.join(select)} FROM {node.from_sql}{where}"
-        is_resident = not self._tables
-        context = _context(
-            self._tables,
-            self._functions,
-            batch_rows=_RESIDENT_BATCH_ROWS if is_resident else _WHOLE_BATCH_ROWS,
-        )
-        return _Plan(context, sql, in_schema, out_schema, is_resident)
+        if self._tables:
+            return QueryRunner(sql, in_schema, out_schema, tables=self._tables, functions=self._functions)
+        context = _context({}, self._functions, batch_rows=_RESIDENT_BATCH_ROWS)
+        return _Resident(context, sql, in_schema, out_schema)
 
 
-class _Plan:
-    def __init__(
-        self,
-        context: SessionContext,
-        sql: str,
-        in_schema: pa.Schema,
-        out_schema: pa.Schema,
-        is_resident: bool,
-    ) -> None:
+class _Resident:
+    """A filter or projection that is executed once and pulled once per batch."""
+
+    def __init__(self, context: SessionContext, sql: str, in_schema: pa.Schema, out_schema: pa.Schema) -> None:
         self._context = context
         self._live = _LiveTable(in_schema)
         context.register_dataset(INPUT_TABLE, self._live)
         self._physical = context.sql(sql).execution_plan()
         self._out_schema = out_schema
-        self._is_resident = is_resident
         self._stream: Any = None
 
-    def run(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
-        self._live.waiting.append(batch)
+    def run(self, batches: Iterable[pa.RecordBatch]) -> list[pa.RecordBatch]:
+        self._live.waiting.extend(batches)
         try:
-            return self._next() if self._is_resident else self._drain()
+            return self._pull()
         except Exception as error:
             self._stream = None
             self._live.waiting.clear()
             raise TransformFailed(_message(error)) from error
 
-    def _next(self) -> list[pa.RecordBatch]:
+    def _pull(self) -> list[pa.RecordBatch]:
         if self._stream is None:
             self._stream = self._context.execute(self._physical, 0)
         out: list[pa.RecordBatch] = []
@@ -236,11 +251,6 @@ class _Plan:
             # The table hands over a whole batch at a time and a filter or projection answers each with at most one.
             if not self._live.waiting and out:
                 return out
-
-    def _drain(self) -> list[pa.RecordBatch]:
-        stream = self._context.execute(self._physical, 0)
-        results = [result.to_pyarrow() for result in stream]
-        return [_as_schema(result, self._out_schema) for result in results if result.num_rows > 0]
 
 
 def _as_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,8 @@ from millstream.engine.columns import array_from_buffers, fixed_values
 from millstream.engine.operators.aggregate_functions import plan_accumulators
 from millstream.engine.operators.base import Collector, Counters
 from millstream.engine.operators.changelog import Changelog
-from millstream.engine.operators.windowing import PANES_ALL, WindowGrid
+from millstream.engine.operators.windowing import WindowGrid, or_all_windows
+from millstream.engine.state.buffered_calls import BufferedCalls
 from millstream.engine.state.group_state import GroupState
 from millstream.kernels.compile import I64, U32
 from millstream.planner.nodes import HIDDEN_PREFIX, Node
@@ -26,10 +27,20 @@ _PANE, _FIRST_END, _STATE = "__pane", "__first_end", "__s"
 class _Grouping:
     """What all phases share: the state and how rows or partial groups get into it."""
 
-    def __init__(self, node: AggregateNode, rows_schema: pa.Schema, n_prefix_words: int, *, merges: bool) -> None:
+    def __init__(
+        self,
+        node: AggregateNode,
+        rows_schema: pa.Schema,
+        functions: Mapping[str, object],
+        n_prefix_words: int,
+        *,
+        merges: bool,
+    ) -> None:
         self.node = node
-        self.plan = plan_accumulators(node.calls, rows_schema)
-        self.grid = None if node.window is None else WindowGrid(node.window, node.allowed_lateness)
+        self.grid = _grid(node)
+        self.plan = plan_accumulators([call for call in node.calls if call.path == "kernel"], rows_schema)
+        buffered = [call for call in node.calls if call.path == "buffered"]
+        self._buffered = BufferedCalls(buffered, rows_schema, functions) if buffered else None
         key_types = [rows_schema.field(key).type for key in node.keys]
         self.state = GroupState(key_types, n_prefix_words, self.plan.specs, merges=merges)
 
@@ -37,7 +48,10 @@ class _Grouping:
         """Add rows of the input and return their groups."""
         keys = [batch.column(key) for key in self.node.keys]
         values = [None if spec.column is None else batch.column(spec.column) for spec in self.plan.specs]
-        return self.state.update(batch.num_rows, prefix, keys, values)
+        group_ids = self.state.update(batch.num_rows, prefix, keys, values)
+        if self._buffered is not None:
+            self._buffered.add(batch, group_ids)
+        return group_ids
 
     def add_partials(self, batch: pa.RecordBatch, prefix: Sequence[I64]) -> U32:
         """Add groups that another phase has accumulated and return their groups here."""
@@ -51,9 +65,32 @@ class _Grouping:
         if self.grid is not None:
             columns += self.grid.columns(self.state.prefix_words(0)[group_ids])
         columns += self.state.keys(group_ids)
-        accumulated = self.state.accumulated(group_ids)
-        columns += [finish(accumulated) for finish in self.plan.finishes]
+        columns += self.call_results(group_ids)
         return pa.RecordBatch.from_arrays(columns, schema=self.node.schema)
+
+    def call_results(self, group_ids: U32 | slice) -> list[pa.Array]:
+        """Return the results of all calls for some groups."""
+        accumulated = self.state.accumulated(group_ids)
+        kernel = (finish(accumulated) for finish in self.plan.finishes)
+        buffered = iter(() if self._buffered is None else self._buffered.results(group_ids))
+        return [next(kernel if call.path == "kernel" else buffered) for call in self.node.calls]
+
+    def retain(self, group_ids: U32) -> None:
+        """Keep only these groups, renumbered from 0 in this order."""
+        self.state.retain(group_ids)
+        if self._buffered is not None:
+            self._buffered.retain(group_ids)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of keys, accumulators and kept rows."""
+        return self.state.state_bytes + (0 if self._buffered is None else self._buffered.state_bytes)
+
+
+def _grid(node: AggregateNode) -> WindowGrid | None:
+    if node.window is None or node.window.kind == "session":
+        return None
+    return WindowGrid(node.window, node.allowed_lateness)
 
 
 class PartialAggregate:
@@ -70,7 +107,7 @@ class PartialAggregate:
         self._counters = counters
         self._is_deferred = is_deferred and node.emit == "final"
         grid_words = 0 if node.window is None else 1 if node.window.kind == "tumble" else 2
-        self._grouping = _Grouping(node, node.input.schema, grid_words, merges=False)
+        self._grouping = _Grouping(node, node.input.schema, {}, grid_words, merges=False)
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
         grouping = self._grouping
@@ -81,8 +118,7 @@ class PartialAggregate:
         self._counters.rows_late += panes.n_late
         prefix = [panes.panes]
         if grouping.grid.is_overlapping:
-            first_ends = panes.first_ends
-            prefix.append(np.full(len(panes.panes), PANES_ALL, np.int64) if first_ends is None else first_ends)
+            prefix.append(or_all_windows(panes.first_ends, len(panes.panes)))
         grouping.add_rows(panes.batch, prefix)
 
     def end_batch(self, out: Collector) -> None:
@@ -103,14 +139,14 @@ class PartialAggregate:
 
     @property
     def state_bytes(self) -> int:
-        return self._grouping.state.state_bytes
+        return self._grouping.state_bytes
 
     def _flush(self, out: Collector, group_ids: U32 | slice, rest: U32) -> None:
         n_groups = group_ids.stop if isinstance(group_ids, slice) else len(group_ids)
         if n_groups == 0:
             return
         out.emit(self._partials(group_ids))
-        self._grouping.state.retain(rest)
+        self._grouping.retain(rest)
 
     def _partials(self, group_ids: U32 | slice) -> pa.RecordBatch:
         grouping, state = self._grouping, self._grouping.state
@@ -163,7 +199,7 @@ class _Emitting:
             out.emit(self._grouping.results(closed))
         elif self._grouping.node.emit == "append":
             self._n_emitted -= n_closed
-        state.retain(rest)
+        self._grouping.retain(rest)
         if self._changelog is not None:
             self._changelog.retain(rest)
 
@@ -185,7 +221,7 @@ class _Emitting:
 
     @property
     def state_bytes(self) -> int:
-        return self._grouping.state.state_bytes
+        return self._grouping.state_bytes
 
     def _note(self, group_ids: U32) -> None:
         if self._grouping.node.emit == "changes":
@@ -208,13 +244,19 @@ class _Emitting:
 
 
 class SingleAggregate(_Emitting):
-    """An aggregate in one phase: every row of a group arrives here. The window is not overlapping."""
+    """An aggregate in one phase: every row of a group arrives here."""
 
     def __init__(
-        self, node: AggregateNode, counters: Counters, changelog: Changelog | None, *, owns_global_group: bool
+        self,
+        node: AggregateNode,
+        counters: Counters,
+        changelog: Changelog | None,
+        functions: Mapping[str, object],
+        *,
+        owns_global_group: bool,
     ) -> None:
         n_words = 0 if node.window is None else 1
-        grouping = _Grouping(node, node.input.schema, n_words, merges=False)
+        grouping = _Grouping(node, node.input.schema, functions, n_words, merges=False)
         super().__init__(grouping, counters, changelog, owns_global_group=owns_global_group)
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
@@ -222,9 +264,13 @@ class SingleAggregate(_Emitting):
         if grouping.grid is None:
             self._note(grouping.add_rows(batch, ()))
             return
-        panes = grouping.grid.assign(batch)
-        self._counters.rows_late += panes.n_late
-        self._note(grouping.add_rows(panes.batch, (panes.panes,)))
+        assigned = grouping.grid.assign(batch)
+        self._counters.rows_late += assigned.n_late
+        rows, last_panes = assigned.batch, assigned.panes
+        if grouping.grid.is_overlapping:
+            indices, last_panes = grouping.grid.expand(assigned.panes, assigned.first_ends)
+            rows = rows.take(array_from_buffers(indices, pa.int64(), None))
+        self._note(grouping.add_rows(rows, (last_panes,)))
 
 
 class FinalAggregate(_Emitting):
@@ -234,7 +280,7 @@ class FinalAggregate(_Emitting):
         self, node: AggregateNode, counters: Counters, changelog: Changelog | None, *, owns_global_group: bool
     ) -> None:
         n_words = 0 if node.window is None else 1
-        grouping = _Grouping(node, _rows_schema(node), n_words, merges=True)
+        grouping = _Grouping(node, _rows_schema(node), {}, n_words, merges=True)
         super().__init__(grouping, counters, changelog, owns_global_group=owns_global_group)
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
@@ -244,8 +290,8 @@ class FinalAggregate(_Emitting):
             return
         panes = fixed_values(batch.column(_PANE))
         if grouping.grid.is_overlapping:
-            rows, panes = grouping.grid.expand(panes, fixed_values(batch.column(_FIRST_END)))
-            batch = batch.take(array_from_buffers(rows, pa.int64(), None))
+            indices, panes = grouping.grid.expand(panes, fixed_values(batch.column(_FIRST_END)))
+            batch = batch.take(array_from_buffers(indices, pa.int64(), None))
         self._note(grouping.add_partials(batch, (panes,)))
 
 

@@ -37,9 +37,13 @@ class OperatorContext:
 def _aggregate(node: nodes.Aggregate, context: OperatorContext) -> Operator:
     if node.phase == "partial":
         return PartialAggregate(node, context.counters, is_deferred=context.is_deferred)
-    make = SingleAggregate if node.phase == "single" else FinalAggregate
     # Rows without keys all go to the first partition.
-    return make(node, context.counters, context.changelog, owns_global_group=context.partition == 0)
+    is_owner = context.partition == 0
+    if node.phase == "final":
+        return FinalAggregate(node, context.counters, context.changelog, owns_global_group=is_owner)
+    return SingleAggregate(
+        node, context.counters, context.changelog, context.functions, owns_global_group=is_owner
+    )
 
 
 def _changelog(node: nodes.Changelog, context: OperatorContext) -> Operator:

@@ -23,10 +23,10 @@ from millstream.kernels.windows import (
 )
 from millstream.planner.nodes import Window
 
-__all__ = ["PANES_ALL", "Panes", "WindowGrid"]
+__all__ = ["Panes", "WindowGrid", "or_all_windows", "time_array"]
 
 # As the first window that a row may count in: all windows of its pane.
-PANES_ALL = -(1 << 63)
+_WINDOWS_ALL = -(1 << 63)
 
 
 class Panes(NamedTuple):
@@ -106,14 +106,15 @@ class WindowGrid:
             return NO_WATERMARK
         return (watermark - lateness - self._window.offset) // self._window.step
 
-    def expand(self, panes: I64, first_ends: I64) -> tuple[I64, I64]:
-        """Repeat panes once per window that they belong to.
+    def expand(self, panes: I64, first_ends: I64 | None) -> tuple[I64, I64]:
+        """Repeat panes once per window that they belong to and in which they still count.
 
         Returns:
             The index of the pane in the input and the last pane of the window, both int64[n_out].
         """
         is_cumulate = self._window.kind == "cumulate"
         n_panes = self._panes_per_window
+        first_ends = or_all_windows(first_ends, len(panes))
         n_out = count_expanded(panes, first_ends, is_cumulate, n_panes)
         rows = np.empty(n_out, np.int64)
         ends = np.empty(n_out, np.int64)
@@ -131,6 +132,11 @@ class WindowGrid:
         else:
             starts = ends - window.size
         return [time_array(values, window.time_type) for values in (starts, ends, ends - 1)]
+
+
+def or_all_windows(first_ends: I64 | None, n_rows: int) -> I64:
+    """Return ``first_ends``, or the value that stands for all windows in every row."""
+    return np.full(n_rows, _WINDOWS_ALL, np.int64) if first_ends is None else first_ends
 
 
 def time_array(values: I64, type_: pa.DataType) -> pa.Array:
