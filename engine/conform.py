@@ -88,11 +88,12 @@ class Conformer:
                 f" {type(data).__name__}"
             )
 
-    def _from_stream(self, data: Any) -> Iterator[pa.RecordBatch]:
+    def _from_stream(self, data: Any) -> list[pa.RecordBatch]:
         reader = self._imported(pa.RecordBatchReader.from_stream, data)
         try:
-            yield from reader
-        except pa.ArrowException as error:
+            return list(reader)
+        except Exception as error:
+            # The reader runs code of the source, which may raise anything.
             reason = f"rows for stream {self._stream!r} could not be read: {error}"
             raise SourceError(reason) from error
 
