@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from millstream.engine.operators.aggregate import FinalAggregate, PartialAggregate, SingleAggregate
+from millstream.engine.operators.assign_windows import AssignWindows
 from millstream.engine.operators.base import Counters, Operator
 from millstream.engine.operators.changelog import Changelog
+from millstream.engine.operators.window_select import WindowSelect
 from millstream.errors import InternalError
 from millstream.planner import nodes
 
@@ -50,9 +52,19 @@ def _changelog(node: nodes.Changelog, context: OperatorContext) -> Operator:
     return Changelog(node)
 
 
+def _assign_windows(node: nodes.AssignWindows, context: OperatorContext) -> Operator:
+    return AssignWindows(node)
+
+
+def _window_select(node: nodes.WindowSelect, context: OperatorContext) -> Operator:
+    return WindowSelect(node, context.counters, context.functions)
+
+
 _OPERATORS: dict[type, Callable[..., Operator]] = {
     nodes.Aggregate: _aggregate,
+    nodes.AssignWindows: _assign_windows,
     nodes.Changelog: _changelog,
+    nodes.WindowSelect: _window_select,
 }
 
 

@@ -1,0 +1,91 @@
+"""Queries over all rows of a window, run when it closes: Top-N, ORDER BY with LIMIT, and the like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from millstream.engine.columns import event_times, fixed_values
+from millstream.engine.datafusion import QueryRunner
+from millstream.engine.event_time import WATERMARK_COLUMN, WATERMARK_END
+from millstream.engine.operators.base import Collector, Counters
+from millstream.kernels.compile import I64
+from millstream.planner.nodes import HIDDEN_PREFIX
+from millstream.planner.nodes import WindowSelect as WindowSelectNode
+
+__all__ = ["WindowSelect"]
+
+
+class WindowSelect:
+    """Keeps rows until the watermark reaches the end of their window.
+
+    Args:
+        node: The plan node.
+        counters: Of the partition.
+        functions: User-defined DataFusion functions by name.
+    """
+
+    def __init__(
+        self, node: WindowSelectNode, counters: Counters, functions: Mapping[str, object]
+    ) -> None:
+        self._node = node
+        self._counters = counters
+        self._schema = node.input.schema
+        self._query = QueryRunner(node.sql, self._schema, node.schema, functions=functions)
+        self._chunks: list[pa.RecordBatch] = []
+        self._ends: list[I64] = []
+        self._next_end = WATERMARK_END
+
+    def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
+        ends = event_times(batch.column(self._node.window_end_column))
+        late = batch.schema.get_field_index(WATERMARK_COLUMN)
+        if late >= 0:
+            is_on_time = ends > fixed_values(batch.column(late))
+            self._counters.rows_late += batch.num_rows - int(np.count_nonzero(is_on_time))
+            batch, ends = batch.filter(pa.array(is_on_time)), ends[is_on_time]
+        if batch.num_rows == 0:
+            return
+        visible = [name for name in batch.schema.names if not name.startswith(HIDDEN_PREFIX)]
+        self._chunks.append(batch.select(visible))
+        self._ends.append(ends)
+        self._next_end = min(self._next_end, int(ends.min()))
+
+    def end_batch(self, out: Collector) -> None:
+        """Do nothing: only the watermark closes windows."""
+
+    def process_watermark(self, watermark: int, out: Collector) -> None:
+        if watermark < self._next_end or not self._chunks:
+            return
+        closed = self._take_closed(watermark)
+        for result in self._query.run(closed):
+            out.emit(result)
+
+    def end_input(self, out: Collector) -> None:
+        """Do nothing: the last watermark has closed all windows."""
+
+    @property
+    def state_rows(self) -> int:
+        return sum(len(ends) for ends in self._ends)
+
+    @property
+    def state_bytes(self) -> int:
+        return sum(chunk.nbytes for chunk in self._chunks) + sum(ends.nbytes for ends in self._ends)
+
+    def _take_closed(self, watermark: int) -> list[pa.RecordBatch]:
+        chunks, all_ends = self._chunks, self._ends
+        self._chunks, self._ends, self._next_end = [], [], WATERMARK_END
+        closed = []
+        for chunk, ends in zip(chunks, all_ends, strict=True):
+            is_closed = ends <= watermark
+            if is_closed.all():
+                closed.append(chunk)
+                continue
+            if is_closed.any():
+                closed.append(chunk.filter(pa.array(is_closed)))
+                chunk, ends = chunk.filter(pa.array(~is_closed)), ends[~is_closed]
+            self._chunks.append(chunk)
+            self._ends.append(ends)
+            self._next_end = min(self._next_end, int(ends.min()))
+        return closed
