@@ -10,6 +10,7 @@ reproduced with any implementation of XXH64.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,7 @@ def hash_columns(arrays: Sequence[pa.Array], names: Sequence[str] | None = None)
 
     Raises:
         SchemaError: A column's type cannot be a key.
+        InternalError: There is no column.
     """
     if not arrays:
         raise InternalError("rows must be hashed over at least one column")
@@ -117,6 +119,7 @@ def split(batch: pa.RecordBatch, keys: Sequence[str], n_partitions: int) -> list
 
     Raises:
         SchemaError: The type of a key column cannot be a key.
+        InternalError: There is no key column.
     """
     if n_partitions == 1:
         return [batch]
@@ -126,13 +129,11 @@ def split(batch: pa.RecordBatch, keys: Sequence[str], n_partitions: int) -> list
     partition_indices(hashes, n_partitions, partitions)
     offsets, rows = np.empty(n_partitions + 1, np.int64), np.empty(n_rows, np.int64)
     scatter_rows(partitions, n_partitions, offsets, rows)
-    bounds = offsets.tolist()
-    if max(np.diff(offsets)) < n_rows:
+    starts = offsets.tolist()
+    counts = [stop - start for start, stop in pairwise(starts)]
+    if n_rows not in counts:
         batch = _take(batch, array_from_buffers(rows, pa.int64(), None))
-    return [
-        batch.slice(bounds[partition], bounds[partition + 1] - bounds[partition])
-        for partition in range(n_partitions)
-    ]
+    return [batch.slice(start, count) for start, count in zip(starts, counts, strict=False)]
 
 
 class _NotAKeyError(Exception):
