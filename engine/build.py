@@ -122,7 +122,8 @@ class _Builder:
             self._context = replace(outer, changelog=operator)
         elif not isinstance(node, nodes.Aggregate) or node.phase != "partial":
             # A changelog belongs to the nearest aggregate below it and to none further down.
-            self._context = replace(outer, changelog=None)
+            is_windowed = isinstance(node, nodes.WindowSelect)
+            self._context = replace(outer, changelog=None, is_windowed=is_windowed)
         for below in node.inputs:
             self.build(below, link)
         self._context = outer

@@ -12,7 +12,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from millstream.engine.columns import event_times
-from millstream.engine.conform import conform
+from millstream.engine.conform import Conformer
 from millstream.engine.runtime import Runtime
 from millstream.engine.stats import JobStats
 from millstream.errors import SchemaError, SourceError
@@ -42,6 +42,7 @@ class Job:
     def __init__(self, runtime: Runtime, streams: Mapping[str, StreamDefinition]) -> None:
         self._runtime = runtime
         self._streams = dict(streams)
+        self._conformers = {name: Conformer(stream.schema, name) for name, stream in streams.items()}
         _running.add(runtime)
         self._finalizer = weakref.finalize(self, runtime.cancel)
 
@@ -70,9 +71,9 @@ class Job:
                 before the one that did not fit in time have been taken.
             JobFailed: If the job has failed.
         """
-        definition = self._definition(stream)
+        self._definition(stream)
         self._runtime.check_running()
-        for batch in conform(data, definition.schema, stream):
+        for batch in self._conformers[stream].conform(data):
             if batch.num_rows == 0:
                 continue
             if not self._runtime.push(stream, batch, source_partition, timeout):

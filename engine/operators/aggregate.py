@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.engine.columns import array_from_buffers, fixed_values
+from millstream.engine.late_rows import LateRows
 from millstream.engine.operators.aggregate_functions import plan_accumulators
 from millstream.engine.operators.base import Collector, Counters
 from millstream.engine.operators.changelog import Changelog
@@ -99,12 +100,21 @@ class PartialAggregate:
     Args:
         node: An aggregate of phase ``partial``.
         counters: Of the partition.
+        late_rows: Where late rows go, or None.
         is_deferred: Whether groups of final results may wait until their window closes; else they are handed on after
             each step, as changes are anyway.
     """
 
-    def __init__(self, node: AggregateNode, counters: Counters, *, is_deferred: bool) -> None:
+    def __init__(
+        self,
+        node: AggregateNode,
+        counters: Counters,
+        late_rows: LateRows | None,
+        *,
+        is_deferred: bool,
+    ) -> None:
         self._counters = counters
+        self._late_rows = late_rows
         self._is_deferred = is_deferred and node.emit == "final"
         grid_words = 0 if node.window is None else 1 if node.window.kind == "tumble" else 2
         self._grouping = _Grouping(node, node.input.schema, {}, grid_words, merges=False)
@@ -114,7 +124,7 @@ class PartialAggregate:
         if grouping.grid is None:
             grouping.add_rows(batch, ())
             return
-        panes = grouping.grid.assign(batch)
+        panes = grouping.grid.assign(batch, self._late_rows)
         self._counters.rows_late += panes.n_late
         prefix = [panes.panes]
         if grouping.grid.is_overlapping:
@@ -251,10 +261,12 @@ class SingleAggregate(_Emitting):
         node: AggregateNode,
         counters: Counters,
         changelog: Changelog | None,
+        late_rows: LateRows | None,
         functions: Mapping[str, object],
         *,
         owns_global_group: bool,
     ) -> None:
+        self._late_rows = late_rows
         n_words = 0 if node.window is None else 1
         grouping = _Grouping(node, node.input.schema, functions, n_words, merges=False)
         super().__init__(grouping, counters, changelog, owns_global_group=owns_global_group)
@@ -264,7 +276,7 @@ class SingleAggregate(_Emitting):
         if grouping.grid is None:
             self._note(grouping.add_rows(batch, ()))
             return
-        assigned = grouping.grid.assign(batch)
+        assigned = grouping.grid.assign(batch, self._late_rows)
         self._counters.rows_late += assigned.n_late
         rows, last_panes = assigned.batch, assigned.panes
         if grouping.grid.is_overlapping:

@@ -2,39 +2,54 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pyarrow as pa
 
-from millstream.engine.columns import array_from_buffers, event_times
-from millstream.engine.operators.base import Collector
+from millstream.engine.columns import array_from_buffers
+from millstream.engine.late_rows import LateRows
+from millstream.engine.operators.base import Collector, Counters
 from millstream.engine.operators.windowing import WindowGrid
-from millstream.kernels.windows import pane_indices
+from millstream.planner.nodes import HIDDEN_PREFIX
 from millstream.planner.nodes import AssignWindows as AssignWindowsNode
 
 __all__ = ["AssignWindows"]
 
 
 class AssignWindows:
-    """Appends window_start, window_end and window_time. Keeps nothing; what follows judges lateness."""
+    """Appends window_start, window_end and window_time, and keeps nothing.
 
-    def __init__(self, node: AssignWindowsNode) -> None:
+    Args:
+        node: The plan node.
+        counters: Of the partition.
+        late_rows: Where late rows go, or None.
+        drops_late: Whether what follows closes the windows, so that rows for closed ones have to be left out. Where
+            rows only pass through, none is late.
+    """
+
+    def __init__(
+        self,
+        node: AssignWindowsNode,
+        counters: Counters,
+        late_rows: LateRows | None,
+        *,
+        drops_late: bool,
+    ) -> None:
         self._node = node
+        self._counters = counters
+        self._late_rows = late_rows
+        self._drops_late = drops_late
         self._grid = WindowGrid(node.window, 0)
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
-        window = self._node.window
-        times = event_times(batch.column(window.time_column))
-        last_panes = np.empty(len(times), np.int64)
-        pane_indices(times, window.offset, window.step, last_panes)
+        if not self._drops_late:
+            batch = _without_hidden(batch)
+        assigned = self._grid.assign(batch, self._late_rows)
+        self._counters.rows_late += assigned.n_late
+        rows, last_panes = _without_hidden(assigned.batch), assigned.panes
         if self._grid.is_overlapping:
-            rows, last_panes = self._grid.expand(last_panes, None)
-            batch = batch.take(array_from_buffers(rows, pa.int64(), None))
-        n_columns = len(self._node.schema) - 3
-        columns = batch.columns[:n_columns] + self._grid.columns(last_panes) + batch.columns[n_columns:]
-        schema = self._node.schema
-        for field in list(batch.schema)[n_columns:]:
-            schema = schema.append(field)
-        out.emit(pa.RecordBatch.from_arrays(columns, schema=schema))
+            indices, last_panes = self._grid.expand(assigned.panes, assigned.first_ends)
+            rows = rows.take(array_from_buffers(indices, pa.int64(), None))
+        columns = rows.columns + self._grid.columns(last_panes)
+        out.emit(pa.RecordBatch.from_arrays(columns, schema=self._node.schema))
 
     def end_batch(self, out: Collector) -> None:
         """Do nothing: nothing is kept."""
@@ -52,3 +67,8 @@ class AssignWindows:
     @property
     def state_bytes(self) -> int:
         return 0
+
+
+def _without_hidden(batch: pa.RecordBatch) -> pa.RecordBatch:
+    names = [name for name in batch.schema.names if not name.startswith(HIDDEN_PREFIX)]
+    return batch if len(names) == batch.num_columns else batch.select(names)

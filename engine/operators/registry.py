@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from millstream.engine.late_rows import LateRows
 from millstream.engine.operators.aggregate import FinalAggregate, PartialAggregate, SingleAggregate
 from millstream.engine.operators.assign_windows import AssignWindows
 from millstream.engine.operators.base import Counters, Operator
@@ -27,6 +28,8 @@ class OperatorContext:
             not due yet.
         functions: User-defined DataFusion functions by name.
         changelog: The changelog that is fed by the aggregate to be made, if there is one.
+        late_rows: Where late rows go, or None.
+        is_windowed: Whether the operator to be made gives rows to one that closes windows.
     """
 
     partition: int
@@ -34,17 +37,26 @@ class OperatorContext:
     is_deferred: bool
     functions: Mapping[str, object]
     changelog: Changelog | None
+    late_rows: LateRows | None = None
+    is_windowed: bool = False
 
 
 def _aggregate(node: nodes.Aggregate, context: OperatorContext) -> Operator:
     if node.phase == "partial":
-        return PartialAggregate(node, context.counters, is_deferred=context.is_deferred)
+        return PartialAggregate(
+            node, context.counters, context.late_rows, is_deferred=context.is_deferred
+        )
     # Rows without keys all go to the first partition.
     is_owner = context.partition == 0
     if node.phase == "final":
         return FinalAggregate(node, context.counters, context.changelog, owns_global_group=is_owner)
     return SingleAggregate(
-        node, context.counters, context.changelog, context.functions, owns_global_group=is_owner
+        node,
+        context.counters,
+        context.changelog,
+        context.late_rows,
+        context.functions,
+        owns_global_group=is_owner,
     )
 
 
@@ -53,11 +65,11 @@ def _changelog(node: nodes.Changelog, context: OperatorContext) -> Operator:
 
 
 def _assign_windows(node: nodes.AssignWindows, context: OperatorContext) -> Operator:
-    return AssignWindows(node)
+    return AssignWindows(node, context.counters, context.late_rows, drops_late=context.is_windowed)
 
 
 def _window_select(node: nodes.WindowSelect, context: OperatorContext) -> Operator:
-    return WindowSelect(node, context.counters, context.functions)
+    return WindowSelect(node, context.functions)
 
 
 _OPERATORS: dict[type, Callable[..., Operator]] = {

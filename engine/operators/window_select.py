@@ -4,34 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import pyarrow as pa
 
-from millstream.engine.columns import event_times, fixed_values
+from millstream.engine.columns import event_times
 from millstream.engine.datafusion import QueryRunner
-from millstream.engine.event_time import WATERMARK_COLUMN, WATERMARK_END
-from millstream.engine.operators.base import Collector, Counters
+from millstream.engine.event_time import WATERMARK_END
+from millstream.engine.operators.base import Collector
 from millstream.kernels.compile import I64
-from millstream.planner.nodes import HIDDEN_PREFIX
 from millstream.planner.nodes import WindowSelect as WindowSelectNode
 
 __all__ = ["WindowSelect"]
 
 
 class WindowSelect:
-    """Keeps rows until the watermark reaches the end of their window.
+    """Keeps rows until the watermark reaches the end of their window. Rows of closed windows do not arrive here.
 
     Args:
         node: The plan node.
-        counters: Of the partition.
         functions: User-defined DataFusion functions by name.
     """
 
-    def __init__(
-        self, node: WindowSelectNode, counters: Counters, functions: Mapping[str, object]
-    ) -> None:
+    def __init__(self, node: WindowSelectNode, functions: Mapping[str, object]) -> None:
         self._node = node
-        self._counters = counters
         self._schema = node.input.schema
         self._query = QueryRunner(node.sql, self._schema, node.schema, functions=functions)
         self._chunks: list[pa.RecordBatch] = []
@@ -40,15 +34,9 @@ class WindowSelect:
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
         ends = event_times(batch.column(self._node.window_end_column))
-        late = batch.schema.get_field_index(WATERMARK_COLUMN)
-        if late >= 0:
-            is_on_time = ends > fixed_values(batch.column(late))
-            self._counters.rows_late += batch.num_rows - int(np.count_nonzero(is_on_time))
-            batch, ends = batch.filter(pa.array(is_on_time)), ends[is_on_time]
         if batch.num_rows == 0:
             return
-        visible = [name for name in batch.schema.names if not name.startswith(HIDDEN_PREFIX)]
-        self._chunks.append(batch.select(visible))
+        self._chunks.append(batch)
         self._ends.append(ends)
         self._next_end = min(self._next_end, int(ends.min()))
 

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from millstream.engine.columns import array_from_buffers, event_times, fixed_values
 from millstream.engine.event_time import NO_WATERMARK, WATERMARK_COLUMN, WATERMARK_END
-from millstream.kernels.compile import I64
+from millstream.engine.late_rows import LateRows
+from millstream.kernels.compile import I64, U8
 from millstream.kernels.windows import (
     count_expanded,
     expand_panes,
@@ -60,8 +61,13 @@ class WindowGrid:
         self._panes_per_window = window.size // window.step
         self.is_overlapping = window.kind != "tumble"
 
-    def assign(self, batch: pa.RecordBatch) -> Panes:
-        """Number the panes of a batch's rows and take out the rows that are late."""
+    def assign(self, batch: pa.RecordBatch, late_rows: LateRows | None) -> Panes:
+        """Number the panes of a batch's rows and take out the rows that are late.
+
+        Args:
+            batch: Rows with the window's time column.
+            late_rows: Where late rows go, or None.
+        """
         window = self._window
         times = event_times(batch.column(window.time_column))
         panes = np.empty(len(times), np.int64)
@@ -70,33 +76,56 @@ class WindowGrid:
         if index < 0:
             return Panes(batch, panes, None, 0)
         watermarks = fixed_values(batch.column(index))
-        return self._without_late(batch, panes, watermarks)
-
-    def _without_late(self, batch: pa.RecordBatch, panes: I64, watermarks: I64) -> Panes:
-        window = self._window
         late = np.empty(len(panes), np.uint8)
-        first_ends: I64 | None = None
-        if self.is_overlapping:
-            first_ends = np.empty(len(panes), np.int64)
-            n_late = first_open_windows(
-                panes,
-                watermarks,
-                window.offset,
-                window.step,
-                self._lateness,
-                window.kind == "cumulate",
-                self._panes_per_window,
-                first_ends,
-                late,
-            )
-        else:
-            n_late = late_for_tumble(panes, window.offset, window.step, self._lateness, watermarks, late)
+        first_ends = np.empty(len(panes), np.int64) if self.is_overlapping else None
+        n_late = self._find_late(panes, watermarks, late, first_ends)
+        if late_rows is not None:
+            self._report(batch, panes, watermarks, late, first_ends, late_rows)
         if n_late > 0:
             on_time = late == 0
-            batch = batch.filter(array_from_buffers(on_time.view(np.uint8), pa.bool_(), None))
+            batch = batch.filter(pa.array(on_time))
             panes = panes[on_time]
             first_ends = None if first_ends is None else first_ends[on_time]
-        return Panes(batch, panes, first_ends, int(n_late))
+        return Panes(batch, panes, first_ends, n_late)
+
+    def _find_late(self, panes: I64, watermarks: I64, late: U8, first_ends: I64 | None) -> int:
+        window, lateness = self._window, self._lateness
+        if first_ends is None:
+            return int(late_for_tumble(panes, window.offset, window.step, lateness, watermarks, late))
+        n_late = first_open_windows(
+            panes,
+            watermarks,
+            window.offset,
+            window.step,
+            lateness,
+            window.kind == "cumulate",
+            self._panes_per_window,
+            first_ends,
+            late,
+        )
+        return int(n_late)
+
+    def _report(
+        self,
+        batch: pa.RecordBatch,
+        panes: I64,
+        watermarks: I64,
+        late: U8,
+        first_ends: I64 | None,
+        late_rows: LateRows,
+    ) -> None:
+        if first_ends is None:
+            rows = np.flatnonzero(late)
+            last_panes = panes[rows]
+        else:
+            # A row can be late for its first windows and in time for the others.
+            rows = np.flatnonzero(first_ends > panes + 1)
+            places, last_panes = self.expand(panes[rows], None)
+            rows = rows[places]
+            is_missed = last_panes + 1 < first_ends[rows]
+            rows, last_panes = rows[is_missed], last_panes[is_missed]
+        starts, ends = self.bounds(last_panes)
+        late_rows.write(batch, rows, starts, ends, watermarks[rows])
 
     def closed_below(self, watermark: int, lateness: int = 0) -> int:
         """Return the number below which the last panes of closed windows lie."""
@@ -122,16 +151,19 @@ class WindowGrid:
         ends -= 1
         return rows, ends
 
-    def columns(self, last_panes: I64) -> list[pa.Array]:
-        """Return window_start, window_end and window_time of windows given by their last pane."""
+    def bounds(self, last_panes: I64) -> tuple[I64, I64]:
+        """Return starts and ends of windows given by their last pane."""
         window = self._window
         ends = (last_panes + 1) * window.step + window.offset
-        if window.kind == "cumulate":
-            first_panes = last_panes // self._panes_per_window * self._panes_per_window
-            starts = first_panes * window.step + window.offset
-        else:
-            starts = ends - window.size
-        return [time_array(values, window.time_type) for values in (starts, ends, ends - 1)]
+        if window.kind != "cumulate":
+            return ends - window.size, ends
+        first_panes = last_panes // self._panes_per_window * self._panes_per_window
+        return first_panes * window.step + window.offset, ends
+
+    def columns(self, last_panes: I64) -> list[pa.Array]:
+        """Return window_start, window_end and window_time of windows given by their last pane."""
+        starts, ends = self.bounds(last_panes)
+        return [time_array(values, self._window.time_type) for values in (starts, ends, ends - 1)]
 
 
 def or_all_windows(first_ends: I64 | None, n_rows: int) -> I64:
