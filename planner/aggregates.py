@@ -13,10 +13,18 @@ from millstream.planner.nodes import AggregateCall, SortKey, quoted
 from millstream.planner.place import Replace, span_of
 from millstream.planner.typing import TypingError
 
-__all__ = ["Aggregates", "CallParts", "aggregate_calls", "call_parts"]
+__all__ = [
+    "FOLDING_FUNCTIONS",
+    "Aggregates",
+    "CallParts",
+    "aggregate_calls",
+    "call_parts",
+    "kernel_types",
+]
 
-# Aggregates whose state is updated by kernels, by every name that DataFusion gives them.
-_KERNEL_FUNCTIONS = {
+# Aggregates that ignore NULLs and whose state is updated by kernels, by every name that DataFusion
+# gives them.
+FOLDING_FUNCTIONS = {
     "count": "count",
     "sum": "sum",
     "avg": "avg",
@@ -160,7 +168,7 @@ class Aggregates:
             SqlError: The call holds another aggregate.
         """
         self._check_nesting(parts)
-        if parts.function in _KERNEL_FUNCTIONS and not parts.distinct and not parts.order:
+        if parts.function in FOLDING_FUNCTIONS and not parts.distinct and not parts.order:
             sql, arguments = self._plain_call(parts)
             order: tuple[SortKey, ...] = ()
         else:
@@ -202,7 +210,7 @@ class Aggregates:
 
     def _plain_call(self, parts: CallParts) -> tuple[str, tuple[str, ...]]:
         """A call in which rows that FILTER leaves out count as NULL, which these functions ignore."""
-        function = _KERNEL_FUNCTIONS[parts.function]
+        function = FOLDING_FUNCTIONS[parts.function]
         condition = None if parts.filter is None else self._text(parts.filter)
         if function == "count" and all(_counts_rows(argument) for argument in parts.arguments):
             if condition is None or parts.filter is None:
@@ -255,7 +263,7 @@ class Aggregates:
             raise self.context.source.error(
                 self._readable(str(failure), schema), parts.node
             ) from failure
-        function = _KERNEL_FUNCTIONS.get(parts.function, parts.function)
+        function = FOLDING_FUNCTIONS.get(parts.function, parts.function)
         reason = _why_buffered(parts, function, [schema.field(column).type for column in arguments])
         return AggregateCall(
             name=name,
@@ -290,14 +298,8 @@ _TIMES: tuple[_IsType, ...] = (
 )
 
 
-def _why_buffered(parts: CallParts, function: str, types: Sequence[pa.DataType]) -> str:
-    """Why a call cannot be computed by kernels; empty if it can."""
-    if function not in _KERNEL_FUNCTIONS.values():
-        return f"{function} has no kernel"
-    if parts.distinct:
-        return "DISTINCT needs the rows"
-    if parts.order:
-        return "ORDER BY needs the rows"
+def kernel_types(function: str, types: Sequence[pa.DataType]) -> str:
+    """Why a function with a kernel has none for these types of arguments; empty if it has."""
     if function == "count":
         return "count of several columns has no kernel" if len(types) > 1 else ""
     suits = _NUMBERS if function in ("sum", "avg") else (*_NUMBERS, *_TIMES)
@@ -305,3 +307,14 @@ def _why_buffered(parts: CallParts, function: str, types: Sequence[pa.DataType])
         if not any(test(data_type) for test in suits):
             return f"{function} of {data_type} has no kernel"
     return ""
+
+
+def _why_buffered(parts: CallParts, function: str, types: Sequence[pa.DataType]) -> str:
+    """Why a call cannot be computed by kernels; empty if it can."""
+    if function not in FOLDING_FUNCTIONS.values():
+        return f"{function} has no kernel"
+    if parts.distinct:
+        return "DISTINCT needs the rows"
+    if parts.order:
+        return "ORDER BY needs the rows"
+    return kernel_types(function, types)

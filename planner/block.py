@@ -1,4 +1,4 @@
-"""One SELECT: its clauses in the order in which they act, from FROM to the select list."""
+"""One SELECT: its clauses in the order in which they act, from FROM to LIMIT."""
 
 from __future__ import annotations
 
@@ -10,38 +10,52 @@ from sqlglot import exp
 from millstream.planner.aggregates import aggregate_calls
 from millstream.planner.context import Piece, PlanContext
 from millstream.planner.from_clause import From, lower_from
-from millstream.planner.grouping import Grouped, group, has_group_window
-from millstream.planner.nodes import Transform, quoted
-from millstream.planner.place import span_of
-from millstream.planner.scope import Relation, bound_sql, identifier_name
+from millstream.planner.grouping import GroupQuery, check_key_type, group
+from millstream.planner.event_time import assign_windows
+from millstream.planner.nodes import Aggregate, quoted
+from millstream.planner.over import add_window_functions
+from millstream.planner.over_clause import named_windows, over_calls
+from millstream.planner.ranking import SortTerm, order_in_windows
+from millstream.planner.scope import Relation, identifier_name
+from millstream.planner.select_list import (
+    SelectItem,
+    bind_with_aliases,
+    select_items,
+    with_aliases,
+)
+from millstream.planner.stage import Stage
 from millstream.planner.streaming_clauses import WindowCall
+from millstream.planner.windows import is_group_window
 
-__all__ = ["SelectItem", "lower_select"]
+__all__ = ["lower_select"]
 
 _HANDLED = frozenset(
-    {"expressions", "from_", "where", "group", "having", "windows", "emit", "kind"}
+    {
+        "distinct",
+        "expressions",
+        "from_",
+        "group",
+        "having",
+        "joins",
+        "limit",
+        "order",
+        "qualify",
+        "where",
+        "windows",
+    }
 )
 _REFUSED: Mapping[str, str] = {
-    "limit": "LIMIT needs a window, within which rows are counted",
-    "offset": "OFFSET is not supported",
-    "order": "ORDER BY needs a window, within which rows are sorted",
-    "locks": "FOR UPDATE and the like mean nothing for a stream; leave them out",
-    "sample": "TABLESAMPLE is not supported",
-    "pivots": "PIVOT is not supported; use aggregates with FILTER",
-    "laterals": "LATERAL is not supported",
-    "into": "SELECT INTO is not supported; give the query a sink",
-    "hint": "hints are not supported; leave them out",
-    "match": "MATCH_RECOGNIZE is not supported",
     "connect": "CONNECT BY is not supported",
+    "emit": "EMIT belongs at the end of the whole query",
+    "hint": "hints are not supported; leave them out",
+    "into": "SELECT INTO is not supported; give the query a sink",
+    "laterals": "LATERAL is not supported",
+    "locks": "FOR UPDATE and the like mean nothing for a stream; leave them out",
+    "match": "MATCH_RECOGNIZE is not supported",
+    "offset": "OFFSET is not supported",
+    "pivots": "PIVOT is not supported; use aggregates with FILTER",
+    "sample": "TABLESAMPLE is not supported",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class SelectItem:
-    """One term of the select list: its expression without the alias, and the output column's name."""
-
-    node: exp.Expr
-    name: str
 
 
 def lower_select(context: PlanContext, select: exp.Select) -> Relation:
@@ -51,187 +65,273 @@ def lower_select(context: PlanContext, select: exp.Select) -> Relation:
         SqlError: A clause is not supported or does not fit the others.
     """
     _check_clauses(context, select)
-    source = lower_from(context, select)
-    items = _select_items(context, select, source)
-    clause = _window_clause(select)
-    if clause is not None or has_group_window(select):
-        source.scope.windowed = True
-    where = _where(context, select, source)
-    if _is_grouped(context, select, items, clause):
-        grouped = group(
-            context, select, source, items_by_name(items), [i.node for i in items], clause, where
+    shape = _shape(context, select)
+    # EMIT CHANGES is about the outermost aggregate; EMIT FINAL is about all of them.
+    inner = context.emit if shape.plain or context.emit == "final" else None
+    source = lower_from(replace(context, emit=inner), select)
+    if source.stage.changes and not shape.plain:
+        raise context.source.error(
+            f"{source.stage.title} gives results that are still revised, which can only be "
+            "filtered and projected; give it a window, or add EMIT FINAL to the query",
+            select.args["from_"],
         )
-        return _project_grouped(context, select, grouped, items)
-    return _project(context, select, source, items, where)
+    return _Block(context, select, source, shape).lower()
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What can be seen of a block before names are known."""
+
+    grouped: bool
+    ranked: bool
+    plain: bool
+    clause: WindowCall | None
+
+
+def _shape(context: PlanContext, select: exp.Select) -> _Shape:
+    terms = [term.unalias() for term in select.expressions]
+    qualify = select.args.get("qualify")
+    clauses = select.args.get("windows") or ()
+    clause = next((w for w in clauses if isinstance(w, WindowCall)), None)
+    group_by = select.args.get("group")
+    having = select.args.get("having")
+    aggregated = any(True for term in terms for _ in aggregate_calls(context, term))
+    grouped = group_by is not None or clause is not None or aggregated
+    if having is not None and not grouped:
+        if not any(True for _ in aggregate_calls(context, having.this)):
+            raise context.source.error(
+                "HAVING needs GROUP BY or an aggregate; use WHERE", having.this
+            )
+        grouped = True
+    ranked = any(True for term in terms for _ in over_calls(term)) or qualify is not None
+    others = any(select.args.get(key) for key in ("distinct", "joins", "limit", "order"))
+    windowed = isinstance(getattr(select.args.get("from_"), "this", None), WindowCall)
+    plain = not (grouped or ranked or others or windowed)
+    return _Shape(grouped, ranked, plain, clause)
 
 
 def _check_clauses(context: PlanContext, select: exp.Select) -> None:
     for key, value in select.args.items():
-        if value and key not in _HANDLED:
-            place = value[0] if isinstance(value, list) else value
-            reason = _REFUSED.get(key, f"{key.upper()} is not supported")
-            raise context.source.error(reason, place if isinstance(place, exp.Expr) else select)
-
-
-def _window_clause(select: exp.Select) -> WindowCall | None:
-    for window in select.args.get("windows") or ():
-        if isinstance(window, WindowCall):
-            return window
-    return None
-
-
-def _select_items(context: PlanContext, select: exp.Select, source: From) -> tuple[SelectItem, ...]:
-    items: list[SelectItem] = []
-    for term in select.expressions:
-        if _is_star(term):
-            items.extend(_expand_star(context, term, source))
+        if not value or key in _HANDLED:
             continue
-        node = term.this if isinstance(term, exp.Alias) else term
-        name = identifier_name(term.args["alias"]) if isinstance(term, exp.Alias) else None
-        items.append(SelectItem(node, _default_name(context, node) if name is None else name))
-    _check_names(context, select, items)
-    return tuple(items)
+        place = value[0] if isinstance(value, list) else value
+        reason = _REFUSED.get(key, f"{key.strip('_').upper()} is not supported")
+        raise context.source.error(reason, place if isinstance(place, exp.Expr) else select)
 
 
-def _is_star(term: exp.Expr) -> bool:
-    return isinstance(term, exp.Star) or (
-        isinstance(term, exp.Column) and isinstance(term.this, exp.Star)
-    )
+@dataclass(slots=True)
+class _Block:
+    """The lowering of one SELECT."""
 
+    context: PlanContext
+    select: exp.Select
+    source: From
+    shape: _Shape
 
-def _expand_star(context: PlanContext, term: exp.Expr, source: From) -> list[SelectItem]:
-    star = term.this if isinstance(term, exp.Column) else term
-    if any(star.args.values()):
-        raise context.source.error("* takes no EXCEPT or REPLACE; list the columns", term)
-    alias = identifier_name(term.args["table"]) if isinstance(term, exp.Column) else None
-    found = [item for item in source.scope.items if alias is None or item.alias == alias]
-    if not found:
-        raise context.source.error(f"unknown relation {alias!r}", term)
-    items = []
-    for item in found:
-        for name in item.columns:
-            column = exp.Column(
-                this=exp.to_identifier(name, quoted=True),
-                table=exp.to_identifier(item.alias, quoted=True),
+    def lower(self) -> Relation:
+        """Take the clauses in order."""
+        context, select = self.context, self.select
+        group_by = select.args.get("group")
+        if self.shape.clause is not None or _has_group_window(group_by):
+            self.source.scope.windowed = True
+        if self.shape.ranked and self.source.stage.tables:
+            self.source = _flattened(context, self.source)
+        items = select_items(context, select, self.source)
+        aliases = {item.name: item.node for item in items}
+        for item in items:
+            self.source.scope.bind(item.node)
+        qualify = self._bound("qualify", aliases)
+        order = self._order_terms(items, aliases)
+        roots = [item.node for item in items]
+        after = [*roots, *([qualify] if qualify is not None else []), *order]
+        stage = self._rows(aliases, after)
+        named = named_windows(context, select)
+        for window in named.values():
+            _bind_window(self.source, window)
+        stage = add_window_functions(context, stage, after, named)
+        stage = replace(stage, replace=with_aliases(context, stage.replace, aliases))
+        if qualify is not None:
+            self._check_qualify(qualify, aliases)
+            stage = replace(stage, where=stage.piece(context, qualify))
+        return self._result(stage, items, order)
+
+    def _bound(self, key: str, aliases: Mapping[str, exp.Expr]) -> exp.Expr | None:
+        clause = self.select.args.get(key)
+        if clause is None:
+            return None
+        condition: exp.Expr = clause.this
+        bind_with_aliases(self.source, condition, aliases)
+        return condition
+
+    def _order_terms(
+        self, items: Sequence[SelectItem], aliases: Mapping[str, exp.Expr]
+    ) -> list[exp.Expr]:
+        """Expressions of ORDER BY, with positions resolved."""
+        clause = self.select.args.get("order")
+        terms = []
+        for term in clause.expressions if clause is not None else ():
+            node = term.this.unnest()
+            if isinstance(node, exp.Literal) and not node.is_string:
+                text = str(node.this)
+                if not text.isdigit() or not 1 <= int(text) <= len(items):
+                    raise self.context.source.error(
+                        f"ORDER BY position must be from 1 to {len(items)}: {text}", node
+                    )
+                node = items[int(text) - 1].node
+            elif isinstance(node, exp.Column) and len(node.parts) == 1:
+                # In ORDER BY, unlike elsewhere, names of the output come first.
+                node = aliases.get(identifier_name(node.this), node)
+            bind_with_aliases(self.source, node, aliases)
+            terms.append(node)
+        return terms
+
+    def _where(self) -> exp.Expr | None:
+        clause = self.select.args.get("where")
+        if clause is None:
+            return None
+        condition: exp.Expr = clause.this
+        for parts in aggregate_calls(self.context, condition):
+            raise self.context.source.error(
+                f"{parts.function} is an aggregate and cannot be used in WHERE; use HAVING",
+                parts.node,
             )
-            column.meta.update(term.meta)
-            items.append(SelectItem(column, name))
-    return items
+        for parts in over_calls(condition):
+            raise self.context.source.error(
+                f"{parts.function} with OVER cannot be used in WHERE; use QUALIFY", parts.node
+            )
+        self.source.scope.bind(condition, within_window=self.source.window is not None)
+        return condition
 
+    def _rows(self, aliases: Mapping[str, exp.Expr], roots: Sequence[exp.Expr]) -> Stage:
+        """The rows that the select list is computed from: those of FROM, or groups of them."""
+        where = self._where()
+        if self.shape.grouped:
+            query = GroupQuery(self.select, self.source, aliases, roots, self.shape.clause, where)
+            return group(self.context, query)
+        stage = self.source.stage
+        if self.source.window is not None:
+            stage = assign_windows(self.context, self.source, self.source.window)
+        return stage if where is None else replace(stage, where=stage.piece(self.context, where))
 
-def _default_name(context: PlanContext, node: exp.Expr) -> str:
-    if isinstance(node, exp.Column):
-        return identifier_name(node.this)
-    span = span_of(node)
-    return "?column?" if span is None else context.source.name(span)
+    def _check_qualify(self, qualify: exp.Expr, aliases: Mapping[str, exp.Expr]) -> None:
+        named = {column.name for column in qualify.find_all(exp.Column)}
+        roots = [qualify, *(node for name, node in aliases.items() if name in named)]
+        if not any(True for root in roots for _ in over_calls(root)):
+            raise self.context.source.error(
+                "QUALIFY needs a window function; use WHERE or HAVING", qualify
+            )
 
+    def _result(
+        self, stage: Stage, items: Sequence[SelectItem], order: Sequence[exp.Expr]
+    ) -> Relation:
+        outputs = [(item.name, stage.piece(self.context, item.node)) for item in items]
+        if self.select.args.get("order") or self.select.args.get("limit"):
+            return self._ordered(stage, outputs, order)
+        relation = stage.relation(stage.project(self.context, outputs))
+        if self.select.args.get("distinct"):
+            return self._distinct(relation, items)
+        return relation
 
-def _check_names(context: PlanContext, select: exp.Select, items: Sequence[SelectItem]) -> None:
-    seen: set[str] = set()
-    for item in items:
-        if item.name in seen:
+    def _ordered(
+        self, stage: Stage, outputs: Sequence[tuple[str, Piece]], order: Sequence[exp.Expr]
+    ) -> Relation:
+        """ORDER BY and LIMIT within each window."""
+        context = self.context
+        clause, limit = self.select.args.get("order"), self.select.args.get("limit")
+        place = clause if clause is not None else limit
+        word = "ORDER BY" if clause is not None else "LIMIT"
+        if "window_end" not in stage.window_columns:
             raise context.source.error(
-                f"two output columns are called {item.name!r}; give one an alias with AS", item.node
+                f"{word} needs a window, since a stream has no end; add one, or pass window_end on "
+                "from the subquery",
+                place,
             )
-        if item.name.startswith("__") or item.name == "_op":
+        if stage.changes:
             raise context.source.error(
-                f"output column names that begin with two underscores, and _op, are reserved: {item.name!r}",
-                item.node,
+                f"{word} cannot follow results that are still revised; use EMIT FINAL", place
             )
-        seen.add(item.name)
-    if not items:
-        raise context.source.error("the select list is empty", select)
+        if clause is None:
+            raise context.source.error("LIMIT needs ORDER BY, or any rows would do", limit)
+        if self.select.args.get("distinct"):
+            raise context.source.error("DISTINCT with ORDER BY is not supported", clause)
+        terms = [
+            SortTerm(stage.piece(context, node), term)
+            for node, term in zip(order, clause.expressions, strict=True)
+        ]
+        return order_in_windows(context, stage, outputs, terms, self._limit(limit))
 
-
-def items_by_name(items: Sequence[SelectItem]) -> dict[str, exp.Expr]:
-    """Select list by output name, for clauses that may name an alias."""
-    return {item.name: item.node for item in items}
-
-
-def _where(context: PlanContext, select: exp.Select, source: From) -> exp.Expr | None:
-    clause = select.args.get("where")
-    if clause is None:
-        return None
-    condition: exp.Expr = clause.this
-    for parts in aggregate_calls(context, condition):
-        raise context.source.error(
-            f"{parts.function} is an aggregate and cannot be used in WHERE; use HAVING", parts.node
+    def _limit(self, limit: exp.Expr | None) -> int | None:
+        if limit is None:
+            return None
+        value = limit.args.get("count") if isinstance(limit, exp.Fetch) else limit.expression
+        text = str(value.name) if isinstance(value, exp.Literal) else ""
+        options = limit.args.get("limit_options")
+        plain = options is None or not (
+            options.args.get("percent") or options.args.get("with_ties")
         )
-    source.scope.bind(condition, within_window=False)
-    return condition
+        if not text.isdigit() or limit.expressions or not plain:
+            raise self.context.source.error("LIMIT takes a whole number of rows", limit)
+        return int(text)
+
+    def _distinct(self, relation: Relation, items: Sequence[SelectItem]) -> Relation:
+        distinct = self.select.args["distinct"]
+        if distinct.args.get("on"):
+            raise self.context.source.error(
+                "DISTINCT ON is not supported; use QUALIFY row_number() OVER (...) = 1", distinct
+            )
+        if relation.changes:
+            raise self.context.source.error(
+                "DISTINCT cannot follow results that are still revised; use EMIT FINAL",
+                items[0].node,
+            )
+        node = relation.node
+        for item in items:
+            check_key_type(self.context, item.node, node.schema.field(item.name).type)
+        aggregate = Aggregate(
+            input=node,
+            keys=tuple(node.schema.names),
+            window=None,
+            calls=(),
+            emit="append",
+            schema=node.schema,
+            watermark=node.watermark,
+        )
+        return replace(relation, node=aggregate)
 
 
-def _is_grouped(
-    context: PlanContext,
-    select: exp.Select,
-    items: Sequence[SelectItem],
-    clause: WindowCall | None,
-) -> bool:
-    if select.args.get("group") or clause is not None:
-        return True
-    roots = [item.node for item in items]
-    if any(True for root in roots for _ in aggregate_calls(context, root)):
-        return True
-    having = select.args.get("having")
-    if having is not None:
-        raise context.source.error("HAVING needs GROUP BY or an aggregate; use WHERE", having.this)
-    return False
+def _has_group_window(group_by: exp.Expr | None) -> bool:
+    return group_by is not None and any(is_group_window(term) for term in group_by.expressions)
 
 
-def _project(
-    context: PlanContext,
-    select: exp.Select,
-    source: From,
-    items: Sequence[SelectItem],
-    where: exp.Expr | None,
-) -> Relation:
-    for item in items:
-        source.scope.bind(item.node)
-
-    def render(node: exp.Expr) -> str:
-        return context.source.splice(node, bound_sql)
-
-    columns = [(item.name, Piece(item.node, render(item.node), render)) for item in items]
-    condition = None if where is None else Piece(where, render(where), render)
-    node = context.transform(source.relation.node, columns, where=condition)
-    return relation_over(node, source.relation)
+def _bind_window(source: From, window: exp.Window) -> None:
+    for key in ("partition_by", "order", "spec"):
+        value = window.args.get(key)
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, exp.Expr):
+                source.scope.bind(part)
 
 
-def relation_over(node: Transform, below: Relation) -> Relation:
-    """The relation that a transform of another relation gives: event times follow columns that are picked."""
-    picked = {projection.name: projection.sql for projection in node.projections}
-    times = {
-        name: below.event_times[time]
-        for name, sql in picked.items()
-        for time in below.event_times
-        if sql == quoted(below.columns[time])
-    }
-    windows = {
-        role: name
-        for name, sql in picked.items()
-        for role, column in below.window_columns.items()
-        if sql == quoted(below.columns[column])
-    }
-    return replace(
-        below,
+def _flattened(context: PlanContext, source: From) -> From:
+    """Joins computed before the rest, so that each column has a name without its table."""
+    stage = source.stage
+    node = stage.project(context, stage.passed())
+    names = {sql: name for name, sql in stage.columns.items()}
+
+    def moved(sql: str) -> str:
+        return quoted(names[sql])
+
+    for item in source.scope.items:
+        item.columns = {name: moved(sql) for name, sql in item.columns.items()}
+    flat = Stage(
         node=node,
-        columns={name: name for name in node.schema.names},
-        event_times=times,
-        window_columns=windows,
+        replace=stage.replace,
+        columns={name: quoted(name) for name in names.values()},
+        event_times={
+            moved(sql): replace(time, sql=moved(sql)) for sql, time in stage.event_times.items()
+        },
+        window_columns={role: moved(sql) for role, sql in stage.window_columns.items()},
+        title=stage.title,
+        inferable={moved(sql): column for sql, column in stage.inferable.items()},
     )
-
-
-def _project_grouped(
-    context: PlanContext, select: exp.Select, grouped: Grouped, items: Sequence[SelectItem]
-) -> Relation:
-    columns = [
-        (item.name, Piece(item.node, grouped.render(item.node), grouped.render)) for item in items
-    ]
-    node = context.transform(grouped.relation.node, columns, where=grouped.having)
-    relation = relation_over(node, grouped.relation)
-    keys = tuple(
-        projection.name
-        for projection in node.projections
-        if projection.sql in {quoted(key) for key in grouped.relation.key_columns}
-    )
-    return replace(relation, key_columns=keys)
+    source.scope.window_prefix = ""
+    return replace(source, stage=flat)

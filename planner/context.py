@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -11,9 +11,10 @@ from sqlglot import exp
 from millstream.planner.catalog import Catalog, StreamDefinition
 from millstream.planner.nodes import Emit, Node, Projection, Transform, quoted
 from millstream.planner.place import SourceText, span_of
+from millstream.planner.scope import Relation, identifier_name
 from millstream.planner.typing import Typer, TypingError
 
-__all__ = ["INPUT", "PlanContext", "Piece"]
+__all__ = ["INPUT", "Cte", "Piece", "PlanContext"]
 
 INPUT = "input"
 
@@ -33,16 +34,35 @@ class Piece:
     render: Callable[[exp.Expr], str] | None = None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Cte:
+    """A query of a WITH clause and those before it, which it can name."""
+
+    query: exp.CTE
+    visible: Mapping[str, Cte]
+
+
+@dataclass(frozen=True, slots=True)
 class PlanContext:
-    """Passed to every part of the planner."""
+    """Passed to every part of the planner.
+
+    Attributes:
+        catalog: What the query can name.
+        typer: Types pieces of SQL.
+        source: Text of the query.
+        lower_query: Lowers a query that stands inside another one.
+        emit: What the query says about emission, as far as it reaches the block at hand.
+        streams: Streams read so far; shared by all contexts of one query.
+        ctes: Queries of WITH clauses by name.
+    """
 
     catalog: Catalog
     typer: Typer
     source: SourceText
-    retract: bool = False
+    lower_query: Callable[[PlanContext, exp.Expr], Relation]
     emit: Emit | None = None
     streams: dict[str, StreamDefinition] = field(default_factory=dict)
+    ctes: Mapping[str, Cte] = field(default_factory=dict)
 
     def transform(
         self,
@@ -59,6 +79,7 @@ class PlanContext:
             SqlError: DataFusion refuses one of the pieces.
         """
         projections = tuple(Projection(piece.sql, name) for name, piece in columns)
+        tables = tuple(sorted({*tables, *_subquery_tables((*(p for _, p in columns), where))}))
         clause = "" if where is None else f" WHERE {where.sql}"
         visible = {INPUT: node.schema, **{name: self.catalog.tables[name] for name in tables}}
         tail = f" FROM {from_sql}{clause}"
@@ -78,7 +99,7 @@ class PlanContext:
             else field
             for projection, field in zip(projections, schema, strict=True)
         ]
-        return Transform(
+        transform = Transform(
             input=node,
             projections=projections,
             where=None if where is None else where.sql,
@@ -89,6 +110,7 @@ class PlanContext:
             from_sql=from_sql,
             tables=tables,
         )
+        return _merged(transform)
 
     def _locate(
         self,
@@ -131,6 +153,31 @@ class PlanContext:
         except TypingError as failure:
             return failure
         return None
+
+
+def _subquery_tables(pieces: Iterable[Piece | None]) -> set[str]:
+    """Tables that subqueries inside expressions read."""
+    return {
+        identifier_name(table.this)
+        for piece in pieces
+        if piece is not None and piece.node is not None
+        for query in piece.node.find_all(exp.Query)
+        for table in query.find_all(exp.Table)
+    }
+
+
+def _merged(outer: Transform) -> Transform:
+    """One transform instead of two where the outer one only picks columns, each at most once."""
+    picks = outer.picks
+    inner = outer.input
+    if picks is None or not isinstance(inner, Transform) or len(set(picks)) < len(picks):
+        return outer
+    computed = {projection.name: projection.sql for projection in inner.projections}
+    projections = tuple(
+        Projection(computed[pick], projection.name)
+        for pick, projection in zip(picks, outer.projections, strict=True)
+    )
+    return replace(inner, projections=projections, schema=outer.schema)
 
 
 def _select(projections: Sequence[Projection]) -> str:

@@ -1,29 +1,25 @@
-"""Event time: which column a window follows, and how its watermark comes from those of the streams."""
+"""Event time: which column a window or an order follows, and putting rows into windows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pyarrow as pa
 from sqlglot import exp
 
 from millstream.planner.context import PlanContext
 from millstream.planner.from_clause import From
-from millstream.planner.nodes import Source, WatermarkBound, quoted
-from millstream.planner.scope import bound_sql
-from millstream.planner.windows import WindowSyntax, check_time_type, not_event_time
+from millstream.planner.nodes import AssignWindows, WatermarkBound, Window, quoted
+from millstream.planner.scope import WINDOW_COLUMNS, bound_column, bound_sql
+from millstream.planner.stage import EventTime, Stage
+from millstream.planner.windows import (
+    WindowSyntax,
+    check_time_type,
+    make_window,
+    not_event_time,
+)
 
-__all__ = ["EventTime", "resolve_time"]
-
-
-@dataclass(frozen=True, slots=True)
-class EventTime:
-    """A column that a watermark follows: its name, SQL over the block's input, type and watermark."""
-
-    name: str
-    sql: str
-    data_type: pa.DataType
-    watermark: tuple[WatermarkBound, ...]
+__all__ = ["assign_windows", "find_event_time", "resolve_time", "window_times"]
 
 
 def resolve_time(context: PlanContext, source: From, syntax: WindowSyntax) -> EventTime:
@@ -32,59 +28,114 @@ def resolve_time(context: PlanContext, source: From, syntax: WindowSyntax) -> Ev
     Raises:
         SqlError: The column is no event time of what is read.
     """
+    stage = source.stage
     if syntax.time is None:
-        return _default_time(context, source, syntax.place)
+        if not stage.event_times:
+            raise context.source.error(
+                f"{stage.title} has no event time, which a window needs; declare one with "
+                "event_time=, or name the column in the window",
+                syntax.place,
+            )
+        return next(iter(stage.event_times.values()))
     if not isinstance(syntax.time, exp.Column):
         raise context.source.error(
             "a window needs a plain column as event time; compute it in a subquery", syntax.time
         )
     source.scope.bind(syntax.time, within_window=False)
-    return named_time(context, source, syntax.time)
+    time = find_event_time(context, stage, syntax.time)
+    if time is None:
+        known = tuple(known.name for known in stage.event_times.values())
+        name = bound_column(syntax.time) or ""
+        raise not_event_time(context, syntax.time, name, stage.title, known)
+    return time
 
 
-def named_time(context: PlanContext, source: From, column: exp.Expr) -> EventTime:
-    """The event time that a bound column is.
+def find_event_time(context: PlanContext, stage: Stage, column: exp.Expr) -> EventTime | None:
+    """The event time that a bound column is, or can be declared to be; None if it is none.
 
     Raises:
-        SqlError: The column is no event time of what is read.
+        SqlError: The column is of a type that cannot be event time.
     """
     sql = bound_sql(column)
-    relation = source.relation
-    for name, node_column in relation.columns.items():
-        if sql != source.scope.items[0].columns[name]:
-            continue
-        data_type = relation.field(name).type
-        check_time_type(context, column, name, data_type)
-        if name in relation.event_times:
-            return EventTime(name, sql, data_type, relation.event_times[name])
-        if not relation.event_times and isinstance(relation.node, Source):
-            watermark = _inferred(context, relation.node.stream, node_column)
-            if watermark is not None:
-                return EventTime(name, sql, data_type, watermark)
-        raise not_event_time(context, column, name, relation.title, tuple(relation.event_times))
-    raise context.source.error("event time must be a column of the stream", column)
+    if sql is None:
+        return None
+    known = stage.event_times.get(sql)
+    if known is not None:
+        return known
+    candidate = stage.inferable.get(sql)
+    if candidate is None:
+        return None
+    check_time_type(context, column, candidate.name, candidate.data_type)
+    definition = context.streams[candidate.stream]
+    if not context.catalog.infer_event_time or definition.event_time not in (
+        None,
+        candidate.column,
+    ):
+        return None
+    context.streams[candidate.stream] = replace(
+        definition, event_time=candidate.column, max_out_of_orderness=None
+    )
+    bound = WatermarkBound(candidate.stream)
+    return EventTime(candidate.name, sql, candidate.data_type, (bound,))
 
 
-def _default_time(context: PlanContext, source: From, place: exp.Expr) -> EventTime:
-    relation = source.relation
-    if not relation.event_times:
+def assign_windows(context: PlanContext, source: From, syntax: WindowSyntax) -> Stage:
+    """Put rows into windows without grouping them.
+
+    Raises:
+        SqlError: The window is a session, or the rows have window columns already.
+    """
+    if syntax.kind == "session":
         raise context.source.error(
-            f"{relation.title} has no event time, which a window needs; declare one with "
-            "event_time=, or name the column in the window",
-            place,
+            "a session exists only for groups; GROUP BY window_start and window_end", syntax.place
         )
-    name = next(iter(relation.event_times))
-    return EventTime(
-        name,
-        quoted(relation.columns[name]),
-        relation.field(name).type,
-        relation.event_times[name],
+    stage = source.stage
+    taken = next((name for name in WINDOW_COLUMNS if name in stage.node.schema.names), None)
+    if taken is not None:
+        raise context.source.error(
+            f"{stage.title} has a column {taken!r} already; rename it in a subquery", syntax.place
+        )
+    time = resolve_time(context, source, syntax)
+    column = next(name for name in stage.node.schema.names if time.sql.endswith(quoted(name)))
+    window = make_window(context, syntax, column, time.data_type)
+    fields = [pa.field(name, window.time_type, nullable=False) for name in WINDOW_COLUMNS]
+    node = AssignWindows(
+        input=stage.node,
+        window=window,
+        schema=pa.schema([*stage.node.schema, *fields]),
+        watermark=time.watermark,
+    )
+    sql = {name: source.scope.window_prefix + quoted(name) for name in WINDOW_COLUMNS}
+    times = window_times(window, time.watermark, 0)
+    return replace(
+        stage,
+        node=node,
+        columns={**stage.columns, **sql},
+        event_times={
+            **stage.event_times,
+            **{
+                sql[name]: EventTime(name, sql[name], window.time_type, bounds)
+                for name, bounds in times.items()
+            },
+        },
+        window_columns=sql,
+        inferable={},
     )
 
 
-def _inferred(context: PlanContext, stream: str, column: str) -> tuple[WatermarkBound, ...] | None:
-    definition = context.streams[stream]
-    if not context.catalog.infer_event_time or definition.event_time not in (None, column):
-        return None
-    context.streams[stream] = replace(definition, event_time=column, max_out_of_orderness=None)
-    return (WatermarkBound(stream),)
+def window_times(
+    window: Window, watermark: tuple[WatermarkBound, ...], lateness: int
+) -> dict[str, tuple[WatermarkBound, ...]]:
+    """How far window columns of rows to come may be behind the watermark that closes the windows.
+
+    Windows still to come end after the watermark, or up to the allowed lateness before it when they
+    are revised. So their end and their last moment are not before it, and they began at most their
+    size earlier. Nothing bounds how long ago a session began.
+    """
+    late = tuple(WatermarkBound(bound.stream, bound.delay + lateness) for bound in watermark)
+    times = {"window_end": late, "window_time": late}
+    if window.kind != "session":
+        times["window_start"] = tuple(
+            WatermarkBound(bound.stream, bound.delay + window.size) for bound in late
+        )
+    return times

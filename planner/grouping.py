@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 from sqlglot import exp
 
-from millstream.planner.aggregates import Aggregates, aggregate_calls, call_parts
+from millstream.planner.aggregates import Aggregates, call_parts
 from millstream.planner.context import Piece, PlanContext
-from millstream.planner.event_time import resolve_time
+from millstream.planner.event_time import assign_windows, resolve_time, window_times
 from millstream.planner.from_clause import From
-from millstream.planner.nodes import Aggregate, Emit, Node, WatermarkBound, Window, quoted
-from millstream.planner.place import span_of
-from millstream.planner.scope import (
-    WINDOW_COLUMNS,
-    Relation,
-    bound_column,
-    bound_sql,
-    identifier_name,
-    window_role,
+from millstream.planner.grouping_sets import GroupTerms, read_group_terms
+from millstream.planner.nodes import (
+    Aggregate,
+    Emit,
+    Node,
+    Transform,
+    Union,
+    WatermarkBound,
+    Window,
+    quoted,
 )
+from millstream.planner.place import span_of
+from millstream.planner.scope import WINDOW_COLUMNS, bound_column, bound_sql, window_role
+from millstream.planner.select_list import alias_of, bind_with_aliases
+from millstream.planner.stage import EventTime, Stage
 from millstream.planner.streaming_clauses import WindowCall
 from millstream.planner.windows import (
     GROUP_WINDOWS,
@@ -31,42 +36,85 @@ from millstream.planner.windows import (
     read_window_call,
 )
 
-__all__ = ["Grouped", "group", "has_group_window"]
+__all__ = ["GroupQuery", "group"]
 
 _TIME = "__time"
 
 
 @dataclass(frozen=True, slots=True)
-class Grouped:
-    """An aggregate and the words for what stands after it.
+class GroupQuery:
+    """What grouping needs to know of its block.
 
     Attributes:
-        relation: Rows of the aggregate node; its columns are the node's own.
-        having: Condition on groups, or None.
-        block: Renders expressions of the select list over the node's columns.
+        select: The block.
+        source: What it reads.
+        aliases: Select list by output name.
+        roots: Expressions over the groups: the select list and what follows it.
+        clause: The WINDOW clause, or None.
+        where: Condition on rows, or None.
     """
 
-    relation: Relation
-    having: Piece | None
-    block: GroupBlock
+    select: exp.Select
+    source: From
+    aliases: Mapping[str, exp.Expr]
+    roots: Sequence[exp.Expr]
+    clause: WindowCall | None
+    where: exp.Expr | None
 
-    def render(self, node: exp.Expr) -> str:
-        """SQL of a select-list expression over the aggregate's output."""
-        return self.block.render(node)
+
+def group(context: PlanContext, query: GroupQuery) -> Stage:
+    """Lower grouping: rows to groups, with HAVING pending.
+
+    Raises:
+        SqlError: The clauses do not fit each other.
+    """
+    terms = read_group_terms(context, query.select, query.source, query.aliases, query.roots)
+    syntax = _window_of(context, query, terms)
+    stage = query.source.stage
+    if query.source.window is not None and syntax is None:
+        stage = assign_windows(context, query.source, query.source.window)
+    block = GroupBlock(context, query.aliases, windowed=syntax is not None, sets=len(terms.sets))
+    for term in terms.keys:
+        if syntax is None or window_role(term) is None:
+            block.keys.setdefault(term, f"__k{len(block.keys)}")
+    having = _having(context, query)
+    # Rendering finds the aggregates, which decide what the transform below them has to compute.
+    for root in (*query.roots, *([having] if having is not None else [])):
+        block.render(root)
+    rows, groups = _split_where(context, query, windowed=syntax is not None)
+    stage = replace(stage, where=_conjunction(context, stage, query.where, rows))
+    grouped = _lower(context, query, block, stage, syntax, terms)
+    conditions = [*groups, *([having] if having is not None else [])]
+    return replace(grouped, where=_conjunction(context, grouped, having or query.where, conditions))
 
 
 @dataclass(slots=True)
 class GroupBlock:
-    """Replaces keys and aggregates in expressions that are computed after grouping."""
+    """Replaces keys and aggregates in expressions that are computed after grouping.
+
+    Attributes:
+        context: Of the block.
+        aliases: Select list by output name.
+        windowed: Whether groups are of windows.
+        sets: Number of grouping sets, of which each has its own aggregate.
+        keys: Column by expression for all that is grouped by.
+        groupings: Column by expressions for calls of ``grouping``.
+        aggregates: The aggregates found so far.
+    """
 
     context: PlanContext
-    aggregates: Aggregates
     aliases: Mapping[str, exp.Expr]
+    windowed: bool
+    sets: int
     keys: dict[exp.Expr, str] = field(default_factory=dict)
-    windowed: bool = False
+    groupings: dict[tuple[str, ...], str] = field(default_factory=dict)
+    aggregates: Aggregates = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.aggregates = Aggregates(self.context, self._argument)
 
     def render(self, node: exp.Expr) -> str:
-        """SQL of ``node`` over the aggregate's output.
+        """SQL of an expression over the groups.
 
         Raises:
             SqlError: A column is neither grouped nor aggregated.
@@ -79,227 +127,229 @@ class GroupBlock:
         if key is not None and span_of(node) is not None:
             return quoted(key)
         parts = call_parts(node)
-        if (
-            parts is not None
-            and parts.over is None
-            and parts.function in self.context.typer.aggregates
-        ):
-            return quoted(self.aggregates.reference(parts))
-        if parts is not None and parts.function in GROUP_WINDOWS and self.windowed:
-            raise self.context.source.error(
-                "the window itself has no value; select window_start or window_end", node
-            )
-        if isinstance(node, exp.Column):
-            return self._column(node)
-        return None
+        if parts is not None and parts.over is None:
+            if parts.function == "grouping":
+                return self._grouping(node, parts.arguments)
+            if parts.function in self.context.typer.aggregates:
+                return quoted(self.aggregates.reference(parts))
+            if parts.function in GROUP_WINDOWS and self.windowed:
+                raise self.context.source.error(
+                    "a window itself has no value; select window_start or window_end", node
+                )
+        return self._column(node) if isinstance(node, exp.Column) else None
 
-    def _column(self, node: exp.Column) -> str:
+    def _column(self, node: exp.Column) -> str | None:
         role = window_role(node)
         if role is not None and self.windowed:
             return quoted(role)
-        alias = self.aliases.get(node.meta.get("millstream_alias", ""))
+        alias = alias_of(node)
         if alias is not None:
-            return f"({self.render(alias)})"
+            return f"({self.render(self.aliases[alias])})"
+        if bound_sql(node) is None:
+            return None
+        name = bound_column(node)
         raise self.context.source.error(
-            f"column {bound_column(node)!r} is neither grouped nor aggregated; add it to GROUP BY "
-            f"or aggregate it, such as first_value({bound_column(node)})",
+            f"column {name!r} is neither grouped nor aggregated; add it to GROUP BY or aggregate "
+            f"it, such as first_value({name})",
             node,
         )
 
-
-def group(
-    context: PlanContext,
-    select: exp.Select,
-    source: From,
-    aliases: Mapping[str, exp.Expr],
-    roots: Sequence[exp.Expr],
-    clause: WindowCall | None,
-    where: exp.Expr | None,
-) -> Grouped:
-    """Lower grouping: transform, aggregate, and what HAVING becomes.
-
-    Raises:
-        SqlError: The clauses do not fit each other.
-    """
-    for root in roots:
-        source.scope.bind(root)
-    terms = _group_terms(context, select, source, aliases, roots)
-    syntax, terms = _window_of(context, source, clause, terms)
-    aggregates = Aggregates(context, bound_sql)
-    block = GroupBlock(context, aggregates, aliases, windowed=syntax is not None)
-    for term in terms:
-        if window_role(term) is None:
-            block.keys.setdefault(term, f"__k{len(block.keys)}")
-    having = _bind_having(context, select, source, aliases)
-    # Rendering finds the aggregates, which decides what the transform below has to compute.
-    for root in (*roots, *([having] if having is not None else [])):
-        block.render(root)
-    node, window, watermark = _aggregate_input(context, source, block, syntax, where)
-    relation = _aggregate(context, source, block, node, window, watermark)
-    piece = None if having is None else Piece(having, block.render(having), block.render)
-    return Grouped(relation, piece, block)
-
-
-def _group_terms(
-    context: PlanContext,
-    select: exp.Select,
-    source: From,
-    aliases: Mapping[str, exp.Expr],
-    roots: Sequence[exp.Expr],
-) -> list[exp.Expr]:
-    clause = select.args.get("group")
-    if clause is None:
-        return []
-    for key, value in clause.args.items():
-        if value and key != "expressions":
-            raise context.source.error(f"GROUP BY {key.upper()} is not supported", clause)
-    terms = []
-    for written in clause.expressions:
-        term = _resolve_term(context, written, source, aliases, roots)
-        source.scope.bind(term)
-        for parts in aggregate_calls(context, term):
-            raise context.source.error(
-                f"{parts.function} is an aggregate and cannot be grouped by", written
+    def _argument(self, node: exp.Expr) -> str | None:
+        if self.windowed and window_role(node) is not None:
+            raise self.context.source.error(
+                f"{window_role(node)} is the same for all rows of a group; use it without an "
+                "aggregate",
+                node,
             )
-        terms.append(term)
-    return terms
+        return bound_sql(node)
+
+    def _grouping(self, node: exp.Expr, arguments: Sequence[exp.Expr]) -> str:
+        names = tuple(self.keys.get(argument.unnest(), "") for argument in arguments)
+        if not names or "" in names:
+            raise self.context.source.error("grouping takes expressions of GROUP BY", node)
+        return quoted(self.groupings.setdefault(names, f"__g{len(self.groupings)}"))
 
 
-def _resolve_term(
-    context: PlanContext,
-    term: exp.Expr,
-    source: From,
-    aliases: Mapping[str, exp.Expr],
-    roots: Sequence[exp.Expr],
-) -> exp.Expr:
-    term = term.unnest()
-    if isinstance(term, exp.Literal) and not term.is_string:
-        position = int(term.this) if str(term.this).isdigit() else 0
-        if not 1 <= position <= len(roots):
-            raise context.source.error(
-                f"GROUP BY position must be from 1 to {len(roots)}: {term.this}", term
-            )
-        return roots[position - 1].unnest()
-    if isinstance(term, exp.Column) and len(term.parts) == 1 and bound_sql(term) is None:
-        name = identifier_name(term.this)
-        known = any(name in item.columns for item in source.scope.items)
-        is_window = source.scope.windowed and name in WINDOW_COLUMNS
-        if not known and not is_window and name in aliases:
-            return aliases[name].unnest()
-    return term
-
-
-def has_group_window(select: exp.Select) -> bool:
-    """Whether GROUP BY holds a window such as ``tumble(ts, INTERVAL '1' MINUTE)``."""
-    clause = select.args.get("group")
-    return clause is not None and any(_is_group_window(term) for term in clause.expressions)
-
-
-def _is_group_window(term: exp.Expr) -> bool:
-    return isinstance(term, exp.Anonymous) and str(term.name).lower() in GROUP_WINDOWS
-
-
-def _window_of(
-    context: PlanContext, source: From, clause: WindowCall | None, terms: list[exp.Expr]
-) -> tuple[WindowSyntax | None, list[exp.Expr]]:
+def _window_of(context: PlanContext, query: GroupQuery, terms: GroupTerms) -> WindowSyntax | None:
+    """The window by which rows are grouped, if they are."""
     found: list[WindowSyntax] = []
-    if source.window is not None:
-        found.append(source.window)
-    if clause is not None:
-        found.append(read_window_call(context, clause, clause=True))
-    rest = []
-    for term in terms:
-        if isinstance(term, exp.Anonymous) and _is_group_window(term):
-            found.append(read_group_window(context, term))
-        else:
-            rest.append(term)
-    if len(found) > 1:
+    if query.source.window is not None and _covers_window(query.source.window, terms):
+        _check_session_keys(context, query.source, query.source.window, terms)
+        found.append(query.source.window)
+    if query.clause is not None:
+        found.append(read_window_call(context, query.clause, clause=True))
+    found.extend(read_group_window(context, term) for term in terms.windows)
+    if len(found) > 1 or (found and query.source.window not in (None, found[0])):
         raise context.source.error(
-            "a query can have one window on each level; nest a second one in a subquery",
-            found[1].place,
+            "a query can have one window on each level; put one into a subquery", found[-1].place
         )
-    return (found[0] if found else None), rest
+    return found[0] if found else None
 
 
-def _bind_having(
-    context: PlanContext, select: exp.Select, source: From, aliases: Mapping[str, exp.Expr]
-) -> exp.Expr | None:
-    clause = select.args.get("having")
+def _covers_window(syntax: WindowSyntax, terms: GroupTerms) -> bool:
+    """Whether a group lies within one window. The start alone does not tell growing windows apart."""
+    roles = {window_role(term) for term in terms.keys}
+    if roles & {"window_end", "window_time"}:
+        return True
+    return "window_start" in roles and syntax.kind in ("tumble", "hop")
+
+
+def _check_session_keys(
+    context: PlanContext, source: From, syntax: WindowSyntax, terms: GroupTerms
+) -> None:
+    if not syntax.partition_by:
+        return
+    for term in syntax.partition_by:
+        source.scope.bind(term, within_window=False)
+    keys = {term for term in terms.keys if window_role(term) is None}
+    if keys != {term.unnest() for term in syntax.partition_by}:
+        raise context.source.error(
+            "PARTITION BY of a session must list what GROUP BY lists beside the window",
+            syntax.partition_by[0],
+        )
+
+
+def _having(context: PlanContext, query: GroupQuery) -> exp.Expr | None:
+    clause = query.select.args.get("having")
     if clause is None:
         return None
     condition: exp.Expr = clause.this
-    bind_with_aliases(source, condition, aliases)
+    bind_with_aliases(query.source, condition, query.aliases)
     return condition
 
 
-def bind_with_aliases(source: From, root: exp.Expr, aliases: Mapping[str, exp.Expr]) -> None:
-    """Bind an expression that may also name output columns; input columns come first."""
-    for column in root.find_all(exp.Column):
-        name = identifier_name(column.this)
-        known = any(name in item.columns for item in source.scope.items)
-        is_window = source.scope.windowed and name in WINDOW_COLUMNS
-        if len(column.parts) == 1 and name in aliases and not known and not is_window:
-            column.meta["millstream_alias"] = name
-            column.meta["millstream_sql"] = ""
-    source.scope.bind(root)
+def _split_where(
+    context: PlanContext, query: GroupQuery, *, windowed: bool
+) -> tuple[list[exp.Expr], list[exp.Expr]]:
+    """Conditions on rows, and conditions on window columns, which hold for whole groups."""
+    if query.where is None:
+        return [], []
+    terms = list(query.where.flatten()) if isinstance(query.where, exp.And) else [query.where]
+    if not windowed or not any(_window_columns(term) for term in terms):
+        return [query.where], []
+    rows: list[exp.Expr] = []
+    groups: list[exp.Expr] = []
+    for term in terms:
+        if not _window_columns(term):
+            rows.append(term)
+        elif len(_window_columns(term)) == len(list(term.find_all(exp.Column))):
+            groups.append(term)
+        else:
+            raise context.source.error(
+                "a condition cannot mix window columns with others here; put the window into a "
+                "subquery",
+                term,
+            )
+    return rows, groups
 
 
-def _aggregate_input(
+def _window_columns(root: exp.Expr) -> list[exp.Expr]:
+    return [column for column in root.find_all(exp.Column) if window_role(column) is not None]
+
+
+def _conjunction(
+    context: PlanContext, stage: Stage, place: exp.Expr | None, conditions: Sequence[exp.Expr]
+) -> Piece | None:
+    pieces = [stage.piece(context, condition) for condition in conditions]
+    if len(pieces) <= 1:
+        return pieces[0] if pieces else None
+    return Piece(place, " AND ".join(f"({piece.sql})" for piece in pieces))
+
+
+def _lower(
     context: PlanContext,
-    source: From,
+    query: GroupQuery,
     block: GroupBlock,
+    stage: Stage,
     syntax: WindowSyntax | None,
-    where: exp.Expr | None,
-) -> tuple[Node, Window | None, tuple[WatermarkBound, ...]]:
-    def render(node: exp.Expr) -> str:
-        return context.source.splice(node, bound_sql)
-
-    columns = [(name, Piece(term, render(term), render)) for term, name in block.keys.items()]
-    columns.extend(block.aggregates.columns.items())
+    terms: GroupTerms,
+) -> Stage:
+    time = None if syntax is None else resolve_time(context, query.source, syntax)
     window = None
-    watermark = source.relation.node.watermark
-    if syntax is not None:
-        time = resolve_time(context, source, syntax)
+    if syntax is not None and time is not None:
         window = make_window(context, syntax, _TIME, time.data_type)
-        watermark = time.watermark
-        columns.append((_TIME, Piece(syntax.time, time.sql)))
+    watermark = stage.node.watermark if time is None else time.watermark
+    lateness = max(
+        (context.streams[bound.stream].allowed_lateness for bound in watermark), default=0
+    )
+    aggregates = [
+        _aggregate(
+            context, block, _rows(context, block, stage, time, kept), window, watermark, lateness
+        )
+        for kept in terms.sets
+    ]
+    node = _united(context, block, aggregates, terms, query.select)
+    return _grouped_stage(block, node, window, lateness, aggregates[0].emit)
+
+
+def _rows(
+    context: PlanContext,
+    block: GroupBlock,
+    stage: Stage,
+    time: EventTime | None,
+    kept: frozenset[exp.Expr] | None,
+) -> Transform:
+    """The aggregate's input: keys, arguments and event time. Keys that a grouping set leaves out are NULL."""
+    columns: list[tuple[str, Piece]] = []
+    for term, name in block.keys.items():
+        piece = stage.piece(context, term)
+        if kept is not None and term not in kept:
+            piece = Piece(term, f"CASE WHEN FALSE THEN {piece.sql} END")
+        columns.append((name, piece))
+    columns.extend(block.aggregates.columns.items())
+    if time is not None:
+        columns.append((_TIME, Piece(None, time.sql)))
     if not columns:
-        columns.append(("__x0", Piece(None, _narrowest(source.relation))))
-    condition = None if where is None else Piece(where, render(where), render)
-    return context.transform(source.relation.node, columns, where=condition), window, watermark
+        columns.append(("__x0", Piece(None, _narrowest(stage))))
+    node = stage.project(context, columns)
+    for term, name in block.keys.items():
+        check_key_type(context, term, node.schema.field(name).type)
+    return node
 
 
-def _narrowest(relation: Relation) -> str:
+def check_key_type(context: PlanContext, place: exp.Expr, data_type: pa.DataType) -> None:
+    """Check that rows can be told apart by a column.
+
+    Raises:
+        SqlError: The type is nested.
+    """
+    if pa.types.is_nested(data_type):
+        raise context.source.error(f"rows cannot be grouped by a {data_type}", place)
+
+
+def _narrowest(stage: Stage) -> str:
     def width(name: str) -> int:
         try:
-            return int(relation.field(name).type.bit_width)
+            return int(stage.node.schema.field(name).type.bit_width)
         except ValueError:
             return 1 << 16
 
-    name = min(relation.columns, key=width)
-    return quoted(relation.columns[name])
+    return min(
+        (sql for sql in stage.columns.values()),
+        key=lambda sql: min(
+            (width(name) for name in stage.node.schema.names if sql.endswith(quoted(name))),
+            default=1 << 17,
+        ),
+    )
 
 
 def _aggregate(
     context: PlanContext,
-    source: From,
     block: GroupBlock,
     node: Node,
     window: Window | None,
     watermark: tuple[WatermarkBound, ...],
-) -> Relation:
+    lateness: int,
+) -> Aggregate:
     calls = block.aggregates.typed(node.schema)
     keys = tuple(block.keys.values())
     fields: list[pa.Field] = []
     if window is not None:
         fields.extend(pa.field(name, window.time_type, nullable=False) for name in WINDOW_COLUMNS)
     fields.extend(node.schema.field(key) for key in keys)
-    fields.extend(pa.field(call.name, call.result_type, call.function != "count") for call in calls)
-    emit = _emit(context, window)
-    lateness = max(
-        (context.streams[bound.stream].allowed_lateness for bound in watermark), default=0
-    )
-    aggregate = Aggregate(
+    fields.extend(pa.field(c.name, c.result_type, c.function != "count") for c in calls)
+    emit: Emit = context.emit or ("changes" if window is None else "final")
+    return Aggregate(
         input=node,
         keys=keys,
         window=window,
@@ -307,39 +357,60 @@ def _aggregate(
         emit=emit,
         schema=pa.schema(fields),
         watermark=watermark,
-        allowed_lateness=lateness if window is not None else 0,
+        allowed_lateness=0 if window is None else lateness,
     )
-    windows = {} if window is None else {name: name for name in WINDOW_COLUMNS}
-    return Relation(
-        node=aggregate,
-        columns={name: name for name in aggregate.schema.names},
-        event_times=_window_times(window, watermark, lateness),
+
+
+def _united(
+    context: PlanContext,
+    block: GroupBlock,
+    aggregates: Sequence[Aggregate],
+    terms: GroupTerms,
+    select: exp.Select,
+) -> Node:
+    """One node for all grouping sets."""
+    if len(aggregates) == 1 and not block.groupings:
+        return aggregates[0]
+    if len(aggregates) > 1 and aggregates[0].emit == "changes":
+        raise context.source.error(
+            "grouping sets have no changelog, since their keys are not unique; add EMIT FINAL",
+            select.args["group"],
+        )
+    branches: list[Node] = []
+    for aggregate, kept in zip(aggregates, terms.sets, strict=True):
+        columns = [(name, Piece(None, quoted(name))) for name in aggregate.schema.names]
+        left_out = {
+            name for term, name in block.keys.items() if kept is not None and term not in kept
+        }
+        for names, column in block.groupings.items():
+            bits = "".join("1" if name in left_out else "0" for name in names)
+            columns.append((column, Piece(None, f"arrow_cast({int(bits, 2)}, 'Int32')")))
+        branches.append(context.transform(aggregate, columns))
+    if len(branches) == 1:
+        return branches[0]
+    fields = [field.with_nullable(True) for field in branches[0].schema]
+    return Union(
+        branches=tuple(branches),
+        schema=pa.schema(fields),
+        watermark=aggregates[0].watermark,
+    )
+
+
+def _grouped_stage(
+    block: GroupBlock, node: Node, window: Window | None, lateness: int, emit: Emit
+) -> Stage:
+    roles = {} if window is None else {name: quoted(name) for name in WINDOW_COLUMNS}
+    times = {} if window is None else window_times(window, node.watermark, lateness)
+    return Stage(
+        node=node,
+        replace=block.replace,
+        columns={name: quoted(name) for name in node.schema.names},
+        event_times={
+            quoted(name): EventTime(name, quoted(name), node.schema.field(name).type, bounds)
+            for name, bounds in times.items()
+        },
+        window_columns=roles,
         title="the grouped query",
-        window_columns=windows,
+        keys=(*roles.values(), *(quoted(key) for key in block.keys.values())),
         changes=emit == "changes",
-        key_columns=(*windows, *keys),
     )
-
-
-def _emit(context: PlanContext, window: Window | None) -> Emit:
-    if context.emit is not None:
-        return context.emit
-    return "changes" if window is None else "final"
-
-
-def _window_times(
-    window: Window | None, watermark: tuple[WatermarkBound, ...], lateness: int
-) -> dict[str, tuple[WatermarkBound, ...]]:
-    """How far window columns of results to come may be behind the input's watermark.
-
-    Windows that are still to close end after the watermark, or up to the allowed lateness before it when they
-    are revised, so their end and their last moment are at or after it; they began up to their size earlier.
-    Nothing bounds how long ago a session began.
-    """
-    if window is None:
-        return {}
-    late = tuple(WatermarkBound(b.stream, b.delay + lateness) for b in watermark)
-    times = {"window_end": late, "window_time": late}
-    if window.kind != "session":
-        times["window_start"] = tuple(WatermarkBound(b.stream, b.delay + window.size) for b in late)
-    return times

@@ -8,12 +8,12 @@ import pyarrow as pa
 from sqlglot import exp
 
 from millstream.errors import InternalError
-from millstream.planner.block import lower_select
 from millstream.planner.catalog import Catalog, QueryPlan
 from millstream.planner.context import PlanContext
 from millstream.planner.dialect import parse_statement
-from millstream.planner.nodes import OP_COLUMN, Changelog, Node
+from millstream.planner.nodes import OP_COLUMN, Changelog, Emit, Node
 from millstream.planner.prune import prune
+from millstream.planner.queries import lower_query
 from millstream.planner.scope import Relation
 from millstream.planner.typing import Typer
 
@@ -34,14 +34,11 @@ def plan_query(
         SqlError: The query is not valid or asks for what is not supported.
     """
     tree, source = parse_statement(sql)
-    if not isinstance(tree, exp.Select):
+    if not isinstance(tree, exp.Query):
         raise source.error("only SELECT can be run; give the query a sink to write somewhere", 0)
-    context = PlanContext(catalog, Typer(catalog), source, retract=changelog == "retract")
-    emit = tree.args.get("emit")
-    if emit is not None:
-        context.emit = "final" if emit.this == "FINAL" else "changes"
-    relation = lower_select(context, tree)
-    root = prune(_finish(context, relation))
+    context = PlanContext(catalog, Typer(catalog), source, lower_query, emit=_take_emit(tree))
+    relation = lower_query(context, tree)
+    root = prune(_finish(relation, retract=changelog == "retract"))
     return QueryPlan(
         sql=sql,
         root=root,
@@ -51,7 +48,19 @@ def plan_query(
     )
 
 
-def _finish(context: PlanContext, relation: Relation) -> Node:
+def _take_emit(tree: exp.Expr) -> Emit | None:
+    """Take the EMIT clause off the query; the parser leaves it at the last SELECT of a union."""
+    last = tree
+    while isinstance(last, exp.SetOperation) and last.args.get("emit") is None:
+        last = last.expression
+    emit = last.args.get("emit")
+    last.set("emit", None)
+    if emit is None:
+        return None
+    return "final" if emit.this == "FINAL" else "changes"
+
+
+def _finish(relation: Relation, *, retract: bool) -> Node:
     node = relation.node
     if list(relation.columns.values()) != node.schema.names:
         raise InternalError("the root of a plan does not give its columns in order")
@@ -63,5 +72,5 @@ def _finish(context: PlanContext, relation: Relation) -> Node:
         key_columns=relation.key_columns,
         schema=schema,
         watermark=node.watermark,
-        retract=context.retract,
+        retract=retract,
     )

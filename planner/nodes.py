@@ -248,7 +248,7 @@ class Changelog:
 
 @dataclass(frozen=True, slots=True)
 class OverCall:
-    """One window function of an OVER: ``sql`` is the whole call with its OVER clause over the input's columns.
+    """One window function of an OVER.
 
     Attributes:
         name: Output column.
@@ -256,8 +256,13 @@ class OverCall:
         arguments: Input columns.
         result_type: Arrow type of the output column.
         frame_kind: ROWS or RANGE.
-        preceding: Rows, or units of event time, before the current row; None is unbounded.
+        preceding: Rows, or units of event time, before the current row; None is unbounded. For ``lag`` it is how
+            many rows back it looks.
         sql: The function call without its OVER clause, over the input's columns.
+        path: ``kernel`` or ``buffered``, as for aggregates.
+        reason: Why the path is buffered; empty for kernels.
+        frame_sql: The frame as DataFusion reads it, for the buffered path; empty where none was written or it has no
+            meaning for the function.
     """
 
     name: str
@@ -269,6 +274,7 @@ class OverCall:
     sql: str
     path: Literal["kernel", "buffered"] = "kernel"
     reason: str = ""
+    frame_sql: str = ""
 
 
 @dataclass(frozen=True, slots=True)

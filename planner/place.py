@@ -77,6 +77,9 @@ class SourceText:
             if len(found) == 1 and span_of(root) is None and replace(root) is not None:
                 return found[0][1]
             raise InternalError(f"no place in the text is known for {type(root).__name__}")
+        return self._spliced(span, found)
+
+    def _spliced(self, span: Span, found: list[tuple[Span, str]]) -> str:
         words: list[str] = []
         position = span[0]
         for (first, last), text in sorted(found):
@@ -85,6 +88,25 @@ class SourceText:
             position = last + 1
         words.extend(map(self._word, range(position, span[1] + 1)))
         return "".join(words).strip()
+
+    def splice_call(self, over: exp.Window, replace: Replace) -> str:
+        """The text of a call without the OVER clause that follows it."""
+        span = span_of(over)
+        if span is None:
+            raise InternalError("no place in the text is known for a call with OVER")
+        found: list[tuple[Span, str]] = []
+        _collect(over.this, replace, found)
+        return self._spliced((span[0], self._call_end(span)), found)
+
+    def _call_end(self, span: Span) -> int:
+        """Last token before the OVER that belongs to the call which begins the span."""
+        depth = 0
+        for index in range(span[0], span[1] + 1):
+            kind = self.tokens[index].token_type
+            depth += (kind == TokenType.L_PAREN) - (kind == TokenType.R_PAREN)
+            if depth == 0 and kind == TokenType.OVER:
+                return index - 1
+        raise InternalError("a call with OVER has no OVER in the text")
 
     def _word(self, index: int) -> str:
         token = self.tokens[index]

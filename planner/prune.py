@@ -8,7 +8,19 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from millstream.planner.nodes import Aggregate, Changelog, Node, Source, Transform
+from millstream.errors import InternalError
+from millstream.planner.nodes import (
+    Aggregate,
+    AssignWindows,
+    Changelog,
+    Node,
+    Over,
+    Source,
+    Transform,
+    Union,
+    WindowSelect,
+)
+from millstream.planner.scope import WINDOW_COLUMNS
 
 __all__ = ["prune"]
 
@@ -27,9 +39,21 @@ def _pruned(node: Node, needed: frozenset[str]) -> Node:
         return _pruned_transform(node, needed)
     if isinstance(node, Aggregate):
         return _pruned_aggregate(node, needed)
+    if isinstance(node, Union):
+        branches = tuple(_pruned(branch, needed) for branch in node.branches)
+        return replace(node, branches=branches, schema=_subset(node.schema, needed))
+    if isinstance(node, Over):
+        return _pruned_over(node, needed)
+    if isinstance(node, WindowSelect):
+        return _pruned_select(node, needed)
+    if isinstance(node, AssignWindows):
+        below = (needed - set(WINDOW_COLUMNS)) | {node.window.time_column}
+        kept = below | set(WINDOW_COLUMNS)
+        schema = _subset(node.schema, kept)
+        return replace(node, input=_pruned(node.input, below), schema=schema)
     if isinstance(node, Changelog):
         return replace(node, input=_pruned(node.input, frozenset(node.input.schema.names)))
-    return node
+    raise InternalError(f"an exchange before the plan is distributed: {node}")
 
 
 def _pruned_transform(node: Transform, needed: frozenset[str]) -> Node:
@@ -62,6 +86,35 @@ def _pruned_aggregate(node: Aggregate, needed: frozenset[str]) -> Node:
         calls=calls,
         schema=_subset(node.schema, frozenset(node.schema.names) - dropped),
     )
+
+
+def _pruned_over(node: Over, needed: frozenset[str]) -> Node:
+    calls = tuple(call for call in node.calls if call.name in needed)
+    own = {call.name for call in node.calls}
+    below = {*(needed - own), *node.keys}
+    if not calls:
+        return _pruned(node.input, frozenset(below))
+    for call in calls:
+        below.update(call.arguments)
+    if node.order_column is not None:
+        below.add(node.order_column)
+    if not below:
+        below.add(node.input.schema.names[0])
+    kept = frozenset(below) | {call.name for call in calls}
+    source = _pruned(node.input, frozenset(below))
+    return replace(node, input=source, calls=calls, schema=_subset(node.schema, kept))
+
+
+def _pruned_select(node: WindowSelect, needed: frozenset[str]) -> Node:
+    """The select's own columns stay; those of its input go only where ``*`` is what passes them on."""
+    below = frozenset(node.input.schema.names)
+    if node.sql.startswith("SELECT *"):
+        below &= needed | _named([node.sql]) | {node.window_end_column, *node.keys}
+    own = frozenset(node.schema.names) - frozenset(node.input.schema.names)
+    schema = node.schema
+    if node.sql.startswith("SELECT *"):
+        schema = _subset(node.schema, below | own)
+    return replace(node, input=_pruned(node.input, below), schema=schema)
 
 
 def _subset(schema: pa.Schema, names: frozenset[str]) -> pa.Schema:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 from sqlglot import exp
@@ -59,8 +59,30 @@ class Relation:
         """The Arrow field of a visible column, under its visible name."""
         return self.node.schema.field(self.columns[name]).with_name(name)
 
+    def renamed(self, names: Sequence[str], source: SourceText, place: exp.Expr) -> Relation:
+        """The same rows with other names for the first columns.
 
-@dataclass(frozen=True, slots=True)
+        Raises:
+            SqlError: There are more names than columns, or two columns would share one.
+        """
+        old = list(self.columns)
+        if len(names) > len(old):
+            raise source.error(
+                f"{len(names)} names for the {len(old)} columns of {self.title}", place
+            )
+        new = dict(zip(old, [*names, *old[len(names) :]], strict=True))
+        if len(set(new.values())) < len(new):
+            raise source.error(f"two columns of {self.title} would have one name", place)
+        return replace(
+            self,
+            columns={new[name]: column for name, column in self.columns.items()},
+            event_times={new[name]: bounds for name, bounds in self.event_times.items()},
+            window_columns={role: new[name] for role, name in self.window_columns.items()},
+            key_columns=tuple(new[name] for name in self.key_columns),
+        )
+
+
+@dataclass(slots=True)
 class ScopeItem:
     """One entry of FROM: its name, and SQL and type for each of its columns."""
 
@@ -75,14 +97,39 @@ class Scope:
 
     Attributes:
         items: Entries of FROM in order.
+        tables: Schemas of the session's tables, which subqueries in expressions can read.
         windowed: Whether the block itself has a window, whose columns can be named.
         window_alias: Name by which a windowing table function's columns can be qualified, if any.
+        window_prefix: What stands before a window column in SQL, where there are joins.
+        merged: Columns that JOIN ... USING made one.
     """
 
     items: list[ScopeItem]
     source: SourceText
+    tables: Mapping[str, pa.Schema]
     windowed: bool = False
     window_alias: str | None = None
+    window_prefix: str = ""
+    merged: set[str] = field(default_factory=set)
+
+    def knows(self, name: str) -> bool:
+        """Whether an unqualified name is a column of the input or of the block's window."""
+        if self.windowed and name in WINDOW_COLUMNS:
+            return True
+        return any(name in item.columns for item in self.items)
+
+    def merge(self, name: str, place: exp.Expr) -> None:
+        """Make one column of those that the last entry and one before it call ``name``.
+
+        Raises:
+            SqlError: One of them has no such column.
+        """
+        for item in (self.items[-1], next(iter(self.items))):
+            if name not in item.columns:
+                raise self.source.error(
+                    f"{item.alias!r} has no column {name!r}{nearest(name, item.columns)}", place
+                )
+        self.merged.add(name)
 
     def bind(self, root: exp.Expr, *, within_window: bool = True) -> None:
         """Decide for every column under ``root`` what it means and note it in the tree.
@@ -95,13 +142,38 @@ class Scope:
             SqlError: A name is unknown or ambiguous.
         """
         for column in list(root.find_all(exp.Column)):
-            if _SQL not in column.meta and not isinstance(column.this, exp.Star):
+            if _SQL in column.meta or isinstance(column.this, exp.Star):
+                continue
+            if not self._inside_subquery(column, root):
                 self._bind_column(column, within_window)
+
+    def _inside_subquery(self, column: exp.Column, root: exp.Expr) -> bool:
+        """Whether a column belongs to a subquery over tables, where DataFusion finds it."""
+        parts = [identifier_name(part) for part in column.parts]
+        for query in _queries_above(column, root):
+            for table in query.find_all(exp.Table):
+                alias = table.args.get("alias")
+                called = identifier_name(alias.this if alias is not None else table.this)
+                if parts[0] in self._table_columns(table) or (
+                    len(parts) > 1 and parts[0] == called
+                ):
+                    return True
+        return False
+
+    def _table_columns(self, table: exp.Table) -> list[str]:
+        name = identifier_name(table.this)
+        if name not in self.tables:
+            raise self.source.error(
+                f"a subquery in an expression can read tables of the session only: {name!r} is none",
+                table,
+            )
+        return list(self.tables[name].names)
 
     def _bind_column(self, column: exp.Column, within_window: bool) -> None:
         parts = [identifier_name(part) for part in column.parts if isinstance(part, exp.Identifier)]
         if within_window and self._means_window(parts, column):
-            _note(column, parts[-1], quoted(parts[-1]), parts[-1], role=parts[-1])
+            sql = self.window_prefix + quoted(parts[-1])
+            _note(column, parts[-1], sql, parts[-1], role=parts[-1])
             return
         item, name, rest = self._find(parts, column)
         sql = item.columns[name] + "".join(
@@ -122,7 +194,7 @@ class Scope:
             if len(parts) > 1 and item.alias == parts[0] and parts[1] in item.columns:
                 return item, parts[1], parts[2:]
         owners = [item for item in self.items if parts[0] in item.columns]
-        if len(owners) > 1:
+        if len(owners) > 1 and parts[0] not in self.merged:
             names = " or ".join(f"{item.alias}.{parts[0]}" for item in owners)
             raise self.source.error(f"column {parts[0]!r} is ambiguous; write {names}", column)
         if owners and (len(parts) == 1 or pa.types.is_struct(owners[0].fields[parts[0]].type)):
@@ -193,6 +265,16 @@ def _note(column: exp.Column, key: str, sql: str, name: str, *, role: str | None
     column.meta[_COLUMN] = name
     if role is not None:
         column.meta[_ROLE] = role
+
+
+def _queries_above(node: exp.Expr, root: exp.Expr) -> Iterator[exp.Expr]:
+    """Queries within ``root`` that ``node`` is in, the innermost first."""
+    while True:
+        if isinstance(node, exp.Query):
+            yield node
+        if node is root or node.parent is None:
+            return
+        node = node.parent
 
 
 def _inside_call(column: exp.Column) -> bool:

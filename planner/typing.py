@@ -78,6 +78,13 @@ class Typer:
         except BaseException as error:
             raise _failure(error) from error
 
+    def type_name(self, data_type: pa.DataType) -> str:
+        """A type in the words of ``arrow_cast``."""
+        self._register("__type", pa.schema([pa.field("a", data_type)]))
+        sql = 'SELECT arrow_typeof(a) AS name FROM (SELECT max(1) AS n FROM "__type") LEFT JOIN "__type" ON true'
+        name: str = self._context.sql(sql).to_arrow_table().column(0)[0].as_py()
+        return name
+
     def _register(self, name: str, schema: pa.Schema) -> None:
         if self._tables.get(name) is schema:
             return

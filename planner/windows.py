@@ -16,7 +16,17 @@ from millstream.planner.place import span_of
 from millstream.planner.streaming_clauses import Duration, WindowArgument, WindowCall
 from millstream.planner.typing import TypingError
 
-__all__ = ["GROUP_WINDOWS", "WindowSyntax", "make_window", "read_group_window", "read_window_call"]
+__all__ = [
+    "GROUP_WINDOWS",
+    "WindowSyntax",
+    "check_time_type",
+    "interval_units",
+    "is_group_window",
+    "make_window",
+    "not_event_time",
+    "read_group_window",
+    "read_window_call",
+]
 
 # What each spelling takes, in order. Roles in brackets may be left out.
 _TABLE_PARAMETERS: Mapping[str, tuple[WindowKind, tuple[str, ...]]] = {
@@ -87,6 +97,11 @@ class WindowSyntax:
     offset: exp.Expr | None
     data: exp.Expr | None
     partition_by: tuple[exp.Expr, ...]
+
+
+def is_group_window(node: exp.Expr) -> bool:
+    """Whether an expression is a window such as ``tumble(ts, INTERVAL '1' MINUTE)``."""
+    return isinstance(node, exp.Anonymous) and str(node.name).lower() in GROUP_WINDOWS
 
 
 def read_window_call(context: PlanContext, call: WindowCall, *, clause: bool) -> WindowSyntax:
@@ -293,6 +308,18 @@ def _check_grid(
         raise context.source.error(
             f"the size of a window must be a multiple of its {step_word}: {numbers}", syntax.step
         )
+
+
+def interval_units(context: PlanContext, node: exp.Expr, time_type: pa.DataType, word: str) -> int:
+    """An interval, in units of the time column.
+
+    Raises:
+        SqlError: It is no constant, negative, or does not suit the type.
+    """
+    units = _units(context, node, time_type, word)
+    if units < 0:
+        raise context.source.error(f"the {word} of a window must not be negative", node)
+    return units
 
 
 def check_time_type(

@@ -1,0 +1,365 @@
+"""Window functions over the rows of a key, in event-time order or as rows arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import pyarrow as pa
+from sqlglot import exp
+
+from millstream.planner.aggregates import FOLDING_FUNCTIONS, CallParts, kernel_types
+from millstream.planner.context import INPUT, Piece, PlanContext
+from millstream.planner.event_time import find_event_time
+from millstream.planner.grouping import check_key_type
+from millstream.planner.nodes import Over, OverCall, quoted
+from millstream.planner.over_clause import Frame, OverClause, over_calls, read_over
+from millstream.planner.place import Replace
+from millstream.planner.ranking import rank_in_windows
+from millstream.planner.scope import bound_column
+from millstream.planner.stage import EventTime, Stage
+from millstream.planner.typing import TypingError
+from millstream.planner.windows import interval_units
+
+__all__ = ["add_window_functions"]
+
+_RANKINGS = frozenset({"row_number", "rank", "dense_rank"})
+_KERNEL_FUNCTIONS = frozenset(
+    {"count", "sum", "avg", "min", "max", "first_value", "last_value", "lag", *_RANKINGS}
+)
+# These depend on rows of the partition that come later.
+_WHOLE_PARTITION = frozenset({"lead", "ntile", "percent_rank", "cume_dist"})
+
+
+def add_window_functions(
+    context: PlanContext,
+    stage: Stage,
+    roots: Sequence[exp.Expr],
+    named: Mapping[str, exp.Window],
+) -> Stage:
+    """Compute all window functions under ``roots``.
+
+    Calls over the same rows in the same order share a node. Where the partition lies within a window,
+    they are computed when the window closes, in any order; else rows must follow event time.
+
+    Raises:
+        SqlError: A call needs rows that are still to come, or its order is not known to streams.
+    """
+    groups: dict[tuple[object, ...], list[tuple[CallParts, OverClause]]] = {}
+    for root in roots:
+        for parts in over_calls(root):
+            _check_call(context, parts)
+            clause = read_over(context, parts, named)
+            partition = tuple(stage.render(context, term) for term in clause.partition)
+            within = _within_window(stage, partition)
+            order = () if within else tuple(stage.render(context, t.this) for t in clause.order)
+            groups.setdefault((within, partition, order), []).append((parts, clause))
+    if not groups:
+        return stage
+    if stage.changes:
+        raise context.source.error(
+            f"window functions cannot follow results of {stage.title} that are still revised; "
+            "use EMIT FINAL there",
+            next(iter(groups.values()))[0][0].node,
+        )
+    for (within, _, _), calls in groups.items():
+        stage = rank_in_windows(context, stage, calls) if within else _over(context, stage, calls)
+    return stage
+
+
+def _check_call(context: PlanContext, parts: CallParts) -> None:
+    for argument in parts.arguments:
+        for nested in over_calls(argument):
+            raise context.source.error(
+                "a window function cannot be an argument of another; use a subquery", nested.node
+            )
+    known = context.typer.aggregates | context.typer.window_functions
+    if parts.function not in known:
+        raise context.source.error(f"{parts.function} cannot be used with OVER", parts.node)
+
+
+def _within_window(stage: Stage, partition: Sequence[str]) -> bool:
+    if "window_end" not in stage.window_columns:
+        return False
+    ends = {stage.window_columns.get("window_end"), stage.window_columns.get("window_time")}
+    return bool(ends & set(partition))
+
+
+def _over(
+    context: PlanContext, stage: Stage, calls: Sequence[tuple[CallParts, OverClause]]
+) -> Stage:
+    clause = calls[0][1]
+    time = _order(context, stage, clause)
+    builder = _Builder(context, stage)
+    keys = tuple(builder.column(term) for term in clause.partition)
+    order = None if time is None else builder.plain(time.sql)
+    pending = [builder.call(parts, over, time) for parts, over in calls]
+    node = stage.project(context, [*stage.passed(), *builder.columns.items()])
+    for term, key in zip(clause.partition, keys, strict=True):
+        check_key_type(context, term, node.schema.field(key).type)
+    first = len(stage.columns)
+    typed = [
+        call.typed(context, f"__w{first + index}", node.schema, keys, order)
+        for index, call in enumerate(pending)
+    ]
+    fields = [pa.field(call.name, call.result_type) for call in typed]
+    over = Over(
+        input=node,
+        keys=keys,
+        order_column=order,
+        calls=tuple(typed),
+        schema=pa.schema([*node.schema, *fields]),
+        watermark=node.watermark if time is None else time.watermark,
+    )
+    names = {id(parts.node): call.name for (parts, _), call in zip(calls, typed, strict=True)}
+    return replace(
+        stage,
+        node=over,
+        replace=_with_calls(stage.replace, names),
+        columns={name: quoted(name) for name in [*stage.columns, *names.values()]},
+        inferable={},
+        event_times=stage.event_times if time is None else {time.sql: time},
+        where=None,
+    )
+
+
+def _with_calls(replace_below: Replace, names: Mapping[int, str]) -> Replace:
+    def outer(node: exp.Expr) -> str | None:
+        name = names.get(id(node))
+        return replace_below(node) if name is None else quoted(name)
+
+    return outer
+
+
+def _order(context: PlanContext, stage: Stage, clause: OverClause) -> EventTime | None:
+    """The event time by which rows are ordered; None for the order of arrival."""
+    if not clause.order:
+        return None
+    term = clause.order[0]
+    time = find_event_time(context, stage, term.this)
+    known = " or ".join(repr(time.name) for time in stage.event_times.values())
+    advice = f"use {known}" if known else "declare one with event_time="
+    if time is None:
+        name = bound_column(term.this) or "this"
+        raise context.source.error(
+            f"rows of a stream can be ordered by event time only, which {name} is not; {advice}, "
+            "or add the end of a window to PARTITION BY",
+            term,
+        )
+    if term.args.get("desc"):
+        raise context.source.error("rows of a stream can be ordered by ascending time only", term)
+    if len(clause.order) > 1:
+        raise context.source.error(
+            "rows of a stream are ordered by event time alone; rows of one time keep the order in "
+            "which they came",
+            clause.order[1],
+        )
+    return time
+
+
+@dataclass(slots=True)
+class _Builder:
+    """Collects the columns that window functions need."""
+
+    context: PlanContext
+    stage: Stage
+    columns: dict[str, Piece] = field(default_factory=dict)
+
+    def column(self, node: exp.Expr) -> str:
+        """Name of a column with the value of an expression."""
+        return self._named(self.stage.piece(self.context, node))
+
+    def plain(self, sql: str) -> str:
+        """Name of a column with the value of SQL over the stage."""
+        return self._named(Piece(None, sql))
+
+    def _named(self, piece: Piece) -> str:
+        for name, sql in self.stage.columns.items():
+            if sql == piece.sql:
+                return name
+        for name, known in self.columns.items():
+            if known.sql == piece.sql:
+                return name
+        name = f"__v{len(self.stage.columns) + len(self.columns)}"
+        self.columns[name] = piece
+        return name
+
+    def call(self, parts: CallParts, clause: OverClause, time: EventTime | None) -> _Pending:
+        """A call with its arguments as columns."""
+        kind, preceding, frame_sql = _frame(self.context, parts, clause, time)
+        names: dict[int, str] = {}
+        folded = (
+            parts.filter is not None and parts.function in FOLDING_FUNCTIONS and not parts.distinct
+        )
+        if folded:
+            return self._folded(parts, kind, preceding, frame_sql)
+        for argument in parts.arguments:
+            if any(argument.find_all(exp.Column)):
+                names[id(argument)] = self.column(argument)
+        for term in parts.order:
+            names[id(term.this)] = self.column(term.this)
+        if parts.filter is not None:
+            names[id(parts.filter)] = self.column(parts.filter)
+
+        def put(node: exp.Expr) -> str | None:
+            name = names.get(id(node))
+            return None if name is None else quoted(name)
+
+        assert parts.over is not None
+        sql = self.context.source.splice_call(parts.over, put)
+        return _Pending(
+            parts, sql, tuple(dict.fromkeys(names.values())), kind, preceding, frame_sql
+        )
+
+    def _folded(
+        self,
+        parts: CallParts,
+        kind: Literal["rows", "range"],
+        preceding: int | None,
+        frame_sql: str,
+    ) -> _Pending:
+        """A call in which rows that FILTER leaves out count as NULL."""
+        assert parts.filter is not None
+        condition = self.stage.render(self.context, parts.filter)
+        values = [
+            "1" if isinstance(argument, exp.Star) else self.stage.render(self.context, argument)
+            for argument in parts.arguments
+        ]
+        names = tuple(
+            self._named(Piece(parts.filter, f"CASE WHEN {condition} THEN {value} END"))
+            for value in values or ["1"]
+        )
+        sql = f"{parts.function}({', '.join(map(quoted, names))})"
+        return _Pending(parts, sql, names, kind, preceding, frame_sql)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A call that is not typed yet."""
+
+    parts: CallParts
+    sql: str
+    arguments: tuple[str, ...]
+    frame_kind: Literal["rows", "range"]
+    preceding: int | None
+    frame_sql: str
+
+    def typed(
+        self,
+        context: PlanContext,
+        name: str,
+        schema: pa.Schema,
+        keys: Sequence[str],
+        order: str | None,
+    ) -> OverCall:
+        partition = f"PARTITION BY {', '.join(map(quoted, keys))} " if keys else ""
+        ordering = f"ORDER BY {quoted(order)} " if order is not None else ""
+        sql = f"SELECT {self.sql} OVER ({partition}{ordering}{self.frame_sql}) AS a FROM {INPUT}"
+        try:
+            typed = context.typer.schema(sql, {INPUT: schema})
+        except TypingError as failure:
+            raise context.source.error(str(failure), self.parts.node) from failure
+        reason = self._why_buffered([schema.field(column).type for column in self.arguments])
+        return OverCall(
+            name=name,
+            function="avg" if self.parts.function == "mean" else self.parts.function,
+            arguments=self.arguments,
+            result_type=typed.field(0).type,
+            frame_kind=self.frame_kind,
+            preceding=self.preceding,
+            sql=self.sql,
+            path="buffered" if reason else "kernel",
+            reason=reason,
+            frame_sql=self.frame_sql,
+        )
+
+    def _why_buffered(self, types: Sequence[pa.DataType]) -> str:
+        function = "avg" if self.parts.function == "mean" else self.parts.function
+        if function not in _KERNEL_FUNCTIONS:
+            return f"{function} has no kernel"
+        if self.parts.distinct or self.parts.order or self.parts.nulls == "ignore":
+            return "DISTINCT, ORDER BY and IGNORE NULLS need the rows"
+        if self.parts.filter is not None and function not in FOLDING_FUNCTIONS:
+            return f"{function} with FILTER has no kernel"
+        if function == "lag":
+            return "lag with a default has no kernel" if len(self.parts.arguments) > 2 else ""
+        return kernel_types(function, types)
+
+
+def _frame(
+    context: PlanContext, parts: CallParts, clause: OverClause, time: EventTime | None
+) -> tuple[Literal["rows", "range"], int | None, str]:
+    """Kind, reach and text of the frame of a call."""
+    function = parts.function
+    if function in _WHOLE_PARTITION:
+        raise context.source.error(
+            f"{function} needs rows that are still to come; use it within a window, by adding the "
+            "window's end to PARTITION BY",
+            parts.node,
+        )
+    if function == "lag":
+        return "rows", _lag_offset(context, parts), ""
+    if function in _RANKINGS:
+        if function != "row_number" and time is None:
+            raise context.source.error(f"{function} needs ORDER BY", parts.node)
+        return "rows", None, ""
+    frame = clause.frame
+    if frame is None:
+        if time is None:
+            raise context.source.error(
+                "without ORDER BY the frame is the whole partition, of which rows are still to "
+                "come; add ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW",
+                parts.node,
+            )
+        return "range", None, ""
+    preceding = _preceding(context, frame, time)
+    text = frame.sql(lambda node: _bound_text(context, node))
+    return ("rows" if frame.kind == "rows" else "range"), preceding, text
+
+
+def _bound_text(context: PlanContext, node: exp.Expr) -> str:
+    if isinstance(node, exp.Literal):
+        return str(node.this)
+    return context.source.splice(node, lambda _: None)
+
+
+def _preceding(context: PlanContext, frame: Frame, time: EventTime | None) -> int | None:
+    if "following" in (frame.start_side, frame.end_side):
+        raise context.source.error(
+            "a frame with FOLLOWING needs rows that are still to come; end it at CURRENT ROW",
+            frame.place,
+        )
+    if frame.kind == "groups":
+        raise context.source.error(
+            "GROUPS frames are not supported; use ROWS or RANGE", frame.place
+        )
+    if not frame.ends_now:
+        raise context.source.error("a frame must end at CURRENT ROW", frame.place)
+    if frame.kind == "range" and time is None:
+        raise context.source.error("a RANGE frame needs ORDER BY event time", frame.place)
+    if frame.start == "UNBOUNDED":
+        return None
+    if frame.start == "CURRENT ROW":
+        return 0
+    assert isinstance(frame.start, exp.Expr)
+    if frame.kind == "range":
+        assert time is not None
+        return interval_units(context, frame.start, time.data_type, "range")
+    text = _bound_text(context, frame.start)
+    if not text.isdigit():
+        raise context.source.error(
+            f"a ROWS frame takes a whole number of rows: {text}", frame.place
+        )
+    return int(text)
+
+
+def _lag_offset(context: PlanContext, parts: CallParts) -> int:
+    if len(parts.arguments) < 2:
+        return 1
+    text = _bound_text(context, parts.arguments[1])
+    if not text.isdigit():
+        raise context.source.error(
+            f"lag takes a whole number of rows to look back: {text}", parts.arguments[1]
+        )
+    return int(text)

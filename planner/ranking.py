@@ -1,0 +1,186 @@
+"""What is computed when a window closes: window functions within windows, and ORDER BY with LIMIT."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+from sqlglot import exp
+
+from millstream.planner.aggregates import CallParts
+from millstream.planner.context import INPUT, Piece, PlanContext
+from millstream.planner.nodes import WatermarkBound, WindowSelect, quoted
+from millstream.planner.over_clause import OverClause
+from millstream.planner.scope import Relation
+from millstream.planner.stage import Stage
+from millstream.planner.typing import TypingError
+
+__all__ = ["SortTerm", "order_in_windows", "rank_in_windows"]
+
+
+def rank_in_windows(
+    context: PlanContext, stage: Stage, calls: Sequence[tuple[CallParts, OverClause]]
+) -> Stage:
+    """Compute window functions whose partitions lie within windows.
+
+    Raises:
+        SqlError: DataFusion refuses a call.
+    """
+    partition = [stage.render(context, term) for term in calls[0][1].partition]
+    columns = stage.passed()
+    names = {sql: name for name, sql in stage.columns.items()}
+    for index, (term, sql) in enumerate(zip(calls[0][1].partition, partition, strict=True)):
+        if sql not in names:
+            names[sql] = f"__p{len(stage.columns) + index}"
+            columns.append((names[sql], stage.piece(context, term)))
+    node = stage.project(context, columns)
+    windows = set(stage.window_columns.values())
+    keys = tuple(names[sql] for sql in partition if sql not in windows)
+    texts = {
+        f"__w{len(stage.columns) + index}": _call_sql(context, stage, parts, clause)
+        for index, (parts, clause) in enumerate(calls)
+    }
+    listed = ", ".join(f"{text} AS {quoted(name)}" for name, text in texts.items())
+    sql = f"SELECT *, {listed} FROM {quoted(INPUT)}"
+    typed = _typed(context, sql, node.schema, calls)
+    end = _end_column(stage)
+    select = WindowSelect(
+        input=node,
+        window_end_column=names[end],
+        keys=keys,
+        sql=sql,
+        schema=pa.schema([*node.schema, *list(typed)[len(node.schema) :]]),
+        watermark=_watermark(stage),
+    )
+    by_call = {id(parts.node): name for (parts, _), name in zip(calls, texts, strict=True)}
+    below = stage.replace
+
+    def outer(node: exp.Expr) -> str | None:
+        name = by_call.get(id(node))
+        return below(node) if name is None else quoted(name)
+
+    # Rows wait for their window to close, so their own times are no longer in step with the watermark.
+    times = {sql: time for sql, time in stage.event_times.items() if sql in windows}
+    return replace(
+        stage,
+        node=select,
+        replace=outer,
+        columns={name: quoted(name) for name in [*stage.columns, *texts]},
+        event_times=times,
+        inferable={},
+        where=None,
+    )
+
+
+def _call_sql(context: PlanContext, stage: Stage, parts: CallParts, clause: OverClause) -> str:
+    assert parts.over is not None
+    call = context.source.splice_call(parts.over, stage.replace)
+    words = []
+    if clause.partition:
+        terms = ", ".join(stage.render(context, term) for term in clause.partition)
+        words.append(f"PARTITION BY {terms}")
+    if clause.order:
+        terms = ", ".join(_ordered(stage.render(context, t.this), t) for t in clause.order)
+        words.append(f"ORDER BY {terms}")
+    if clause.frame is not None:
+        words.append(clause.frame.sql(lambda node: _plain(context, node)))
+    return f"{call} OVER ({' '.join(words)})"
+
+
+def _plain(context: PlanContext, node: exp.Expr) -> str:
+    if isinstance(node, exp.Literal):
+        return str(node.this)
+    return context.source.splice(node, lambda _: None)
+
+
+def _ordered(sql: str, term: exp.Ordered) -> str:
+    direction = "DESC" if term.args.get("desc") else "ASC"
+    nulls = "FIRST" if term.args.get("nulls_first") else "LAST"
+    return f"{sql} {direction} NULLS {nulls}"
+
+
+def _typed(
+    context: PlanContext,
+    sql: str,
+    schema: pa.Schema,
+    calls: Sequence[tuple[CallParts, OverClause]],
+) -> pa.Schema:
+    try:
+        return context.typer.schema(sql, {INPUT: schema})
+    except TypingError as failure:
+        raise context.source.error(str(failure), calls[0][0].node) from failure
+
+
+def _end_column(stage: Stage) -> str:
+    """SQL of the column that says when a window closes."""
+    end = stage.window_columns.get("window_end")
+    # window_time is one unit before the end. A window whose last moment the watermark has reached may
+    # still get rows, so it cannot stand in for the end.
+    assert end is not None, "a stage with windows passes their ends on"
+    return end
+
+
+def _watermark(stage: Stage) -> tuple[WatermarkBound, ...]:
+    time = stage.event_times.get(_end_column(stage))
+    return stage.node.watermark if time is None else time.watermark
+
+
+@dataclass(frozen=True, slots=True)
+class SortTerm:
+    """One term of ORDER BY: what it sorts by, and how."""
+
+    piece: Piece
+    term: exp.Ordered
+
+
+def order_in_windows(
+    context: PlanContext,
+    stage: Stage,
+    outputs: Sequence[tuple[str, Piece]],
+    order: Sequence[SortTerm],
+    limit: int | None,
+) -> Relation:
+    """Sort the rows of each window when it closes, and keep the first ones.
+
+    Raises:
+        SqlError: DataFusion refuses an expression.
+    """
+    sorts = [(f"__s{index}", term.piece) for index, term in enumerate(order)]
+    windows = [
+        (f"__{role}", Piece(None, stage.window_columns[role]))
+        for role in ("window_start", "window_end")
+        if role in stage.window_columns
+    ]
+    node = stage.project(context, [*outputs, *sorts, *windows])
+    terms = ", ".join(
+        _ordered(quoted(name), term.term) for (name, _), term in zip(sorts, order, strict=True)
+    )
+    partition = ", ".join(quoted(name) for name, _ in windows)
+    listed = ", ".join(quoted(name) for name, _ in outputs)
+    numbered = (
+        f"SELECT *, row_number() OVER (PARTITION BY {partition} ORDER BY {terms}) "
+        f'AS "__n" FROM {quoted(INPUT)}'
+    )
+    kept = "" if limit is None else f' WHERE "__n" <= {limit}'
+    sql = f'SELECT {listed} FROM ({numbered}){kept} ORDER BY "__window_end", {partition}, "__n"'
+    names = [name for name, _ in outputs]
+    select = WindowSelect(
+        input=node,
+        window_end_column="__window_end",
+        keys=(),
+        sql=sql,
+        schema=pa.schema([node.schema.field(name) for name in names]),
+        watermark=_watermark(stage),
+    )
+    relation = stage.relation(node)
+    shown = set(names)
+    windows = {role: name for role, name in relation.window_columns.items() if name in shown}
+    times = {name: time for name, time in relation.event_times.items() if name in windows.values()}
+    return replace(
+        relation,
+        node=select,
+        columns={name: name for name in names},
+        event_times=times,
+        window_columns=windows,
+    )

@@ -1,0 +1,116 @@
+"""The rows of a query block between two of its clauses, and how expressions are written over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+from sqlglot import exp
+
+from millstream.planner.context import INPUT, Piece, PlanContext
+from millstream.planner.nodes import Node, Transform, WatermarkBound, quoted
+from millstream.planner.place import Replace
+from millstream.planner.scope import Relation
+
+__all__ = ["EventTime", "Inferable", "Stage"]
+
+
+@dataclass(frozen=True, slots=True)
+class EventTime:
+    """A column that a watermark follows.
+
+    Attributes:
+        name: What the user calls it.
+        sql: How it is written over the rows.
+        data_type: Its Arrow type.
+        watermark: The watermark that it follows.
+    """
+
+    name: str
+    sql: str
+    data_type: pa.DataType
+    watermark: tuple[WatermarkBound, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Inferable:
+    """A column of a stream without event time, which a window may declare to be it."""
+
+    name: str
+    stream: str
+    column: str
+    data_type: pa.DataType
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Rows and the words for them. A clause takes one stage and gives the next.
+
+    Attributes:
+        node: Node that gives the rows.
+        replace: How columns, and what was computed so far, are written over the rows.
+        columns: SQL by name of all that can be passed on.
+        event_times: Columns that watermarks follow, by their SQL.
+        window_columns: SQL of window columns by role.
+        title: What messages call the rows.
+        keys: SQL of the group's keys where later rows replace earlier ones.
+        changes: Whether later rows replace earlier ones.
+        inferable: Columns that could become event time, by their SQL.
+        where: Condition that the next transform has to apply.
+        from_sql: FROM of the next transform, with its joins.
+        tables: Tables that ``from_sql`` names.
+    """
+
+    node: Node
+    replace: Replace
+    columns: Mapping[str, str]
+    event_times: Mapping[str, EventTime]
+    window_columns: Mapping[str, str]
+    title: str
+    keys: tuple[str, ...] = ()
+    changes: bool = False
+    inferable: Mapping[str, Inferable] = field(default_factory=dict)
+    where: Piece | None = None
+    from_sql: str = quoted(INPUT)
+    tables: tuple[str, ...] = ()
+
+    def render(self, context: PlanContext, node: exp.Expr) -> str:
+        """SQL of an expression over the rows."""
+        return context.source.splice(node, self.replace)
+
+    def piece(self, context: PlanContext, node: exp.Expr) -> Piece:
+        """An expression with its SQL, for a transform."""
+        return Piece(node, self.render(context, node), lambda part: self.render(context, part))
+
+    def passed(self) -> list[tuple[str, Piece]]:
+        """All columns as they are, for a transform that computes more beside them."""
+        return [(name, Piece(None, sql)) for name, sql in self.columns.items()]
+
+    def project(self, context: PlanContext, columns: Sequence[tuple[str, Piece]]) -> Transform:
+        """Apply what is pending and compute columns.
+
+        Raises:
+            SqlError: DataFusion refuses one of them.
+        """
+        return context.transform(
+            self.node, columns, where=self.where, from_sql=self.from_sql, tables=self.tables
+        )
+
+    def relation(self, node: Transform) -> Relation:
+        """What a transform of the rows gives; picked columns keep what they are good for."""
+        sql_by_name = {projection.name: projection.sql for projection in node.projections}
+        roles = {sql: role for role, sql in self.window_columns.items()}
+        return Relation(
+            node=node,
+            columns={name: name for name in node.schema.names},
+            event_times={
+                name: self.event_times[sql].watermark
+                for name, sql in sql_by_name.items()
+                if sql in self.event_times
+            },
+            title=self.title,
+            window_columns={roles[sql]: name for name, sql in sql_by_name.items() if sql in roles},
+            changes=self.changes,
+            key_columns=tuple(name for name, sql in sql_by_name.items() if sql in self.keys),
+        )
