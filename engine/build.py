@@ -136,7 +136,7 @@ class _Builder:
         number = self._n_exchanges
         self._n_exchanges += 1
         n_senders = self._n_partitions if _has_exchange(node.input) else None
-        self.pipelines.receivers[number] = Receiver(n_senders, downstream)
+        self.pipelines.receivers[number] = Receiver(n_senders, self._context.at_hand, downstream)
         sender = Sender(
             number, node.kind, node.keys, self._context.partition, self._n_partitions, self._post
         )

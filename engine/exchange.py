@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from millstream.engine.pipeline import Link, step_of
 from millstream.engine.routing import split
-from millstream.engine.step import Contribution, SourceItem
+from millstream.engine.step import AtHand, Contribution, SourceItem
 from millstream.planner.nodes import ExchangeKind
 
 __all__ = ["Receiver", "Sender"]
@@ -75,11 +75,13 @@ class Receiver:
 
     Args:
         n_senders: Partitions that contribute to each step; None where those of the step's source side do.
+        at_hand: Of the partition; follows the steps.
         downstream: What follows.
     """
 
-    def __init__(self, n_senders: int | None, downstream: Link) -> None:
+    def __init__(self, n_senders: int | None, at_hand: AtHand, downstream: Link) -> None:
         self._n_senders = n_senders
+        self._at_hand = at_hand
         self._downstream = downstream
         self._next_step = 0
         self._arrived: dict[int, list[Contribution]] = {}
@@ -100,6 +102,7 @@ class Receiver:
 
     def _process(self, contributions: list[Contribution]) -> None:
         self._next_step += 1
+        self._at_hand.item = contributions[0].item
         # In the order of the senders, so that the same run gives the same order of rows.
         for contribution in sorted(contributions, key=lambda contribution: contribution.sender):
             for batch in contribution.batches:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from millstream.engine.columns import array_from_buffers
 from millstream.engine.sinks import Sink
-from millstream.engine.step import SourceItem
+from millstream.engine.step import AtHand
 from millstream.errors import SchemaError
 from millstream.kernels.compile import I64
 from millstream.planner.catalog import StreamDefinition
@@ -50,19 +50,19 @@ class LateRows:
     Args:
         sinks: Per stream its sink, opened and closed by the partition.
         streams: Definitions of these streams.
+        at_hand: What the partition is working on.
     """
 
-    def __init__(self, sinks: Mapping[str, Sink], streams: Mapping[str, StreamDefinition]) -> None:
+    def __init__(
+        self,
+        sinks: Mapping[str, Sink],
+        streams: Mapping[str, StreamDefinition],
+        at_hand: AtHand,
+    ) -> None:
         self._sinks = dict(sinks)
         self._schemas = {name: late_schema(streams[name]) for name in sinks}
         self._n_columns = {name: len(streams[name].schema) for name in sinks}
-        # Set by the partition before it processes what belongs to an item.
-        self.item: SourceItem | None = None
-
-    def open(self, partition: int) -> None:
-        """Open the sinks."""
-        for name, sink in self._sinks.items():
-            sink.open(partition, self._schemas[name])
+        self._at_hand = at_hand
 
     def write(
         self,
@@ -81,7 +81,7 @@ class LateRows:
             ends: int64[n_late] end of the window, or None.
             watermarks: int64[n_late] watermark that the row met.
         """
-        item = self.item
+        item = self._at_hand.item
         if item is None or item.stream not in self._sinks or len(rows) == 0:
             return
         index = batch.schema.get_field_index(ROW_COLUMN)

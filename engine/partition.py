@@ -12,10 +12,11 @@ import pyarrow as pa
 
 from millstream.engine.datafusion import TransformRunner
 from millstream.engine.exchange import Receiver
+from millstream.engine.late_rows import LateRows
 from millstream.engine.operators.base import Counters, Operator
 from millstream.engine.pipeline import Link
 from millstream.engine.sinks import Sink
-from millstream.engine.step import Contribution, SourceItem
+from millstream.engine.step import AtHand, Contribution, SourceItem
 
 __all__ = ["Partition", "Pipelines", "SourceLink"]
 
@@ -71,8 +72,10 @@ class Partition:
     Args:
         index: Number of the partition.
         pipelines: Its links.
-        sink: Its sink, opened and closed by its thread.
+        sink: Its sink, opened already and closed by its thread.
+        late_rows: Its side output, or None; opened already and closed by its thread.
         counters: Counted by its thread.
+        at_hand: Kept by its thread.
         on_error: Called by the thread with what was raised and the item at hand; the thread ends afterwards.
         on_mapped: Called when an item that ends no step is done.
         name: Name of the job, for the thread's name.
@@ -83,7 +86,9 @@ class Partition:
         index: int,
         pipelines: Pipelines,
         sink: Sink,
+        late_rows: LateRows | None,
         counters: Counters,
+        at_hand: AtHand,
         *,
         on_error: OnError,
         on_mapped: Callable[[SourceItem], None],
@@ -93,7 +98,8 @@ class Partition:
         self.pipelines = pipelines
         self.counters = counters
         self.rows_posted = 0
-        self._sink = sink
+        self._outputs: list[Sink | LateRows] = [sink] if late_rows is None else [sink, late_rows]
+        self._at_hand = at_hand
         self._inbox: SimpleQueue[Message] = SimpleQueue()
         self._on_error = on_error
         self._on_mapped = on_mapped
@@ -140,27 +146,27 @@ class Partition:
 
     def _run(self) -> None:
         is_committed = False
-        item: SourceItem | None = None
+        at_hand = self._at_hand
         try:
             while True:
                 message = self._inbox.get()
                 if isinstance(message, SourceItem):
-                    item = message
+                    at_hand.item = message
                     self._process(message)
                 elif isinstance(message, Contribution):
-                    item = message.item
+                    at_hand.item = message.item
                     self.pipelines.receivers[message.exchange].take(message)
                 elif isinstance(message, _Close):
-                    self._sink.close()
+                    self._close_outputs()
                     is_committed = True
                     return
                 else:
                     return
         except BaseException as error:
-            self._on_error(error, item, self.index)
+            self._on_error(error, at_hand.item, self.index)
         finally:
             if not is_committed:
-                self._abort_sink()
+                self._abort_outputs()
 
     def _process(self, item: SourceItem) -> None:
         sources = self.pipelines.sources
@@ -178,8 +184,13 @@ class Partition:
         for source in sources:
             source.downstream.end_step(item)
 
-    def _abort_sink(self) -> None:
-        try:
-            self._sink.abort()
-        except Exception as error:
-            self._on_error(error, None, self.index)
+    def _close_outputs(self) -> None:
+        for output in self._outputs:
+            output.close()
+
+    def _abort_outputs(self) -> None:
+        for output in self._outputs:
+            try:
+                output.abort()
+            except Exception as error:
+                self._on_error(error, None, self.index)

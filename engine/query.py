@@ -62,18 +62,30 @@ class Query:
         """Return the plan as a readable tree."""
         return explain(self._distributed())
 
-    def start(self, sink: AnySink | None = None, *, sinks: Sequence[AnySink] | None = None) -> Job:
+    def start(
+        self,
+        sink: AnySink | None = None,
+        *,
+        sinks: Sequence[AnySink] | None = None,
+        late_sink: AnySink | Mapping[str, AnySink] | None = None,
+    ) -> Job:
         """Start the query on unbounded input.
 
         Args:
             sink: Where results go: a callable that takes a RecordBatch, or an object with the methods of
                 :class:`millstream.Sink`. It is called by one thread at a time.
             sinks: Instead of ``sink``, one per partition, each called by the thread of its partition.
+            late_sink: Where late rows go: each as it was pushed, with ``window_start`` and ``window_end`` of the window
+                that it missed and the ``watermark`` that it met. A mapping from stream names gives each stream its own.
+                Without one, late rows are dropped and counted.
 
         Raises:
             SinkError: If what is given is not a sink, or their number is not that of the partitions.
+            SourceError: If there can be no late rows of a stream.
         """
-        return self._start(as_sinks(sink, sinks, self._config.partitions))
+        n_partitions = self._config.partitions
+        late = self._late_sinks(late_sink, n_partitions)
+        return self._start(as_sinks(sink, sinks, n_partitions), late)
 
     def run(
         self, inputs: Mapping[str, Any], *, batch_rows: int | None = _SESSION_BATCH_ROWS
@@ -95,7 +107,7 @@ class Query:
         definitions = {stream.name: stream for stream in self._plan.streams}
         _check_inputs(inputs, definitions)
         collectors = [_OrderedCollector() for _ in range(self._config.partitions)]
-        with self._start(collectors) as job:
+        with self._start(collectors, [{} for _ in collectors]) as job:
             for stream, batch in _in_event_time_order(inputs, definitions, rows):
                 job.push(stream, batch)
         return _merged(collectors, self._plan.schema)
@@ -103,7 +115,25 @@ class Query:
     def _distributed(self) -> Any:
         return distribute(self._plan.root, self._config.partitions)
 
-    def _start(self, sinks: Sequence[Sink]) -> Job:
+    def _late_sinks(
+        self, late_sink: AnySink | Mapping[str, AnySink] | None, n_partitions: int
+    ) -> list[dict[str, Sink]]:
+        timed = [stream.name for stream in self._plan.streams if stream.event_time is not None]
+        if late_sink is None:
+            return [{} for _ in range(n_partitions)]
+        if not isinstance(late_sink, Mapping):
+            if len(timed) != 1:
+                raise SourceError(
+                    f"late_sink must be a mapping from stream names, since {len(timed)} streams have event time"
+                )
+            late_sink = {timed[0]: late_sink}
+        unknown = sorted(late_sink.keys() - set(timed))
+        if unknown:
+            raise SourceError(f"late_sink names streams without event time in this query: {', '.join(unknown)}")
+        by_stream = {name: as_sinks(sink, None, n_partitions) for name, sink in late_sink.items()}
+        return [{name: sinks[index] for name, sinks in by_stream.items()} for index in range(n_partitions)]
+
+    def _start(self, sinks: Sequence[Sink], late_sinks: Sequence[Mapping[str, Sink]]) -> Job:
         runtime = Runtime(
             name=f"millstream-{next(_numbers)}",
             root=self._distributed(),
@@ -111,6 +141,7 @@ class Query:
             tables=self._tables,
             functions=self._functions,
             sinks=sinks,
+            late_sinks=late_sinks,
             config=self._config,
         )
         return Job(runtime, {stream.name: stream for stream in self._plan.streams})

@@ -15,6 +15,7 @@ from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END, WatermarkT
 from millstream.engine.failures import describe_failure
 from millstream.engine.in_flight import InFlight
 from millstream.engine.latency import LatencyHistogram
+from millstream.engine.late_rows import LateRows, late_schema, with_row_numbers
 from millstream.engine.operators.base import Counters
 from millstream.engine.operators.registry import OperatorContext
 from millstream.engine.operators.windowing import WindowGrid
@@ -22,7 +23,7 @@ from millstream.engine.partition import Partition
 from millstream.engine.pipeline import SinkLink
 from millstream.engine.sinks import Sink
 from millstream.engine.stats import JobStats, PartitionStats
-from millstream.engine.step import Contribution, SourceItem, Step, watermark_at
+from millstream.engine.step import AtHand, Contribution, SourceItem, Step, watermark_at
 from millstream.errors import JobFailed, SourceError
 from millstream.planner.catalog import StreamDefinition
 from millstream.planner.nodes import Node
@@ -42,6 +43,7 @@ class Runtime:
         tables: Contents of the session's tables by name.
         functions: User-defined DataFusion functions by name.
         sinks: One per partition.
+        late_sinks: Per partition, the sinks for late rows by stream.
         config: Of the session.
     """
 
@@ -54,6 +56,7 @@ class Runtime:
         tables: Mapping[str, pa.Table],
         functions: Mapping[str, object],
         sinks: Sequence[Sink],
+        late_sinks: Sequence[Mapping[str, Sink]],
         config: SessionConfig,
     ) -> None:
         self._root = root
@@ -78,7 +81,12 @@ class Runtime:
         self._turn = 0
         self.state: State = "running"
         self._error: JobFailed | None = None
-        self._partitions = [self._partition(index, name, sink) for index, sink in enumerate(sinks)]
+        self._wants_late_rows = {stream for by_stream in late_sinks for stream in by_stream}
+        self._partitions = [
+            self._partition(index, name, sink, late)
+            for index, (sink, late) in enumerate(zip(sinks, late_sinks, strict=True))
+        ]
+        self._open(sinks, late_sinks)
         readers = self._partitions[0].pipelines.sources
         self._n_readers = {
             stream: sum(source.stream == stream for source in readers) for stream in self._streams
@@ -86,8 +94,9 @@ class Runtime:
         for partition in self._partitions:
             partition.start()
 
-    def _partition(self, index: int, name: str, sink: Sink) -> Partition:
-        counters = Counters()
+    def _partition(self, index: int, name: str, sink: Sink, late_sinks: Mapping[str, Sink]) -> Partition:
+        counters, at_hand = Counters(), AtHand()
+        late_rows = LateRows(late_sinks, self._streams, at_hand) if late_sinks else None
 
         def post(receiver: int, contribution: Contribution) -> None:
             self._partitions[receiver].post(contribution)
@@ -95,9 +104,11 @@ class Runtime:
         context = OperatorContext(
             partition=index,
             counters=counters,
+            at_hand=at_hand,
             is_deferred=self._shape.is_deferred,
             functions=self._functions,
             changelog=None,
+            late_rows=late_rows,
         )
         pipelines = build_pipelines(
             self._root,
@@ -108,16 +119,32 @@ class Runtime:
             n_partitions=self._n_partitions,
             post=post,
         )
-        sink.open(index, self._root.schema)
         return Partition(
             index,
             pipelines,
             sink,
+            late_rows,
             counters,
+            at_hand,
             on_error=self._fail,
             on_mapped=self._acknowledge,
             name=name,
         )
+
+    def _open(self, sinks: Sequence[Sink], late_sinks: Sequence[Mapping[str, Sink]]) -> None:
+        opened: list[Sink] = []
+        schemas = {name: late_schema(self._streams[name]) for name in self._wants_late_rows}
+        try:
+            for index, (sink, late) in enumerate(zip(sinks, late_sinks, strict=True)):
+                sink.open(index, self._root.schema)
+                opened.append(sink)
+                for name, late_sink in late.items():
+                    late_sink.open(index, schemas[name])
+                    opened.append(late_sink)
+        except BaseException:
+            for done in opened:
+                done.abort()
+            raise
 
     def push(
         self, stream: str, batch: pa.RecordBatch, source_partition: int, timeout_seconds: float | None
@@ -140,7 +167,10 @@ class Runtime:
             except BaseException:
                 self.in_flight.withdraw(n_rows, n_bytes)
                 raise
-            item = self._item(stream, observed.batch, n_rows, n_bytes)
+            taken = observed.batch
+            if stream in self._wants_late_rows and taken.num_columns > batch.num_columns:
+                taken = with_row_numbers(taken)
+            item = self._item(stream, taken, n_rows, n_bytes)
             self._n_batches += 1
             if not self._shape.is_deferred:
                 self._add_step(item, is_final=False)

@@ -132,7 +132,16 @@ def _checked_schema(name: str, schema: pa.Schema) -> pa.Schema:
         if column.startswith(_RESERVED_PREFIX) or column in _RESERVED_COLUMNS:
             raise SchemaError(f"{name!r}: the column name {column!r} is reserved")
         seen.add(column)
-    return schema.remove_metadata()
+    return pa.schema([field.with_type(_plain_type(field.type)).remove_metadata() for field in schema])
+
+
+def _plain_type(type_: pa.DataType) -> pa.DataType:
+    """Return the type in which values of an encoded type are kept; Arrow computes on these alone."""
+    if pa.types.is_run_end_encoded(type_):
+        return _plain_type(type_.value_type)
+    if type_ == pa.string_view():
+        return pa.string()
+    return pa.binary() if type_ == pa.binary_view() else type_
 
 
 def _event_time_type(name: str, schema: pa.Schema, column: str) -> pa.DataType:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END
 from millstream.planner.nodes import WatermarkBound
 
-__all__ = ["Contribution", "SourceItem", "Step", "watermark_at"]
+__all__ = ["AtHand", "Contribution", "SourceItem", "Step", "watermark_at"]
 
 
 @dataclass(slots=True, eq=False)
@@ -61,6 +61,15 @@ class Contribution:
     item: SourceItem
     sender: int
     batches: list[pa.RecordBatch] = field(default_factory=list)
+
+
+class AtHand:
+    """What a partition is working on: the item whose rows or step it processes."""
+
+    __slots__ = ("item",)
+
+    def __init__(self) -> None:
+        self.item: SourceItem | None = None
 
 
 def watermark_at(step: Step, bounds: tuple[WatermarkBound, ...]) -> int:

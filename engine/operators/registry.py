@@ -11,6 +11,7 @@ from millstream.engine.operators.assign_windows import AssignWindows
 from millstream.engine.operators.base import Counters, Operator
 from millstream.engine.operators.changelog import Changelog
 from millstream.engine.operators.window_select import WindowSelect
+from millstream.engine.step import AtHand
 from millstream.errors import InternalError
 from millstream.planner import nodes
 
@@ -24,6 +25,7 @@ class OperatorContext:
     Attributes:
         partition: Number of the partition.
         counters: Of the partition.
+        at_hand: What the partition is working on.
         is_deferred: Whether the partition takes part in every step, so that operators may keep for a later one what is
             not due yet.
         functions: User-defined DataFusion functions by name.
@@ -34,6 +36,7 @@ class OperatorContext:
 
     partition: int
     counters: Counters
+    at_hand: AtHand
     is_deferred: bool
     functions: Mapping[str, object]
     changelog: Changelog | None
