@@ -418,7 +418,7 @@ def _is_one_group(n_rows: int, ids: U32) -> bool:
     differences = np.uint32(0)
     for row in range(n_rows):
         differences |= ids[row] ^ ids[0]
-    return differences == 0
+    return bool(differences == 0)
 
 
 @kernel
