@@ -19,6 +19,7 @@ __all__ = [
     "CallParts",
     "aggregate_calls",
     "call_parts",
+    "has_over",
     "kernel_types",
 ]
 
@@ -32,6 +33,10 @@ FOLDING_FUNCTIONS = {
     "min": "min",
     "max": "max",
 }
+
+
+# What can follow the parentheses of a call; each node holds the call before it.
+_CALL_SUFFIXES = (exp.Window, exp.Filter, exp.WithinGroup, exp.IgnoreNulls, exp.RespectNulls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +74,7 @@ def call_parts(node: exp.Expr) -> CallParts | None:
     over: exp.Window | None = None
     order: tuple[exp.Ordered, ...] = ()
     within = False
-    while isinstance(
-        inner, exp.Window | exp.Filter | exp.WithinGroup | exp.IgnoreNulls | exp.RespectNulls
-    ):
+    while isinstance(inner, _CALL_SUFFIXES):
         if isinstance(inner, exp.Window):
             over = inner
         elif isinstance(inner, exp.Filter):
@@ -122,25 +125,21 @@ def _plain_arguments(
 def aggregate_calls(context: PlanContext, root: exp.Expr) -> Iterator[CallParts]:
     """Outermost aggregate calls under ``root``, without those of subqueries and window functions."""
     parts = call_parts(root)
-    if parts is not None and parts.over is None and parts.function in context.typer.aggregates:
+    if parts is not None and parts.function in context.typer.aggregates and not has_over(root):
         yield parts
         return
     if isinstance(root, exp.Query):
         return
-    skipped = parts.node if parts is not None and parts.over is not None else None
     for child in root.iter_expressions():
-        if skipped is not None and child is _call_of(skipped):
-            # The function of an OVER is no aggregate itself, but its arguments may hold some.
-            for argument in child.iter_expressions():
-                yield from aggregate_calls(context, argument)
-        else:
-            yield from aggregate_calls(context, child)
+        yield from aggregate_calls(context, child)
 
 
-def _call_of(node: exp.Expr) -> exp.Expr:
-    inner = node.this
-    assert isinstance(inner, exp.Expr)
-    return inner
+def has_over(call: exp.Expr) -> bool:
+    """Whether a function call stands before OVER, which makes it no aggregate."""
+    node = call
+    while isinstance(node.parent, _CALL_SUFFIXES) and node.parent.this is node:
+        node = node.parent
+    return isinstance(node, exp.Window)
 
 
 @dataclass(slots=True)

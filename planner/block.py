@@ -9,9 +9,9 @@ from sqlglot import exp
 
 from millstream.planner.aggregates import aggregate_calls
 from millstream.planner.context import Piece, PlanContext
+from millstream.planner.event_time import assign_windows
 from millstream.planner.from_clause import From, lower_from
 from millstream.planner.grouping import GroupQuery, check_key_type, group
-from millstream.planner.event_time import assign_windows
 from millstream.planner.nodes import Aggregate, quoted
 from millstream.planner.over import add_window_functions
 from millstream.planner.over_clause import named_windows, over_calls
@@ -227,7 +227,7 @@ class _Block:
         outputs = [(item.name, stage.piece(self.context, item.node)) for item in items]
         if self.select.args.get("order") or self.select.args.get("limit"):
             return self._ordered(stage, outputs, order)
-        relation = stage.relation(stage.project(self.context, outputs))
+        relation = stage.relation(stage.project(self.context, outputs), outputs)
         if self.select.args.get("distinct"):
             return self._distinct(relation, items)
         return relation

@@ -9,6 +9,7 @@ import pyarrow as pa
 from sqlglot import exp
 
 from millstream.planner.catalog import Catalog, StreamDefinition
+from millstream.planner.merge import merged
 from millstream.planner.nodes import Emit, Node, Projection, Transform, quoted
 from millstream.planner.place import SourceText, span_of
 from millstream.planner.scope import Relation, identifier_name
@@ -110,7 +111,7 @@ class PlanContext:
             from_sql=from_sql,
             tables=tables,
         )
-        return _merged(transform)
+        return merged(transform)
 
     def _locate(
         self,
@@ -164,20 +165,6 @@ def _subquery_tables(pieces: Iterable[Piece | None]) -> set[str]:
         for query in piece.node.find_all(exp.Query)
         for table in query.find_all(exp.Table)
     }
-
-
-def _merged(outer: Transform) -> Transform:
-    """One transform instead of two where the outer one only picks columns, each at most once."""
-    picks = outer.picks
-    inner = outer.input
-    if picks is None or not isinstance(inner, Transform) or len(set(picks)) < len(picks):
-        return outer
-    computed = {projection.name: projection.sql for projection in inner.projections}
-    projections = tuple(
-        Projection(computed[pick], projection.name)
-        for pick, projection in zip(picks, outer.projections, strict=True)
-    )
-    return replace(inner, projections=projections, schema=outer.schema)
 
 
 def _select(projections: Sequence[Projection]) -> str:

@@ -7,13 +7,14 @@ those with a grammar of their own.
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
 
-from sqlglot import exp, tokens
+from sqlglot import exp
 from sqlglot.dialects.postgres import Postgres
 from sqlglot.errors import ParseError, TokenError
 from sqlglot.parsers.postgres import PostgresParser
-from sqlglot.tokens import Token, TokenType
+from sqlglot.tokens import TokenType
 
 from millstream.errors import SqlError
 from millstream.planner.place import SPAN, SourceText, line_and_column
@@ -28,6 +29,7 @@ _WORDED_PREFIXES = ("CASE", "ANY")
 class MillstreamParser(StreamingClauses, PostgresParser):
     """Notes the tokens of each expression and leaves functions alone."""
 
+    FUNC_TOKENS: ClassVar[set[TokenType]] = {*PostgresParser.FUNC_TOKENS, TokenType.SESSION}
     FUNCTIONS: ClassVar[dict[str, Any]] = {}
     FUNCTION_PARSERS: ClassVar[dict[str, Any]] = {
         name: parser
@@ -39,6 +41,9 @@ class MillstreamParser(StreamingClauses, PostgresParser):
         for name, parser in PostgresParser.NO_PAREN_FUNCTION_PARSERS.items()
         if name in _WORDED_PREFIXES
     }
+
+    def _warn_unsupported(self) -> None:
+        """Say nothing: what is not supported is refused, not logged."""
 
     def _noted(self, start: int, node: Any) -> Any:
         if isinstance(node, exp.Expr) and self._index > start:
@@ -73,26 +78,6 @@ class MillstreamParser(StreamingClauses, PostgresParser):
 class MillstreamDialect(Postgres):
     """Postgres' grammar with the names and functions of DataFusion."""
 
-    class Tokenizer(tokens.Tokenizer):
-        """Takes the tokens of Postgres, with comments before keywords kept apart."""
-
-        BIT_STRINGS = Postgres.Tokenizer.BIT_STRINGS
-        HEX_STRINGS = Postgres.Tokenizer.HEX_STRINGS
-        BYTE_STRINGS = Postgres.Tokenizer.BYTE_STRINGS
-        BYTE_STRING_ESCAPES = Postgres.Tokenizer.BYTE_STRING_ESCAPES
-        HEREDOC_STRINGS = Postgres.Tokenizer.HEREDOC_STRINGS
-        HEREDOC_TAG_IS_IDENTIFIER = True
-        HEREDOC_STRING_ALTERNATIVE = TokenType.PARAMETER
-        KEYWORDS = {
-            **{
-                word: kind
-                for word, kind in Postgres.Tokenizer.KEYWORDS.items()
-                if not word.startswith(("{%", "{{"))
-            },
-        }
-        SINGLE_TOKENS = Postgres.Tokenizer.SINGLE_TOKENS
-        VAR_SINGLE_TOKENS = Postgres.Tokenizer.VAR_SINGLE_TOKENS
-
     Parser = MillstreamParser
 
 
@@ -103,43 +88,61 @@ def parse_statement(sql: str) -> tuple[exp.Expr, SourceText]:
         SqlError: The text is empty, holds several statements or is not SQL as Millstream knows it.
     """
     dialect = MillstreamDialect()
-    token_list: list[Token] = []
     try:
-        token_list = dialect.tokenize(sql)
-        source = SourceText(sql, token_list)
-        statements = dialect.parser().parse(token_list, sql)
+        tokens = dialect.tokenize(sql)
     except TokenError as error:
-        raise SqlError(f"the text cannot be read as SQL: {_first_line(error)}", sql=sql) from error
-    except ParseError as error:
-        raise _syntax_error(sql, token_list, error) from error
-    found = [statement for statement in statements if statement is not None]
-    if not found:
+        raise _token_error(sql, error) from error
+    while tokens and tokens[-1].token_type == TokenType.SEMICOLON:
+        tokens.pop()
+    if not tokens:
         raise SqlError("the query is empty; write a SELECT", sql=sql)
-    if len(found) > 1:
-        raise source.error("only one statement can be run at a time", found[1])
-    return found[0], source
+    source = SourceText(sql, tokens)
+    _check_tokens(source)
+    try:
+        tree = dialect.parser().parse(tokens, sql)[0]
+    except ParseError as error:
+        raise _syntax_error(source, error) from error
+    assert tree is not None
+    return tree, source
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+def _check_tokens(source: SourceText) -> None:
+    for index, token in enumerate(source.tokens):
+        if token.token_type == TokenType.SEMICOLON:
+            raise source.error("only one statement can be run at a time", (index, index))
+        if any(comment.startswith("+") for comment in token.comments):
+            raise source.error("hints are not supported; leave them out", (index, index))
 
 
-def _syntax_error(sql: str, token_list: list[Token], error: ParseError) -> SqlError:
+def _token_error(sql: str, error: TokenError) -> SqlError:
+    detail = re.match(r"Missing (.+) from \d+:(\d+)", str(error.__cause__ or error))
+    if detail is None:
+        return SqlError("the text cannot be read as SQL", sql=sql)
+    line, column = line_and_column(sql, int(detail[2]))
+    return SqlError(f"syntax error: {detail[1]} is missing", sql=sql, line=line, column=column)
+
+
+def _syntax_error(source: SourceText, error: ParseError) -> SqlError:
     detail = error.errors[0] if error.errors else {}
-    description = str(detail.get("description") or _first_line(error)).rstrip(".")
-    token = _token_at(token_list, detail.get("line"), detail.get("col"))
-    if token is None:
-        return SqlError(f"syntax error: {description}", sql=sql)
-    line, column = line_and_column(sql, token.start)
-    word = sql[token.start : token.end + 1]
-    if description.startswith("Invalid expression"):
-        description = "this does not fit here"
-    reason = f"syntax error at {word!r}: {description[:1].lower()}{description[1:]}"
-    return SqlError(reason, sql=sql, line=line, column=column)
+    description = str(detail.get("description") or "").rstrip(".")
+    place = (detail.get("line"), detail.get("col"))
+    index = next(
+        (i for i, token in enumerate(source.tokens) if (token.line, token.col) == place),
+        len(source.tokens) - 1,
+    )
+    token = source.tokens[index]
+    word = source.sql[token.start : token.end + 1]
+    return source.error(f"syntax error at {word!r}: {_readable(description)}", (index, index))
 
 
-def _token_at(token_list: list[Token], line: Any, column: Any) -> Token | None:
-    for token in token_list:
-        if token.line == line and token.col == column:
-            return token
-    return token_list[-1] if token_list else None
+def _readable(description: str) -> str:
+    """A message of the parser in words of SQL."""
+    missing = re.match(r"Required keyword: '(\w+)' missing for <class '[\w.]*?(\w+)'>", description)
+    if missing:
+        return f"{missing[2]} lacks its {missing[1]}"
+    wanted = re.match(r"Expected table name but got", description)
+    if wanted:
+        return "the name of a stream is expected"
+    if not description or description.startswith("Invalid expression"):
+        return "this does not fit here"
+    return description[:1].lower() + description[1:]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 from sqlglot import exp
 
-from millstream.planner.aggregates import Aggregates, call_parts
+from millstream.planner.aggregates import Aggregates, call_parts, has_over
 from millstream.planner.context import Piece, PlanContext
 from millstream.planner.event_time import assign_windows, resolve_time, window_times
 from millstream.planner.from_clause import From
@@ -127,7 +127,7 @@ class GroupBlock:
         if key is not None and span_of(node) is not None:
             return quoted(key)
         parts = call_parts(node)
-        if parts is not None and parts.over is None:
+        if parts is not None and not has_over(node):
             if parts.function == "grouping":
                 return self._grouping(node, parts.arguments)
             if parts.function in self.context.typer.aggregates:

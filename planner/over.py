@@ -195,7 +195,7 @@ class _Builder:
         if folded:
             return self._folded(parts, kind, preceding, frame_sql)
         for argument in parts.arguments:
-            if any(argument.find_all(exp.Column)):
+            if self.stage.refers(argument):
                 names[id(argument)] = self.column(argument)
         for term in parts.order:
             names[id(term.this)] = self.column(term.this)

@@ -149,10 +149,11 @@ def order_in_windows(
     sorts = [(f"__s{index}", term.piece) for index, term in enumerate(order)]
     windows = [
         (f"__{role}", Piece(None, stage.window_columns[role]))
-        for role in ("window_start", "window_end")
+        for role in ("window_end", "window_start")
         if role in stage.window_columns
     ]
-    node = stage.project(context, [*outputs, *sorts, *windows])
+    columns = [*outputs, *sorts, *windows]
+    node = stage.project(context, columns)
     terms = ", ".join(
         _ordered(quoted(name), term.term) for (name, _), term in zip(sorts, order, strict=True)
     )
@@ -163,7 +164,7 @@ def order_in_windows(
         f'AS "__n" FROM {quoted(INPUT)}'
     )
     kept = "" if limit is None else f' WHERE "__n" <= {limit}'
-    sql = f'SELECT {listed} FROM ({numbered}){kept} ORDER BY "__window_end", {partition}, "__n"'
+    sql = f'SELECT {listed} FROM ({numbered}){kept} ORDER BY {partition}, "__n"'
     names = [name for name, _ in outputs]
     select = WindowSelect(
         input=node,
@@ -173,14 +174,14 @@ def order_in_windows(
         schema=pa.schema([node.schema.field(name) for name in names]),
         watermark=_watermark(stage),
     )
-    relation = stage.relation(node)
+    relation = stage.relation(node, columns)
     shown = set(names)
-    windows = {role: name for role, name in relation.window_columns.items() if name in shown}
-    times = {name: time for name, time in relation.event_times.items() if name in windows.values()}
+    roles = {role: name for role, name in relation.window_columns.items() if name in shown}
+    times = {name: time for name, time in relation.event_times.items() if name in roles.values()}
     return replace(
         relation,
         node=select,
         columns={name: name for name in names},
         event_times=times,
-        window_columns=windows,
+        window_columns=roles,
     )

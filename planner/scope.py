@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -146,6 +147,8 @@ class Scope:
                 continue
             if not self._inside_subquery(column, root):
                 self._bind_column(column, within_window)
+                if next(_queries_above(column, root), None) is not None:
+                    _qualify(column)
 
     def _inside_subquery(self, column: exp.Column, root: exp.Expr) -> bool:
         """Whether a column belongs to a subquery over tables, where DataFusion finds it."""
@@ -265,6 +268,13 @@ def _note(column: exp.Column, key: str, sql: str, name: str, *, role: str | None
     column.meta[_COLUMN] = name
     if role is not None:
         column.meta[_ROLE] = role
+
+
+def _qualify(column: exp.Column) -> None:
+    """Name the input of the block explicitly, since a subquery's own columns would come first."""
+    sql: str = column.meta[_SQL]
+    if not re.match(r'"(?:[^"]|"")*"\.', sql):
+        column.meta[_SQL] = f'"input".{sql}'
 
 
 def _queries_above(node: exp.Expr, root: exp.Expr) -> Iterator[exp.Expr]:

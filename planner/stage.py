@@ -97,9 +97,13 @@ class Stage:
             self.node, columns, where=self.where, from_sql=self.from_sql, tables=self.tables
         )
 
-    def relation(self, node: Transform) -> Relation:
-        """What a transform of the rows gives; picked columns keep what they are good for."""
-        sql_by_name = {projection.name: projection.sql for projection in node.projections}
+    def refers(self, node: exp.Expr) -> bool:
+        """Whether an expression depends on the rows, so that it is no constant."""
+        return any(self.replace(part) is not None for part in node.walk())
+
+    def relation(self, node: Transform, columns: Sequence[tuple[str, Piece]]) -> Relation:
+        """What a transform of the rows gives; columns that it picks keep what they are good for."""
+        sql_by_name = {name: piece.sql for name, piece in columns}
         roles = {sql: role for role, sql in self.window_columns.items()}
         return Relation(
             node=node,
@@ -110,7 +114,9 @@ class Stage:
                 if sql in self.event_times
             },
             title=self.title,
-            window_columns={roles[sql]: name for name, sql in sql_by_name.items() if sql in roles},
+            window_columns={
+                roles[sql]: name for name, sql in reversed(sql_by_name.items()) if sql in roles
+            },
             changes=self.changes,
             key_columns=tuple(name for name, sql in sql_by_name.items() if sql in self.keys),
         )

@@ -19,6 +19,7 @@ else:
 __all__ = ["Duration", "Emit", "StreamingClauses", "WindowArgument", "WindowBuffer", "WindowCall"]
 
 _CLAUSE_WINDOWS = ("TUMBLING", "SLIDING", "SESSION")
+_ARROWS = (TokenType.FARROW, TokenType.COLON_EQ)
 _TABLE_WINDOWS = ("TUMBLE", "HOP", "CUMULATE", "SESSION")
 
 
@@ -143,7 +144,7 @@ class StreamingClauses(ParserBase):
     def _parse_window_argument(self) -> Any:
         start = self._index
         name = None
-        if self._next.token_type in (TokenType.FARROW, TokenType.COLON_EQ):
+        if self._next.token_type in _ARROWS:
             name = self._curr.text.upper()
             self._advance(2)
         return self._noted(start, self._parse_window_value(name))
@@ -187,7 +188,20 @@ class StreamingClauses(ParserBase):
         return self._noted(start, self._parse_table_parts())
 
     def _partition(self) -> Any:
-        return self._parse_partition_by() or None
+        """PARTITION BY of a table argument, which ends where the next argument can be told apart."""
+        if not self._match(TokenType.PARTITION_BY):
+            return None
+        terms = [self._parse_disjunction()]
+        while self._curr.token_type == TokenType.COMMA and not self._argument_follows():
+            self._advance()
+            terms.append(self._parse_disjunction())
+        return terms
+
+    def _argument_follows(self) -> bool:
+        """Whether after a comma comes DESCRIPTOR or a named argument."""
+        after = self._index + 2
+        named = after < len(self._tokens) and self._tokens[after].token_type in _ARROWS
+        return named or self._next.text.upper() == "DESCRIPTOR"
 
     def _at_duration(self) -> bool:
         return (

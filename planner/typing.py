@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import re
 from collections.abc import Mapping
@@ -42,7 +43,10 @@ class Typer:
         self._tables: dict[str, pa.Schema] = {}
         for function in catalog.functions.values():
             register_function(self._context, function)
-        aggregates, windows = _builtin_functions()
+        builtin = _builtin_functions()
+        own = {name.lower() for name in catalog.functions}
+        self._functions = frozenset(name for names in builtin.values() for name in names) | own
+        aggregates, windows = builtin["AGGREGATE"], builtin["WINDOW"]
         self.aggregates = aggregates | {
             name.lower() for name, f in catalog.functions.items() if isinstance(f, AggregateUDF)
         }
@@ -63,7 +67,7 @@ class Typer:
             schema = frame.schema()
             frame.execution_plan()
         except BaseException as error:
-            raise _failure(error) from error
+            raise self._failure(error) from error
         return pa.schema([pa.field(f.name, f.type, f.nullable) for f in schema])
 
     def constant(self, sql: str) -> pa.Scalar:
@@ -76,7 +80,7 @@ class Typer:
             frame = self._context.sql_with_options(f"SELECT {sql} AS value", _QUERY_ONLY)
             return frame.to_arrow_table().column(0)[0]
         except BaseException as error:
-            raise _failure(error) from error
+            raise self._failure(error) from error
 
     def type_name(self, data_type: pa.DataType) -> str:
         """A type in the words of ``arrow_cast``."""
@@ -84,6 +88,22 @@ class Typer:
         sql = 'SELECT arrow_typeof(a) AS name FROM (SELECT max(1) AS n FROM "__type") LEFT JOIN "__type" ON true'
         name: str = self._context.sql(sql).to_arrow_table().column(0)[0].as_py()
         return name
+
+    def _failure(self, error: BaseException) -> TypingError:
+        # A panic inside DataFusion arrives as a BaseException of its own; whatever else is not an
+        # Exception, such as an interrupt, is none of a query's business.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise error
+        message = clean_message(str(error))
+        unknown = re.match(r"invalid function '(\w+)'", message)
+        if unknown is None:
+            return TypingError(message)
+        name = unknown[1].lower()
+        if name in self.window_functions:
+            return TypingError(f"{name} needs OVER")
+        close = difflib.get_close_matches(name, sorted(self._functions), n=1, cutoff=0.7)
+        meant = f"; did you mean {close[0]!r}?" if close else ""
+        return TypingError(f"unknown function {name!r}{meant}")
 
     def _register(self, name: str, schema: pa.Schema) -> None:
         if self._tables.get(name) is schema:
@@ -124,7 +144,8 @@ def _new_context() -> SessionContext:
 
 
 @functools.cache
-def _builtin_functions() -> tuple[frozenset[str], frozenset[str]]:
+def _builtin_functions() -> Mapping[str, frozenset[str]]:
+    """Names of DataFusion's functions by kind."""
     table = (
         _new_context()
         .sql("SELECT DISTINCT routine_name, function_type FROM information_schema.routines")
@@ -133,15 +154,7 @@ def _builtin_functions() -> tuple[frozenset[str], frozenset[str]]:
     kinds: dict[str, set[str]] = {"AGGREGATE": set(), "WINDOW": set()}
     for name, kind in zip(*(column.to_pylist() for column in table.columns), strict=True):
         kinds.setdefault(kind, set()).add(name)
-    return frozenset(kinds["AGGREGATE"]), frozenset(kinds["WINDOW"])
-
-
-def _failure(error: BaseException) -> TypingError:
-    # A panic inside DataFusion arrives as a BaseException of its own; whatever else is not an Exception,
-    # such as an interrupt, is none of a query's business.
-    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-        raise error
-    return TypingError(clean_message(str(error)))
+    return {kind: frozenset(names) for kind, names in kinds.items()}
 
 
 def clean_message(message: str) -> str:

@@ -116,11 +116,10 @@ def read_window_call(context: PlanContext, call: WindowCall, *, clause: bool) ->
         for argument in call.expressions
         if isinstance(argument, WindowArgument)
     ]
-    if clause and arguments and arguments[0][0] is None and not _is_time(arguments[0][1]):
-        kind, roles = parameters[call.this]
-        return _assign(context, call, kind, roles[1:], arguments)
     kind, roles = parameters[call.this]
-    return _assign(context, call, kind, roles, arguments)
+    if clause and arguments and arguments[0][0] is None and not _is_time(arguments[0][1]):
+        return _assign(context, call, kind, roles[1:], arguments)
+    return _assign(context, call, kind, roles, _without_swallowed(arguments, len(roles)))
 
 
 def read_group_window(context: PlanContext, call: exp.Anonymous) -> WindowSyntax:
@@ -130,7 +129,7 @@ def read_group_window(context: PlanContext, call: exp.Anonymous) -> WindowSyntax
         SqlError: An argument is missing, unknown or given twice.
     """
     kind, roles = _GROUP_PARAMETERS[str(call.name).upper()]
-    arguments: list[tuple[str | None, exp.Expr, exp.Expr]] = [
+    arguments: list[_Argument] = [
         (str(argument.this.name).upper(), argument.expression, argument)
         if isinstance(argument, exp.Kwarg)
         else (None, argument, argument)
@@ -167,6 +166,22 @@ def make_window(
     )
 
 
+_Argument = tuple[str | None, exp.Expr, exp.Expr]
+
+
+def _without_swallowed(arguments: Sequence[_Argument], n_roles: int) -> list[_Argument]:
+    """Take back arguments that follow PARTITION BY in a way that reads as more of its terms."""
+    taken: list[_Argument] = []
+    missing = n_roles - len(arguments)
+    for name, value, place in arguments:
+        taken.append((name, value, place))
+        terms = list(place.args.get("partition_by") or ())
+        if missing > 0 and len(terms) > missing:
+            place.set("partition_by", terms[:-missing])
+            taken.extend((None, term, term) for term in terms[-missing:])
+    return taken
+
+
 def _is_time(node: exp.Expr) -> bool:
     return isinstance(node, exp.Column)
 
@@ -176,7 +191,7 @@ def _assign(
     call: exp.Expr,
     kind: WindowKind,
     roles: Sequence[str],
-    arguments: Sequence[tuple[str | None, exp.Expr, exp.Expr]],
+    arguments: Sequence[_Argument],
 ) -> WindowSyntax:
     expected = [role.strip("[]") for role in roles]
     found: dict[str, exp.Expr] = {}
@@ -192,7 +207,7 @@ def _assign(
         if role in found:
             raise context.source.error(f"a window argument is given twice; write {spelling}", place)
         found[role] = value
-        partition_by = partition_by or tuple(place.args.get("partition_by") or ())
+        partition_by = partition_by or tuple(_listed(place.args.get("partition_by") or ()))
     missing = [role for role in roles if not role.startswith("[") and role not in found]
     if missing and missing != ["time"]:
         names = " and ".join(_parameter(kind, role) for role in missing)
@@ -211,6 +226,14 @@ def _assign(
         data=found.get("data"),
         partition_by=partition_by,
     )
+
+
+def _listed(terms: Sequence[exp.Expr]) -> list[exp.Expr]:
+    return [
+        inner
+        for term in terms
+        for inner in (term.expressions if isinstance(term, exp.Tuple) else [term.unnest()])
+    ]
 
 
 def _parameter(kind: WindowKind, role: str) -> str:
