@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.engine.columns import array_from_buffers, fixed_values
+from millstream.engine.event_time import NO_WATERMARK
 from millstream.engine.late_rows import LateRows
 from millstream.engine.operators.aggregate_functions import plan_accumulators
 from millstream.engine.operators.base import Collector, Counters
@@ -178,7 +179,11 @@ class PartialAggregate:
 
 
 class _Emitting:
-    """The side of an aggregate that owns its groups and emits them."""
+    """The side of an aggregate that owns its groups and emits them.
+
+    A window's row is due when the watermark reaches its end. If lateness is allowed, the window stays for as long,
+    and each later change of it is one more version of its row.
+    """
 
     def __init__(
         self, grouping: _Grouping, counters: Counters, changelog: Changelog | None, *, owns_global_group: bool
@@ -189,23 +194,35 @@ class _Emitting:
         self._owns_global_group = owns_global_group
         self._touched: list[U32] = []
         self._n_emitted = 0
+        self._due_below = NO_WATERMARK
+        node = grouping.node
+        self._is_revised = node.emit == "final" and node.window is not None and node.allowed_lateness > 0
 
     def end_batch(self, out: Collector) -> None:
         emit = self._grouping.node.emit
         if emit == "append":
             self._emit_new(out)
-        elif emit == "changes" and self._touched:
-            self._emit_touched(out)
+        elif self._touched:
+            touched = _distinct(self._touched, self._grouping.state.n_groups)
+            self._touched.clear()
+            if self._is_revised:
+                # Windows that have not been emitted yet are not revised but wait for their end.
+                touched = touched[self._grouping.state.prefix_words(0)[touched] < self._due_below]
+            self._emit_versions(touched, out)
 
     def process_watermark(self, watermark: int, out: Collector) -> None:
         grid, state = self._grouping.grid, self._grouping.state
-        if grid is None or state.n_groups == 0:
+        if grid is None:
             return
-        closed, rest = state.split(grid.closed_below(watermark))
+        if self._is_revised:
+            self._emit_due(grid.closed_below(watermark), out)
+        if state.n_groups == 0:
+            return
+        closed, rest = state.split(grid.closed_below(watermark, self._grouping.node.allowed_lateness))
         n_closed = state.n_groups - len(rest)
         if n_closed == 0:
             return
-        if self._grouping.node.emit == "final":
+        if self._grouping.node.emit == "final" and not self._is_revised:
             out.emit(self._grouping.results(closed))
         elif self._grouping.node.emit == "append":
             self._n_emitted -= n_closed
@@ -219,8 +236,8 @@ class _Emitting:
             return
         if self._owns_global_group and state.n_groups == 0 and not node.keys:
             # A query over no rows at all still has one row, as in every SQL database.
-            self._touched.append(state.update(0, (), (), [None] * len(self._grouping.plan.specs)))
-            self._touched.append(np.zeros(1, np.uint32))
+            state.update(0, (), (), [None] * len(self._grouping.plan.specs))
+            self._note(np.zeros(1, np.uint32))
             self.end_batch(out)
         if node.emit == "final" and state.n_groups > 0:
             out.emit(self._grouping.results(slice(0, state.n_groups)))
@@ -234,7 +251,7 @@ class _Emitting:
         return self._grouping.state_bytes
 
     def _note(self, group_ids: U32) -> None:
-        if self._grouping.node.emit == "changes":
+        if self._is_revised or self._grouping.node.emit == "changes":
             self._touched.append(group_ids)
 
     def _emit_new(self, out: Collector) -> None:
@@ -244,10 +261,19 @@ class _Emitting:
             self._n_emitted = n_groups
             out.emit(self._grouping.results(new_ids))
 
-    def _emit_touched(self, out: Collector) -> None:
-        group_ids = _distinct(self._touched, self._grouping.state.n_groups)
-        self._touched.clear()
-        assert self._changelog is not None, "an aggregate with changes feeds a changelog"
+    def _emit_due(self, due_below: int, out: Collector) -> None:
+        if self._grouping.state.n_groups > 0:
+            last_panes = self._grouping.state.prefix_words(0)
+            is_due = (last_panes >= self._due_below) & (last_panes < due_below)
+            due = np.flatnonzero(is_due)
+            due = due[np.argsort(last_panes[due], kind="stable")]
+            self._emit_versions(due.astype(np.uint32), out)
+        self._due_below = max(self._due_below, due_below)
+
+    def _emit_versions(self, group_ids: U32, out: Collector) -> None:
+        if len(group_ids) == 0:
+            return
+        assert self._changelog is not None, "an aggregate whose rows have versions feeds a changelog"
         self._changelog.touch(group_ids)
         rows = self._grouping.results(group_ids)
         out.emit(rows.append_column(GROUP_COLUMN, array_from_buffers(group_ids, pa.uint32(), None)))

@@ -40,6 +40,7 @@ class Changelog:
         self._positions: I64 = np.empty(0, np.int64)
         self._touched: list[U32] = []
         self._arrived: list[U32] = []
+        self._gone: list[pa.RecordBatch] = []
 
     def touch(self, group_ids: U32) -> None:
         """Note groups that have a new version in this step."""
@@ -52,6 +53,7 @@ class Changelog:
 
     def retain(self, group_ids: U32) -> None:
         """Forget all groups but these, which the aggregate has renumbered from 0 in this order."""
+        self._settle()
         in_range = group_ids[group_ids < len(self._positions)]
         positions = np.full(len(group_ids), _NOT_SENT, np.int64)
         positions[: len(in_range)] = self._positions[in_range]
@@ -84,11 +86,11 @@ class Changelog:
         self._n_live += int(np.count_nonzero(is_news & ~is_update))
 
     def end_batch(self, out: Collector) -> None:
-        if self._touched:
-            self._delete_missing(out)
-            self._touched.clear()
-            self._arrived.clear()
-            self._drop_garbage()
+        self._settle()
+        for rows in self._gone:
+            out.emit(self._with_ops(rows, np.full(rows.num_rows, 3, np.int8)))
+        self._gone.clear()
+        self._drop_garbage()
 
     def process_watermark(self, watermark: int, out: Collector) -> None:
         """Do nothing: a closed window's last version has been sent."""
@@ -118,17 +120,20 @@ class Changelog:
             ops = np.where(order < n_rows, ops[order % n_rows], np.int8(2))
         out.emit(self._with_ops(rows, ops))
 
-    def _delete_missing(self, out: Collector) -> None:
-        touched = np.unique(np.concatenate(self._touched))
-        if self._arrived:
-            touched = np.setdiff1d(touched, np.concatenate(self._arrived), assume_unique=False)
-        gone = touched[self._positions[touched] != _NOT_SENT]
-        if len(gone) == 0:
+    def _settle(self) -> None:
+        """Find the touched groups whose row has not arrived, while their numbers still hold."""
+        if not self._touched:
             return
-        rows = self._sent.take(self._positions[gone])
-        self._positions[gone] = _NOT_SENT
-        self._n_live -= len(gone)
-        out.emit(self._with_ops(rows, np.full(len(gone), 3, np.int8)))
+        missing = np.unique(np.concatenate(self._touched))
+        if self._arrived:
+            missing = np.setdiff1d(missing, np.concatenate(self._arrived))
+        self._touched.clear()
+        self._arrived.clear()
+        missing = missing[self._positions[missing] != _NOT_SENT]
+        if len(missing) > 0:
+            self._gone.append(self._sent.take(self._positions[missing]))
+            self._positions[missing] = _NOT_SENT
+            self._n_live -= len(missing)
 
     def _with_ops(self, rows: pa.RecordBatch, ops: np.ndarray) -> pa.RecordBatch:
         column = _OPS.take(pa.array(ops))
