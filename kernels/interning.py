@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from millstream.kernels.compile import I32, I64, U8, U64, inlined_kernel, kernel, load_word
+from millstream.kernels.compile import I32, I64, U8, U32, U64, inlined_kernel, kernel, load_word
 
 __all__ = [
     "ARENA_SLACK_BYTES",
@@ -45,11 +45,13 @@ def _first_bytes(word: np.uint64, n_bytes: np.uint64) -> np.uint64:
     return word & ((_ONE << (_EIGHT * n_bytes)) - _ONE)
 
 
-@kernel
+@inlined_kernel
 def _tail(at: np.uint64, n_bytes: np.uint64, limit: np.uint64) -> np.uint64:
-    """Read 1 to 7 bytes as a word, and nothing at or past the address ``limit``."""
+    """Read 0 to 7 bytes as a word, and nothing at or past the address ``limit``."""
     if at + _EIGHT <= limit:
         return _first_bytes(load_word(at), n_bytes)
+    if n_bytes == 0:
+        return n_bytes
     # The last word of the data begins before the tail: shift out what stands before it.
     word = load_word(limit - _EIGHT) >> (_EIGHT * (at + _EIGHT - limit))
     return _first_bytes(word, n_bytes)
@@ -62,9 +64,7 @@ def _hash(at: np.uint64, n_bytes: np.uint64, limit: np.uint64) -> np.uint64:
         state = _absorb(state, load_word(at))
         at += _EIGHT
         n_bytes -= _EIGHT
-    if n_bytes != 0:
-        state = _absorb(state, _tail(at, n_bytes, limit))
-    state *= _FINISH
+    state = _absorb(state, _tail(at, n_bytes, limit)) * _FINISH
     return state ^ (state >> _FOLD)
 
 
@@ -76,8 +76,6 @@ def _equal(at: np.uint64, n_bytes: np.uint64, limit: np.uint64, known_at: np.uin
         at += _EIGHT
         known_at += _EIGHT
         n_bytes -= _EIGHT
-    if n_bytes == 0:
-        return True
     return bool(_tail(at, n_bytes, limit) == _first_bytes(load_word(known_at), n_bytes))
 
 
@@ -88,17 +86,53 @@ def _entry(hashed: np.uint64, n_strings: int) -> np.uint64:
 
 
 @kernel
-def _hash_block(
-    offsets: I32 | I64, base: np.uint64, limit: np.uint64, first: int, n_rows: int, hashes: U64
-) -> None:
-    start = np.uint64(offsets[first])
-    for row in range(n_rows):
-        stop = np.uint64(offsets[first + row + 1])
+def _hash_block(offsets: I32 | I64, base: np.uint64, limit: np.uint64, hashes: U64) -> None:
+    start = np.uint64(offsets[0])
+    for row in range(offsets.shape[0] - 1):
+        stop = np.uint64(offsets[row + 1])
         hashes[row] = _hash(base + start, stop - start, limit)
         start = stop
 
 
 @kernel
+def _look_up_block(
+    offsets: I32 | I64,
+    base: np.uint64,
+    limit: np.uint64,
+    bitmap: U8,
+    bit: int,
+    hashes: U64,
+    slots: U64,
+    known_offsets: I64,
+    arena_at: np.uint64,
+    ids: I64,
+    missed: U32,
+) -> int:
+    """Look at the first slot of each row; return how many rows are neither there nor NULL."""
+    mask = np.uint64(slots.shape[0] - 1)
+    n_missed = 0
+    start = np.uint64(offsets[0])
+    for row in range(ids.shape[0]):
+        stop = np.uint64(offsets[row + 1])
+        entry = slots[hashes[row] & mask]
+        # A free slot stands for value 0 here, so that there is always one to compare with.
+        known = (entry & _ID_BITS) - np.uint64(entry != _FREE)
+        known_start = np.uint64(known_offsets[known])
+        n_known_bytes = np.uint64(known_offsets[known + _ONE]) - known_start
+        is_same = (entry >> _HALF == hashes[row] >> _HALF) & (n_known_bytes == stop - start)
+        if is_same:
+            is_same = _equal(base + start, stop - start, limit, arena_at + known_start)
+        is_valid = True
+        if bitmap.shape[0] > 0:
+            is_valid = (bitmap[(bit + row) >> 3] >> ((bit + row) & 7)) & 1 != 0
+        ids[row] = np.int64(known) if is_valid else -1
+        missed[n_missed] = row
+        n_missed += is_valid & ((not is_same) | (entry == _FREE))
+        start = stop
+    return n_missed
+
+
+@inlined_kernel
 def _find(
     at: np.uint64,
     n_bytes: np.uint64,
@@ -123,6 +157,41 @@ def _find(
             ):
                 return place
         place = (place + _ONE) & mask
+
+
+@kernel
+def _settle_missed(
+    offsets: I32 | I64,
+    data: U8,
+    hashes: U64,
+    slots: U64,
+    known_offsets: I64,
+    arena: U8,
+    n_strings: int,
+    ids: I64,
+    missed: U32,
+) -> tuple[int, int]:
+    """Probe on for rows of a block; return the row without room or -1, and the number of values."""
+    n_strings_max = min(known_offsets.shape[0] - 1, slots.shape[0] // 2)
+    n_bytes_max = np.uint64(max(0, arena.shape[0] - ARENA_SLACK_BYTES))
+    base = np.uint64(data.ctypes.data)
+    limit = base + np.uint64(data.shape[0])
+    arena_at = np.uint64(arena.ctypes.data)
+    for row in missed:
+        start = np.uint64(offsets[row])
+        n_bytes = np.uint64(offsets[row + np.uint32(1)]) - start
+        place = _find(base + start, n_bytes, limit, hashes[row], slots, known_offsets, arena_at)
+        if slots[place] == _FREE:
+            arena_start = np.uint64(known_offsets[n_strings])
+            if n_strings >= n_strings_max or arena_start + n_bytes > n_bytes_max:
+                return int(np.int64(row)), n_strings
+            for byte in range(n_bytes):
+                arena[arena_start + byte] = data[start + byte]
+            n_strings += 1
+            known_offsets[n_strings] = np.int64(arena_start + n_bytes)
+            slots[place] = _entry(hashes[row], n_strings)
+        ids[row] = np.int64((slots[place] & _ID_BITS) - _ONE)
+    return -1, n_strings
 
 
 @kernel
@@ -152,46 +221,51 @@ def intern_strings(
         bit_offset: Bit of row 0.
         start: First row to do.
         slots: uint64[n_slots], the index. A power of two, at least 2: unchecked.
-        known_offsets: int64[capacity + 1], the values' places in the arena, from 0.
+        known_offsets: int64[capacity + 1], the values' places in the arena, from 0; capacity at
+            least 1: unchecked.
         arena: uint8[n_bytes], the values.
         n_strings: Values so far.
-        ids: int64[n_rows], written from ``start`` on; -1 for NULL.
+        ids: int64[n_rows], written from ``start`` on; -1 for NULL. Rows not done may be written to.
 
     Returns:
         The row to go on from, which is n_rows when all are done, and the number of values.
     """
-    n_rows = ids.shape[0]
-    n_strings_max = min(known_offsets.shape[0] - 1, slots.shape[0] // 2)
-    n_bytes_max = np.uint64(max(0, arena.shape[0] - ARENA_SLACK_BYTES))
     base = np.uint64(data.ctypes.data)
     limit = base + np.uint64(data.shape[0])
     arena_at = np.uint64(arena.ctypes.data)
     hashes = np.empty(_BLOCK_ROWS, np.uint64)
-    for first in range(start, n_rows, _BLOCK_ROWS):
-        n_block = min(_BLOCK_ROWS, n_rows - first)
-        _hash_block(offsets, base, limit, first, n_block, hashes)
-        for row in range(first, first + n_block):
-            bit = bit_offset + row
-            if bitmap.shape[0] > 0 and (bitmap[bit >> 3] >> (bit & 7)) & 1 == 0:
-                ids[row] = -1
-                continue
-            value_start = np.uint64(offsets[row])
-            n_bytes = np.uint64(offsets[row + 1]) - value_start
-            hashed = hashes[row - first]
-            place = _find(
-                base + value_start, n_bytes, limit, hashed, slots, known_offsets, arena_at
-            )
-            if slots[place] == _FREE:
-                arena_start = np.uint64(known_offsets[n_strings])
-                if n_strings >= n_strings_max or arena_start + n_bytes > n_bytes_max:
-                    return row, n_strings
-                for byte in range(n_bytes):
-                    arena[arena_start + byte] = data[value_start + byte]
-                n_strings += 1
-                known_offsets[n_strings] = np.int64(arena_start + n_bytes)
-                slots[place] = _entry(hashed, n_strings)
-            ids[row] = np.int64((slots[place] & _ID_BITS) - _ONE)
-    return n_rows, n_strings
+    missed = np.empty(_BLOCK_ROWS, np.uint32)
+    for first in range(start, ids.shape[0], _BLOCK_ROWS):
+        block_ids = ids[first : first + _BLOCK_ROWS]
+        block_offsets = offsets[first : first + block_ids.shape[0] + 1]
+        _hash_block(block_offsets, base, limit, hashes)
+        n_missed = _look_up_block(
+            block_offsets,
+            base,
+            limit,
+            bitmap,
+            bit_offset + first,
+            hashes,
+            slots,
+            known_offsets,
+            arena_at,
+            block_ids,
+            missed,
+        )
+        row, n_strings = _settle_missed(
+            block_offsets,
+            data,
+            hashes,
+            slots,
+            known_offsets,
+            arena,
+            n_strings,
+            block_ids,
+            missed[:n_missed],
+        )
+        if row >= 0:
+            return first + row, n_strings
+    return ids.shape[0], n_strings
 
 
 @kernel

