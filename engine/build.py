@@ -12,7 +12,7 @@ from millstream.engine.exchange import Receiver, Sender
 from millstream.engine.operators.changelog import Changelog
 from millstream.engine.operators.registry import OperatorContext, make_operator
 from millstream.engine.partition import Pipelines, SourceLink
-from millstream.engine.pipeline import Link, OperatorLink, TransformLink, union_ports
+from millstream.engine.pipeline import Link, OperatorLink, TableTransformLink, TransformLink, union_ports
 from millstream.engine.step import Contribution
 from millstream.planner import nodes
 from millstream.planner.catalog import StreamDefinition
@@ -96,8 +96,10 @@ class _Builder:
             self.pipelines.sources.append(self._source(node, downstream))
         elif isinstance(node, nodes.Transform):
             runner = TransformRunner(node, self._tables, self._context.functions)
-            self.pipelines.transforms.append(runner)
-            self.build(node.input, TransformLink(runner, downstream))
+            link: Link = TransformLink(runner, downstream)
+            if node.tables:
+                link = TableTransformLink(runner, self._context.at_hand, downstream)
+            self.build(node.input, link)
         elif isinstance(node, nodes.Exchange):
             self._exchange(node, downstream)
         elif isinstance(node, nodes.Union):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -31,6 +33,7 @@ class SessionConfig:
         batch_rows: Rows per micro-batch into which ``run`` cuts bounded inputs; None takes tables whole.
         inbox_rows_max: Rows per partition that may wait or be in process before ``push`` blocks.
         inbox_bytes_max: Bytes of Arrow data per partition that may wait or be in process before ``push`` blocks.
+        clock: Seconds of a clock that never goes back. Only idleness of sources depends on it.
         stop_timeout_seconds: How long a stopping job waits for a sink that does not return.
 
     Raises:
@@ -42,6 +45,7 @@ class SessionConfig:
     batch_rows: int | None = 65_536
     inbox_rows_max: int = 1 << 20
     inbox_bytes_max: int = 1 << 28
+    clock: Callable[[], float] = time.monotonic
     stop_timeout_seconds: float = 1.0
 
     def __post_init__(self) -> None:

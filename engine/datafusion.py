@@ -9,17 +9,23 @@ micro-batch.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-from datafusion import SessionConfig, SessionContext
+from datafusion import SessionConfig, SessionContext, udaf, udf
 
 from millstream.errors import MillstreamError
 from millstream.planner.nodes import HIDDEN_PREFIX, Transform, quoted
 
-__all__ = ["QueryRunner", "TransformFailed", "TransformRunner"]
+__all__ = [
+    "QueryRunner",
+    "TransformFailed",
+    "TransformRunner",
+    "aggregate_function",
+    "scalar_function",
+]
 
 INPUT_TABLE = "input"
 # A resident plan has to hand over a batch's rows at once and not wait to fill a larger batch of its own.
@@ -104,6 +110,29 @@ def _register_function(context: SessionContext, function: Any) -> None:
 
 def _empty_batch(schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist([], schema=schema)
+
+
+def scalar_function(
+    name: str,
+    function: Callable[..., pa.Array],
+    argument_types: Sequence[pa.DataType],
+    return_type: pa.DataType,
+    volatility: str,
+) -> object:
+    """Return the DataFusion function for a Python function over Arrow arrays."""
+    return udf(function, list(argument_types), return_type, volatility, name)
+
+
+def aggregate_function(
+    name: str,
+    accumulator: type,
+    argument_types: Sequence[pa.DataType],
+    return_type: pa.DataType,
+    state_types: Sequence[pa.DataType],
+    volatility: str,
+) -> object:
+    """Return the DataFusion aggregate for a Python accumulator over Arrow arrays."""
+    return udaf(accumulator, list(argument_types), return_type, list(state_types), volatility, name)
 
 
 class QueryRunner:

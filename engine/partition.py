@@ -10,7 +10,6 @@ from typing import TypeAlias
 
 import pyarrow as pa
 
-from millstream.engine.datafusion import TransformRunner
 from millstream.engine.exchange import Receiver
 from millstream.engine.late_rows import LateRows
 from millstream.engine.operators.base import Counters, Operator
@@ -51,7 +50,6 @@ class Pipelines:
     sources: list[SourceLink] = field(default_factory=list)
     receivers: dict[int, Receiver] = field(default_factory=dict)
     operators: list[Operator] = field(default_factory=list)
-    transforms: list[TransformRunner] = field(default_factory=list)
 
 
 class _Stop:

@@ -7,7 +7,7 @@ that step; it passes both on. Links that wait for other partitions are in :mod:`
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
@@ -16,7 +16,7 @@ from millstream.engine.datafusion import TransformRunner
 from millstream.engine.event_time import NO_WATERMARK
 from millstream.engine.operators.base import Counters, Operator
 from millstream.engine.sinks import Sink
-from millstream.engine.step import SourceItem, Step, watermark_at
+from millstream.engine.step import AtHand, SourceItem, Step, watermark_at
 from millstream.planner.nodes import WatermarkBound
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "OperatorLink",
     "SinkLink",
     "StepSink",
+    "TableTransformLink",
     "TransformLink",
     "UnionPort",
     "step_of",
@@ -55,6 +56,28 @@ class TransformLink:
         self._downstream = downstream
 
     def emit(self, batch: pa.RecordBatch) -> None:
+        for result in self._runner.run(batch):
+            self._downstream.emit(result)
+
+    def end_step(self, item: SourceItem) -> None:
+        self._downstream.end_step(item)
+
+
+class TableTransformLink:
+    """Runs a transform that reads tables, with the contents that they had when the rows at hand were pushed."""
+
+    def __init__(self, runner: TransformRunner, at_hand: AtHand, downstream: Link) -> None:
+        self._runner = runner
+        self._at_hand = at_hand
+        self._downstream = downstream
+        self._tables: Mapping[str, pa.Table] | None = None
+
+    def emit(self, batch: pa.RecordBatch) -> None:
+        item = self._at_hand.item
+        assert item is not None, "rows come with an item"
+        if item.tables is not self._tables:
+            self._tables = item.tables
+            self._runner.replace_tables(item.tables)
         for result in self._runner.run(batch):
             self._downstream.emit(result)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -32,10 +33,12 @@ class Query:
         config: SessionConfig,
         tables: Mapping[str, pa.Table],
         functions: Mapping[str, object],
+        runtimes: weakref.WeakSet[Runtime],
     ) -> None:
         self._plan = plan
+        self._runtimes = runtimes
         self._config = config
-        self._tables = dict(tables)
+        self._tables = tables
         self._functions = dict(functions)
 
     @property
@@ -144,6 +147,7 @@ class Query:
             late_sinks=late_sinks,
             config=self._config,
         )
+        self._runtimes.add(runtime)
         return Job(runtime, {stream.name: stream for stream in self._plan.streams})
 
 

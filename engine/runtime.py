@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from millstream.engine.build import PlanShape, build_pipelines, plan_shape
 from millstream.engine.config import SessionConfig
+from millstream.engine.durations import nanoseconds_per, time_unit
 from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END, WatermarkTracker
 from millstream.engine.failures import describe_failure
 from millstream.engine.in_flight import InFlight
@@ -63,7 +64,9 @@ class Runtime:
         self._config = config
         self._tables, self._functions = dict(tables), dict(functions)
         self._streams = {stream.name: stream for stream in streams}
-        self._trackers = {stream.name: WatermarkTracker(stream) for stream in streams}
+        self._trackers = {stream.name: WatermarkTracker(stream, config.clock) for stream in streams}
+        self._may_idle = any(stream.idle_timeout_seconds is not None for stream in streams)
+        self._unit_ns = {stream.name: _unit_nanoseconds(stream) for stream in streams}
         self._n_partitions = len(sinks)
         self._shape: PlanShape = plan_shape(root)
         self._grids = [
@@ -186,6 +189,11 @@ class Runtime:
             self._trackers[stream].advance(watermark)
             self._end_step(is_final=False)
 
+    def replace_table(self, name: str, table: pa.Table) -> None:
+        """Use other contents of a table for what is pushed from now on."""
+        with self._lock:
+            self._tables = {**self._tables, name: table}
+
     def finish(self) -> None:
         """End the input, wait until everything is at the sinks, close them and end the threads."""
         with self._lock:
@@ -267,19 +275,39 @@ class Runtime:
 
     def _item(self, stream: str, batch: pa.RecordBatch | None, n_rows: int, n_bytes: int) -> SourceItem:
         number = -1 if batch is None else self._n_batches
-        return SourceItem(number, stream, batch, None, time.perf_counter_ns(), n_rows, n_bytes)
+        now = time.perf_counter_ns()
+        return SourceItem(number, stream, batch, None, now, self._tables, n_rows, n_bytes)
 
     def _add_step(self, item: SourceItem, *, is_final: bool) -> None:
-        watermarks = {name: tracker.watermark for name, tracker in self._trackers.items()}
+        watermarks = self._watermarks()
         n_sources = self._n_partitions if self._shape.is_deferred else 1
         item.step = Step(self._n_steps, watermarks, is_final, n_sources)
         item.n_waiting = self._n_partitions if self._shape.reaches_all else 1
         self._n_steps += 1
 
+    def _watermarks(self) -> dict[str, int]:
+        """Return the watermark of each stream, after idle streams have been moved up to the others."""
+        if self._may_idle and len(self._trackers) > 1:
+            self._lift_idle_streams()
+        return {name: tracker.watermark for name, tracker in self._trackers.items()}
+
+    def _lift_idle_streams(self) -> None:
+        idle = [name for name, tracker in self._trackers.items() if tracker.is_idle()]
+        active = [
+            self._trackers[name].watermark * self._unit_ns[name]
+            for name, stream in self._streams.items()
+            if name not in idle and stream.event_time is not None
+        ]
+        if not active or min(active) <= NO_WATERMARK:
+            return
+        for name in idle:
+            tracker = self._trackers[name]
+            # Lifting the stream itself makes its rows late if it comes back with older ones.
+            tracker.watermark = max(tracker.watermark, min(active) // self._unit_ns[name])
+
     def _closes_windows(self) -> bool:
         """Say whether the watermarks have passed the end of a window since this was last asked."""
-        watermarks = {name: tracker.watermark for name, tracker in self._trackers.items()}
-        step = Step(0, watermarks, False, 0)
+        step = Step(0, self._watermarks(), False, 0)
         closed_below = tuple(
             grid.closed_below(watermark_at(step, bounds), late)
             for grid, lateness, bounds in self._grids
@@ -350,3 +378,11 @@ class Runtime:
         deadline = time.monotonic() + self._config.stop_timeout_seconds
         for partition in self._partitions:
             partition.join(max(0.0, deadline - time.monotonic()))
+
+
+def _unit_nanoseconds(stream: StreamDefinition) -> int:
+    """Return the length of a stream's unit of event time; integers count as nanoseconds."""
+    if stream.event_time is None:
+        return 1
+    unit = time_unit(stream.schema.field(stream.event_time).type)
+    return 1 if unit == "integer" else nanoseconds_per(unit)

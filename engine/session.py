@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from millstream.engine.config import SessionConfig
+from millstream.engine.conform import Conformer
+from millstream.engine.datafusion import aggregate_function, scalar_function
 from millstream.engine.durations import parse_duration, time_unit
 from millstream.engine.inputs import batches, schema_of
 from millstream.engine.query import Query
+from millstream.engine.runtime import Runtime
 from millstream.errors import SchemaError
 from millstream.planner import plan_query
 from millstream.planner.catalog import Catalog, StreamDefinition
@@ -55,6 +59,7 @@ class Session:
         self.config = SessionConfig(**options) if config is None else config
         self._catalog = Catalog()
         self._tables: dict[str, pa.Table] = {}
+        self._runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
 
     def create_stream(
         self,
@@ -63,6 +68,9 @@ class Session:
         *,
         event_time: str | None = None,
         max_out_of_orderness: str | timedelta | int = 0,
+        allowed_lateness: str | timedelta | int = 0,
+        source_partitions: int | None = None,
+        idle_timeout: str | timedelta | None = None,
     ) -> None:
         """Declare a stream.
 
@@ -72,19 +80,37 @@ class Session:
             event_time: Column with the time at which a row happened: a timestamp, a date or an integer.
             max_out_of_orderness: How much a row may be earlier than the latest one before it without being late: text
                 such as ``"5 seconds"``, a timedelta, or an integer in units of the column.
+            allowed_lateness: For how long after its end a window still takes rows. Its result comes at its end all the
+                same; rows that come later revise it, so that the results get an ``_op`` column.
+            source_partitions: Number of partitions of the source, if each :meth:`Job.push` names its own. The watermark
+                waits for all of them, and without this number for those that have been seen.
+            idle_timeout: Time on the clock after which a source partition without rows stops holding the watermark back.
 
         Raises:
             SchemaError: If the name is taken, a column is unfit, or the event time is missing or of another type.
         """
         self._check_new(name)
         schema = _checked_schema(name, schema)
-        delay = 0
-        if event_time is not None:
-            type_ = _event_time_type(name, schema, event_time)
-            delay = parse_duration(max_out_of_orderness, time_unit(type_))
-        elif max_out_of_orderness != 0:
-            raise SchemaError(f"stream {name!r}: max_out_of_orderness needs an event_time column")
-        self._catalog.streams[name] = StreamDefinition(name, schema, event_time, delay)
+        if event_time is None:
+            if max_out_of_orderness != 0 or allowed_lateness != 0 or idle_timeout is not None:
+                raise SchemaError(
+                    f"stream {name!r}: max_out_of_orderness, allowed_lateness and idle_timeout need an event_time"
+                )
+            self._catalog.streams[name] = StreamDefinition(name, schema, None, 0)
+            return
+        unit = time_unit(_event_time_type(name, schema, event_time))
+        if source_partitions is not None and source_partitions < 1:
+            raise SchemaError(f"stream {name!r}: source_partitions must be at least 1: {source_partitions}")
+        idle_ns = None if idle_timeout is None else parse_duration(idle_timeout, "ns")
+        self._catalog.streams[name] = StreamDefinition(
+            name,
+            schema,
+            event_time,
+            parse_duration(max_out_of_orderness, unit),
+            allowed_lateness=parse_duration(allowed_lateness, unit),
+            source_partitions=source_partitions,
+            idle_timeout_seconds=None if idle_ns is None else idle_ns / 1e9,
+        )
 
     def create_table(self, name: str, data: Any) -> None:
         """Add a bounded table to join streams with.
@@ -102,6 +128,78 @@ class Session:
         self._tables[name] = pa.Table.from_batches(batches(data, schema, None), schema)
         self._catalog.tables[name] = schema
 
+    def replace_table(self, name: str, data: Any) -> None:
+        """Give a table other contents, for queries started from now on and for running jobs.
+
+        A running job takes the new contents up between two micro-batches: what was pushed before sees the old ones,
+        what is pushed afterwards the new ones.
+
+        Raises:
+            SchemaError: If there is no such table or its schema is another.
+            SourceError: If the data cannot be read.
+        """
+        if name not in self._tables:
+            raise SchemaError(f"there is no table {name!r} to replace")
+        schema = self._catalog.tables[name]
+        conformer = Conformer(schema, name)
+        conformed = [rows for batch in batches(data, schema, None) for rows in conformer.conform(batch)]
+        table = pa.Table.from_batches(conformed, schema)
+        self._tables[name] = table
+        for runtime in list(self._runtimes):
+            runtime.replace_table(name, table)
+
+    def register_udf(
+        self,
+        name: str,
+        function: Callable[..., pa.Array],
+        argument_types: Sequence[pa.DataType],
+        return_type: pa.DataType,
+        *,
+        volatility: Literal["immutable", "stable", "volatile"] = "immutable",
+    ) -> None:
+        """Make a Python function over Arrow arrays available in queries.
+
+        Args:
+            name: Name in SQL.
+            function: Takes one Arrow array per argument and returns one of the same length.
+            argument_types: Types of the arguments.
+            return_type: Type of the result.
+            volatility: Whether equal arguments always give equal results.
+
+        Raises:
+            SchemaError: If the name is taken.
+        """
+        self._check_function(name)
+        self._catalog.functions[name] = scalar_function(name, function, argument_types, return_type, volatility)
+
+    def register_udaf(
+        self,
+        name: str,
+        accumulator: type,
+        argument_types: Sequence[pa.DataType],
+        return_type: pa.DataType,
+        state_types: Sequence[pa.DataType],
+        *,
+        volatility: Literal["immutable", "stable", "volatile"] = "immutable",
+    ) -> None:
+        """Make a Python aggregate over Arrow arrays available in queries.
+
+        Args:
+            name: Name in SQL.
+            accumulator: Subclass of ``datafusion.Accumulator``: ``update``, ``merge``, ``state`` and ``evaluate``.
+            argument_types: Types of the arguments.
+            return_type: Type of the result.
+            state_types: Types of the values in ``state``.
+            volatility: Whether equal rows always give equal results.
+
+        Raises:
+            SchemaError: If the name is taken.
+        """
+        self._check_function(name)
+        self._catalog.functions[name] = aggregate_function(
+            name, accumulator, argument_types, return_type, state_types, volatility
+        )
+
     def sql(self, query: str) -> Query:
         """Plan a query: everything is parsed, typed and checked, and nothing runs yet.
 
@@ -109,7 +207,13 @@ class Session:
             SqlError: If the text is not a query, or not one that can run on streams. The message has the place.
         """
         plan = plan_query(query, self._catalog, changelog=self.config.changelog)
-        return Query(plan, self.config, self._tables, self._catalog.functions)
+        return Query(plan, self.config, self._tables, self._catalog.functions, self._runtimes)
+
+    def _check_function(self, name: str) -> None:
+        if not isinstance(name, str) or not name.isidentifier() or name != name.lower():
+            raise SchemaError(f"the name of a function must be a lower-case identifier: {name!r}")
+        if name in self._catalog.functions:
+            raise SchemaError(f"the function {name!r} is registered already")
 
     def _check_new(self, name: str) -> None:
         if not isinstance(name, str) or not name:

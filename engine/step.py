@@ -40,6 +40,7 @@ class SourceItem:
         batch: The rows.
         step: Step that the item ends, or None if it ends none.
         pushed_at_ns: Monotonic clock at the push.
+        tables: Contents of the session's tables at the push.
         n_waiting: Acknowledgements still to come before the item is complete.
     """
 
@@ -48,6 +49,7 @@ class SourceItem:
     batch: pa.RecordBatch | None
     step: Step | None
     pushed_at_ns: int
+    tables: Mapping[str, pa.Table]
     n_rows: int = 0
     n_bytes: int = 0
     n_waiting: int = 1

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from millstream.planner.nodes import Node
+
 __all__ = ["Catalog", "QueryPlan", "StreamDefinition"]
 
 
@@ -20,6 +22,10 @@ class StreamDefinition:
         max_out_of_orderness: How far, in units of the event time's type, a row may be behind the greatest event time
             seen before it counts as late. None: as far as it likes, the watermark moves at the end of input only.
         allowed_lateness: Units of event time for which a closed window can still be revised.
+        source_partitions: Number of partitions that the source has, numbered from 0, if that is known: the watermark
+            waits for all of them. Else it waits for those that have been seen.
+        idle_timeout_seconds: Time on the clock after which a source partition without rows stops holding the
+            watermark back, or None for never.
     """
 
     name: str
@@ -27,6 +33,8 @@ class StreamDefinition:
     event_time: str | None = None
     max_out_of_orderness: int | None = 0
     allowed_lateness: int = 0
+    source_partitions: int | None = None
+    idle_timeout_seconds: float | None = None
 
 
 @dataclass(slots=True)
@@ -60,7 +68,7 @@ class QueryPlan:
     """
 
     sql: str
-    root: object
+    root: Node
     schema: pa.Schema
     key_columns: tuple[str, ...]
     streams: tuple[StreamDefinition, ...]

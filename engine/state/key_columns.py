@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from millstream.engine.columns import array_from_buffers, fixed_values, plain, validity
+from millstream.engine.columns import array_from_buffers, fixed_values, is_view, plain, validity
+from millstream.engine.state.string_table import StringTable
 from millstream.errors import SchemaError
 from millstream.kernels.bitmaps import expand_bits
 from millstream.kernels.compile import I64, U8
@@ -147,13 +148,62 @@ class _NullColumn(KeyColumn):
         return pa.nulls(len(words[0]))
 
 
+class _TextColumn(KeyColumn):
+    """Text and binary: the number of the value in a table of values; NULL has one too."""
+
+    def __init__(self, type_: pa.DataType) -> None:
+        super().__init__(type_)
+        self._strings = StringTable()
+
+    @property
+    def state_bytes(self) -> int:
+        return self._strings.state_bytes
+
+    def encode(self, array: pa.Array) -> tuple[list[I64], U8 | None]:
+        value_type = array.type.value_type if _is_dictionary(array.type) else array.type
+        if _is_text(value_type) != _is_text(self.type) or not _is_bytes(value_type):
+            raise SchemaError(f"a key of type {self.type} cannot be {array.type}")
+        return self._words(array), None
+
+    def _words(self, array: pa.Array) -> list[I64]:
+        if _is_dictionary(array.type) and len(array.dictionary) < len(array):
+            # Each entry is looked up once. The last number, for codes that are NULL, is NULL.
+            numbers = np.append(self._strings.intern(plain(array.dictionary)), -1)
+            codes = array.indices.cast(pa.int64()).fill_null(len(numbers) - 1)
+            return [numbers[fixed_values(codes)]]
+        return [self._strings.intern(plain(array))]
+
+    def decode(self, words: list[I64], is_null: U8 | None) -> pa.Array:
+        if is_view(self.type):
+            large = pa.large_string() if _is_text(self.type) else pa.large_binary()
+            return self._strings.take(words[0], large).cast(self.type)
+        return self._strings.take(words[0], self.type)
+
+    def retain(self, words: list[I64]) -> list[I64]:
+        return [self._strings.retain(words[0])]
+
+
+class _FixedBytesColumn(_TextColumn):
+    """Binary values of one size, and decimals of 32 bytes: as binary ones."""
+
+    def encode(self, array: pa.Array) -> tuple[list[I64], U8 | None]:
+        array = plain(array)
+        if array.type != self.type:
+            raise SchemaError(f"a key of type {self.type} cannot be {array.type}")
+        return self._words(array), None
+
+    def decode(self, words: list[I64], is_null: U8 | None) -> pa.Array:
+        values = self._strings.take(words[0], pa.large_binary())
+        return values.cast(pa.binary(self.type.byte_width)).view(self.type)
+
+
 def key_column(type_: pa.DataType) -> KeyColumn:
     """Choose how values of a type become words.
 
     Raises:
         SchemaError: Values of the type cannot be grouped by.
     """
-    if pa.types.is_dictionary(type_):
+    if _is_dictionary(type_):
         return key_column(type_.value_type)
     if pa.types.is_floating(type_):
         return _FloatColumn(type_)
@@ -161,6 +211,10 @@ def key_column(type_: pa.DataType) -> KeyColumn:
         return _PairColumn(type_)
     if pa.types.is_null(type_):
         return _NullColumn(type_)
+    if _is_bytes(type_):
+        return _TextColumn(type_)
+    if pa.types.is_fixed_size_binary(type_) or pa.types.is_decimal256(type_):
+        return _FixedBytesColumn(type_)
     is_fixed = (
         pa.types.is_boolean(type_)
         or pa.types.is_integer(type_)
@@ -181,6 +235,21 @@ def _null_flags(array: pa.Array) -> U8 | None:
     expand_bits(bitmap, bit_offset, is_valid)
     is_valid ^= 1
     return is_valid
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_string(type_) or pa.types.is_large_string(type_) or type_ == pa.string_view()
+    )
+
+
+def _is_bytes(type_: pa.DataType) -> bool:
+    is_binary = pa.types.is_binary(type_) or pa.types.is_large_binary(type_)
+    return bool(is_binary or type_ == pa.binary_view() or _is_text(type_))
+
+
+def _is_dictionary(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_dictionary(type_))
 
 
 def _seen(is_null: U8 | None) -> U8 | None:
