@@ -104,15 +104,6 @@ class Case:
         )
         return {name.strip(): value.strip() for name, _, value in pairs}
 
-    @property
-    def inputs(self) -> tuple[Relation, ...]:
-        """The streams whose names occur in the query."""
-        return tuple(
-            relation
-            for relation in self.relations
-            if relation.is_stream and re.search(rf"\b{relation.name}\b", self.sql)
-        )
-
 
 def read_cases(path: Path) -> list[Case]:
     """Read all cases of a file.

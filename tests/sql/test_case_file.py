@@ -41,7 +41,7 @@ def test_a_file_gives_its_cases_with_their_relations(tmp_path: Path) -> None:
     assert rows.sql == "SELECT k -- the key\nFROM t"
     assert rows.requires == {"hop", "session"}
     assert rows.expected == pa.table({"k": ["a"]})
-    (stream,) = rows.inputs
+    (stream,) = rows.relations
     assert stream.options == {"event_time": "ts"}
     assert stream.rows.column("k").to_pylist() == ["a", "x|y"]
     assert stream.rows.schema.field("v") == pa.field("v", pa.float64(), nullable=False)
