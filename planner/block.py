@@ -68,7 +68,8 @@ def lower_select(context: PlanContext, select: exp.Select) -> Relation:
     shape = _shape(context, select)
     # EMIT CHANGES is about the outermost aggregate; EMIT FINAL is about all of them.
     inner = context.emit if shape.plain or context.emit == "final" else None
-    source = lower_from(replace(context, emit=inner), select)
+    below = replace(context, emit=inner, may_revise=context.may_revise and shape.plain)
+    source = lower_from(below, select)
     if source.stage.changes and not shape.plain:
         raise context.source.error(
             f"{source.stage.title} gives results that are still revised, which can only be "

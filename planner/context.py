@@ -53,6 +53,8 @@ class PlanContext:
         source: Text of the query.
         lower_query: Lowers a query that stands inside another one.
         emit: What the query says about emission, as far as it reaches the block at hand.
+        may_revise: Whether results of the block at hand reach the sink as they are, so that a window can
+            give a second version of them within the allowed lateness.
         streams: Streams read so far; shared by all contexts of one query.
         ctes: Queries of WITH clauses by name.
     """
@@ -62,6 +64,7 @@ class PlanContext:
     source: SourceText
     lower_query: Callable[[PlanContext, exp.Expr], Relation]
     emit: Emit | None = None
+    may_revise: bool = True
     streams: dict[str, StreamDefinition] = field(default_factory=dict)
     ctes: Mapping[str, Cte] = field(default_factory=dict)
 

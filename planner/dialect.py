@@ -68,6 +68,12 @@ class MillstreamParser(StreamingClauses, PostgresParser):
     def _parse_column(self) -> Any:
         return self._noted(self._index, super()._parse_column())
 
+    def _parse_column_reference(self) -> Any:
+        return self._noted(self._index, super()._parse_column_reference())
+
+    def _parse_atom(self) -> Any:
+        return self._noted(self._index, super()._parse_atom())
+
     def _parse_function_call(self, *args: Any, **kwargs: Any) -> Any:
         return self._noted(self._index, super()._parse_function_call(*args, **kwargs))
 

@@ -30,7 +30,7 @@ def explain(plan: Node | QueryPlan) -> str:
     """Describe a plan as a readable tree, from the sink down to the streams."""
     root = plan.root if isinstance(plan, QueryPlan) else plan
     lines: list[str] = []
-    _describe(root, "", "", lines)  # type: ignore[arg-type]
+    _describe(root, "", "", lines)
     return "\n".join(lines)
 
 

@@ -272,6 +272,10 @@ def _lower(
     lateness = max(
         (context.streams[bound.stream].allowed_lateness for bound in watermark), default=0
     )
+    if window is not None and not context.may_revise:
+        # What follows could not take a result back, so windows close later instead.
+        watermark = tuple(WatermarkBound(b.stream, b.delay + lateness) for b in watermark)
+        lateness = 0
     aggregates = [
         _aggregate(
             context, block, _rows(context, block, stage, time, kept), window, watermark, lateness
@@ -279,7 +283,7 @@ def _lower(
         for kept in terms.sets
     ]
     node = _united(context, block, aggregates, terms, query.select)
-    return _grouped_stage(block, node, window, lateness, aggregates[0].emit)
+    return _grouped_stage(block, node, window, watermark, lateness)
 
 
 def _rows(
@@ -397,10 +401,14 @@ def _united(
 
 
 def _grouped_stage(
-    block: GroupBlock, node: Node, window: Window | None, lateness: int, emit: Emit
+    block: GroupBlock,
+    node: Node,
+    window: Window | None,
+    watermark: tuple[WatermarkBound, ...],
+    lateness: int,
 ) -> Stage:
     roles = {} if window is None else {name: quoted(name) for name in WINDOW_COLUMNS}
-    times = {} if window is None else window_times(window, node.watermark, lateness)
+    times = {} if window is None else window_times(window, watermark, lateness)
     return Stage(
         node=node,
         replace=block.replace,
@@ -412,5 +420,5 @@ def _grouped_stage(
         window_columns=roles,
         title="the grouped query",
         keys=(*roles.values(), *(quoted(key) for key in block.keys.values())),
-        changes=emit == "changes",
+        changes=isinstance(node, Aggregate) and node.emit == "changes",
     )

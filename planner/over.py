@@ -46,7 +46,7 @@ def add_window_functions(
     Raises:
         SqlError: A call needs rows that are still to come, or its order is not known to streams.
     """
-    groups: dict[tuple[object, ...], list[tuple[CallParts, OverClause]]] = {}
+    groups: dict[_Rows, list[tuple[CallParts, OverClause]]] = {}
     for root in roots:
         for parts in over_calls(root):
             _check_call(context, parts)
@@ -156,6 +156,10 @@ def _order(context: PlanContext, stage: Stage, clause: OverClause) -> EventTime 
             clause.order[1],
         )
     return time
+
+
+# Whether rows are those of a window, then the partition and the order as SQL.
+_Rows = tuple[bool, tuple[str, ...], tuple[str, ...]]
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ import pyarrow as pa
 from sqlglot import exp
 
 from millstream.planner.nodes import Node, WatermarkBound, quoted
-from millstream.planner.place import SourceText
+from millstream.planner.place import SPAN, SourceText, span_of
 
 __all__ = [
     "WINDOW_COLUMNS",
@@ -261,6 +261,10 @@ def window_role(node: exp.Expr) -> str | None:
 
 
 def _note(column: exp.Column, key: str, sql: str, name: str, *, role: str | None = None) -> None:
+    # The tree's parts are about to go, and with them the place of a column that has none of its own.
+    spans = [span for part in column.parts if (span := span_of(part)) is not None]
+    if spans:
+        column.meta.setdefault(SPAN, (spans[0][0], spans[-1][1]))
     for part in ("table", "db", "catalog"):
         column.set(part, None)
     column.set("this", exp.Identifier(this=key if role is None else f"window {key}", quoted=True))

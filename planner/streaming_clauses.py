@@ -201,7 +201,7 @@ class StreamingClauses(ParserBase):
         """Whether after a comma comes DESCRIPTOR or a named argument."""
         after = self._index + 2
         named = after < len(self._tokens) and self._tokens[after].token_type in _ARROWS
-        return named or self._next.text.upper() == "DESCRIPTOR"
+        return bool(named or self._next.text.upper() == "DESCRIPTOR")
 
     def _at_duration(self) -> bool:
         return (
