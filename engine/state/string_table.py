@@ -8,7 +8,7 @@ import pyarrow as pa
 from millstream.engine.columns import offsets_and_data, validity
 from millstream.errors import SchemaError
 from millstream.kernels.bitmaps import pack_bits
-from millstream.kernels.compile import I64
+from millstream.kernels.compile import I32, I64
 from millstream.kernels.interning import (
     ARENA_SLACK_BYTES,
     copy_strings,
@@ -24,6 +24,7 @@ _ARENA_BYTES_LEAST = 1024
 _SLOTS_PER_STRING = 4
 # The last bytes of the data are read as one word, so there has to be one.
 _DATA_BYTES_LEAST = 8
+_OFFSET_32_MAX = 2**31 - 1
 _NO_NULLS = np.empty(0, np.uint8)
 _NO_NULLS.setflags(write=False)
 
@@ -86,10 +87,12 @@ class StringTable:
             SchemaError: The values are too long together for 32-bit offsets.
         """
         is_large = pa.types.is_large_string(type_) or pa.types.is_large_binary(type_)
-        offsets = np.empty(len(ids) + 1, np.int64 if is_large else np.int32)
+        offsets: I32 | I64 = np.empty(len(ids) + 1, np.int64)
+        if not is_large:
+            offsets = np.empty(len(ids) + 1, np.int32)
         ids = _read_only(ids)
         n_bytes = string_lengths(ids, self._offsets, offsets)
-        if n_bytes > np.iinfo(offsets.dtype).max:
+        if not is_large and n_bytes > _OFFSET_32_MAX:
             raise SchemaError(
                 f"values of type {type_} must have less than 2 GiB in one batch: {n_bytes} bytes; "
                 "declare a type with 64-bit offsets, such as large_string"

@@ -1,0 +1,242 @@
+"""The key table against a dictionary of Python tuples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from millstream.engine.state.key_table import KeyTable
+from millstream.errors import SchemaError
+
+int64s = st.sampled_from([-(2**63), -1, 0, 1, 2**63 - 1])
+floats = st.sampled_from([0.0, -0.0, 1.5, math.nan, -math.nan, math.inf])
+texts = st.sampled_from(["", "a", "ab", "b", "a longer text, of more than one word", "ä"])
+months = st.integers(0, 1).map(lambda n: pa.MonthDayNano([n, 2, 3]))
+
+TYPES: list[tuple[pa.DataType, st.SearchStrategy[Any]]] = [
+    (pa.int8(), st.integers(-2, 2)),
+    (pa.int64(), int64s),
+    (pa.uint16(), st.sampled_from([0, 1, 2**16 - 1])),
+    (pa.uint64(), st.sampled_from([0, 1, 2**63, 2**64 - 1])),
+    (pa.bool_(), st.booleans()),
+    (pa.float16(), floats.map(np.float16)),
+    (pa.float32(), floats),
+    (pa.float64(), floats),
+    (pa.date32(), st.integers(-1, 1)),
+    (pa.date64(), st.integers(-1, 1).map(lambda day: day * 86_400_000)),
+    (pa.time32("s"), st.integers(0, 2)),
+    (pa.timestamp("us", "Europe/Rome"), st.integers(-1, 1)),
+    (pa.duration("ns"), int64s),
+    (pa.month_day_nano_interval(), months),
+    (pa.decimal32(5, 2), st.integers(-2, 2).map(Decimal)),
+    (pa.decimal64(15, 2), st.integers(-2, 2).map(Decimal)),
+    (pa.decimal128(38, 0), st.sampled_from([Decimal(10**37), Decimal(-1), Decimal(2**64)])),
+    (pa.decimal256(60, 0), st.sampled_from([Decimal(10**50), Decimal(-1)])),
+    (pa.string(), texts),
+    (pa.large_string(), texts),
+    (pa.string_view(), texts),
+    (pa.binary(), texts.map(str.encode)),
+    (pa.binary_view(), texts.map(str.encode)),
+    (pa.binary(2), st.sampled_from([b"ab", b"ba"])),
+    (pa.dictionary(pa.int8(), pa.string()), texts),
+    (pa.dictionary(pa.int32(), pa.int64()), int64s),
+    (pa.null(), st.none()),
+]
+
+
+def value_type(type_: pa.DataType) -> pa.DataType:
+    return type_.value_type if pa.types.is_dictionary(type_) else type_
+
+
+def canonical(value: Any) -> Any:
+    """Make values that group together equal, and no others."""
+    if isinstance(value, float | np.floating):
+        return "NaN" if math.isnan(value) else float(value) + 0.0
+    return value
+
+
+def rows_of(arrays: Sequence[pa.Array]) -> list[tuple[Any, ...]]:
+    columns = [[canonical(value) for value in array.to_pylist()] for array in arrays]
+    return list(zip(*columns, strict=True))
+
+
+def sliced(array: pa.Array) -> pa.Array:
+    """The same values as a slice from within a larger array, which begins with a NULL."""
+    head = pa.nulls(3, array.type)
+    return pa.concat_arrays([head, array])[3:]
+
+
+Batch = tuple[list[pa.Array], npt.NDArray[np.int64]]
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[list[pa.DataType], list[Batch]]:
+    chosen = draw(st.lists(st.sampled_from(TYPES), min_size=0, max_size=3))
+    batches = []
+    for _ in range(draw(st.integers(1, 3))):
+        n_rows = draw(st.integers(0, 12))
+        arrays = []
+        for type_, values in chosen:
+            # Whole batches without NULLs, so that the first NULL comes late.
+            maybe = draw(st.sampled_from([values, st.none() | values]))
+            drawn = draw(st.lists(maybe, min_size=n_rows, max_size=n_rows))
+            array = pa.array(drawn, type_)
+            arrays.append(sliced(array) if draw(st.booleans()) else array)
+        prefix = draw(st.lists(st.integers(-1, 1), min_size=n_rows, max_size=n_rows))
+        batches.append((arrays, np.array(prefix, np.int64)))
+    return [type_ for type_, _ in chosen], batches
+
+
+class Reference:
+    """What the table promises, by a dictionary."""
+
+    def __init__(self) -> None:
+        self.keys: list[tuple[Any, ...]] = []
+
+    def assign(self, rows: Sequence[tuple[Any, ...]]) -> list[int]:
+        known = {key: number for number, key in enumerate(self.keys)}
+        ids = [known.setdefault(row, len(known)) for row in rows]
+        self.keys = list(known)
+        return ids
+
+
+def keys_of(table: KeyTable, group_ids: Any) -> list[tuple[Any, ...]]:
+    arrays = table.columns(group_ids)
+    for array in arrays:
+        array.validate(full=True)
+    return rows_of([pa.array(table.prefix_words(0)[group_ids]), *arrays])
+
+
+@settings(max_examples=300)
+@given(tables(), st.data())
+def test_keys_get_dense_ids_and_come_back(
+    drawn: tuple[list[pa.DataType], list[Batch]], data: st.DataObject
+) -> None:
+    types, batches = drawn
+    table, reference = KeyTable(types, 1), Reference()
+    for arrays, prefix in batches:
+        expected = reference.assign(rows_of([pa.array(prefix), *arrays]))
+        assert table.assign(arrays, [prefix]).tolist() == expected
+        assert table.n_groups == len(reference.keys)
+        assert keys_of(table, slice(0, table.n_groups)) == reference.keys
+        assert [array.type for array in table.columns(slice(0, 1))] == list(map(value_type, types))
+        ids = data.draw(st.permutations(range(table.n_groups)))
+        kept = np.array(ids[: data.draw(st.integers(0, len(ids)))], np.uint32)
+        assert keys_of(table, kept) == [reference.keys[group_id] for group_id in kept]
+        if data.draw(st.booleans()):
+            table.retain(kept)
+            reference.keys = [reference.keys[group_id] for group_id in kept]
+
+
+@pytest.mark.parametrize("type_", [pa.int64(), pa.string()])
+def test_a_table_grows_and_shrinks_with_its_groups(type_: pa.DataType) -> None:
+    table = KeyTable([type_])
+    bytes_before = table.state_bytes
+    keys = pa.array(np.arange(20_000) * 7).cast(type_)
+    assert table.assign([keys]).tolist() == list(range(20_000))
+    bytes_full = table.state_bytes
+    assert table.capacity >= 20_000
+    last = np.arange(19_990, 20_000, dtype=np.uint32)
+    table.retain(last)
+    assert table.columns(slice(0, 10))[0].equals(keys[19_990:])
+    assert table.assign([keys[19_985:]]).tolist() == [*range(10, 15), *range(10)]
+    assert table.capacity == KeyTable([type_]).capacity
+    assert table.state_bytes < bytes_full / 20
+    table.retain(np.zeros(0, np.uint32))
+    assert table.n_groups == 0
+    assert table.state_bytes == bytes_before
+
+
+def test_text_that_no_group_has_any_more_is_freed_in_the_end() -> None:
+    table = KeyTable([pa.string()])
+    bytes_max = 0
+    for batch in range(200):
+        keys = pa.array([f"key {batch} {row}" for row in range(100)])
+        group_ids = table.assign([keys])
+        table.retain(group_ids)
+        assert table.columns(slice(0, 100))[0].equals(keys)
+        bytes_max = max(bytes_max, table.state_bytes)
+    assert bytes_max < 100 * 1000
+
+
+@pytest.mark.parametrize("change", ["assign", "retain"])
+def test_arrays_given_out_do_not_change(change: str) -> None:
+    table = KeyTable([pa.int64()])
+    table.assign([pa.array([5, 6, 7])])
+    given_out = table.columns(slice(0, 3))[0]
+    if change == "assign":
+        table.assign([pa.array([None, *range(1000)])])
+    else:
+        table.retain(np.array([2], np.uint32))
+        table.assign([pa.array([1, 2, 3])])
+    assert given_out.to_pylist() == [5, 6, 7]
+
+
+def address_of(array: pa.Array) -> int:
+    address: int = array.buffers()[1].address + array.offset * 8
+    return address
+
+
+def test_a_slice_of_64_bit_keys_is_not_copied() -> None:
+    table = KeyTable([pa.int64(), pa.timestamp("ns")])
+    table.assign([pa.array([1, 2, 3]), pa.array([7, 8, 9], pa.timestamp("ns"))])
+    for whole, part in zip(table.columns(slice(0, 3)), table.columns(slice(1, 3)), strict=True):
+        assert address_of(part) == address_of(whole) + 8
+
+
+def test_more_key_columns_than_a_word_has_bits() -> None:
+    table = KeyTable([pa.int64()] * 70)
+    row: list[int | None] = [0] * 70
+    rows = [row, *([*row[:index], None, *row[index + 1 :]] for index in (0, 63, 64, 69))]
+    columns = [pa.array(column, pa.int64()) for column in zip(*rows, strict=True)]
+    assert table.assign(columns).tolist() == [0, 1, 2, 3, 4]
+    assert [array.to_pylist() for array in table.columns(slice(0, 5))] == [
+        list(column) for column in zip(*rows, strict=True)
+    ]
+
+
+def test_text_may_come_in_any_encoding() -> None:
+    table = KeyTable([pa.string()])
+    encodings: list[Callable[[pa.Array], pa.Array]] = [
+        lambda array: array,
+        lambda array: array.cast(pa.large_string()),
+        lambda array: array.cast(pa.string_view()),
+        lambda array: array.dictionary_encode(),
+        lambda array: array[:1].dictionary_encode(),
+    ]
+    array = pa.array(["x", None, "x", "y", "x"])
+    for encode in encodings:
+        encoded = encode(array)
+        assert table.assign([encoded]).tolist() == [0, 1, 0, 2, 0][: len(encoded)]
+
+
+@pytest.mark.parametrize(
+    "type_", [pa.list_(pa.int64()), pa.struct([("a", pa.int64())]), pa.map_(pa.int8(), pa.int8())]
+)
+def test_nested_types_are_no_keys(type_: pa.DataType) -> None:
+    with pytest.raises(SchemaError, match="cannot be grouped by a column of type"):
+        KeyTable([pa.int64(), type_])
+
+
+@pytest.mark.parametrize(
+    ("type_", "array"),
+    [
+        (pa.int64(), pa.array([1], pa.int32())),
+        (pa.string(), pa.array([b"a"])),
+        (pa.binary(), pa.array(["a"])),
+        (pa.string(), pa.array([1])),
+        (pa.binary(2), pa.array([b"a"], pa.binary(1))),
+    ],
+)
+def test_a_column_of_another_type_is_refused(type_: pa.DataType, array: pa.Array) -> None:
+    with pytest.raises(SchemaError, match="cannot be"):
+        KeyTable([type_]).assign([array])
