@@ -144,6 +144,7 @@ class _Block:
         qualify = self._bound("qualify", aliases)
         order = self._order_terms(items, aliases)
         roots = [item.node for item in items]
+        self._check_no_window_calls(roots)
         after = [*roots, *([qualify] if qualify is not None else []), *order]
         stage = self._rows(aliases, after)
         named = named_windows(context, select)
@@ -155,6 +156,16 @@ class _Block:
             self._check_qualify(qualify, aliases)
             stage = replace(stage, where=stage.piece(context, qualify))
         return self._result(stage, items, order)
+
+    def _check_no_window_calls(self, roots: Sequence[exp.Expr]) -> None:
+        for root in roots:
+            for call in root.find_all(exp.Anonymous):
+                if is_group_window(call):
+                    raise self.context.source.error(
+                        f"{call.name.lower()} belongs into GROUP BY; here, use window_start or "
+                        "window_end",
+                        call,
+                    )
 
     def _bound(self, key: str, aliases: Mapping[str, exp.Expr]) -> exp.Expr | None:
         clause = self.select.args.get(key)

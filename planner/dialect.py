@@ -143,12 +143,12 @@ def _syntax_error(source: SourceText, error: ParseError) -> SqlError:
 
 def _readable(description: str) -> str:
     """A message of the parser in words of SQL."""
-    missing = re.match(r"Required keyword: '(\w+)' missing for <class '[\w.]*?(\w+)'>", description)
-    if missing:
-        return f"{missing[2]} lacks its {missing[1]}"
+    if description.startswith("Required keyword"):
+        return "an expression is missing here"
     wanted = re.match(r"Expected table name but got", description)
     if wanted:
         return "the name of a stream is expected"
     if not description or description.startswith("Invalid expression"):
         return "this does not fit here"
-    return description[:1].lower() + description[1:]
+    keyword_first = description[1:2].isupper()
+    return description if keyword_first else description[:1].lower() + description[1:]

@@ -29,7 +29,6 @@ from millstream.planner.select_list import alias_of, bind_with_aliases
 from millstream.planner.stage import EventTime, Stage
 from millstream.planner.streaming_clauses import WindowCall
 from millstream.planner.windows import (
-    GROUP_WINDOWS,
     WindowSyntax,
     make_window,
     read_group_window,
@@ -132,10 +131,6 @@ class GroupBlock:
                 return self._grouping(node, parts.arguments)
             if parts.function in self.context.typer.aggregates:
                 return quoted(self.aggregates.reference(parts))
-            if parts.function in GROUP_WINDOWS and self.windowed:
-                raise self.context.source.error(
-                    "a window itself has no value; select window_start or window_end", node
-                )
         return self._column(node) if isinstance(node, exp.Column) else None
 
     def _column(self, node: exp.Column) -> str | None:

@@ -68,10 +68,17 @@ class StreamingClauses(ParserBase):
 
     def _parse_window_clause(self) -> Any:
         if self._window_name(self._curr, self._next) is None:
+            self._check_named_window()
             return super()._parse_window_clause()
         start = self._index
         self._advance()
         return [self._noted(start, self._parse_window_call())]
+
+    def _check_named_window(self) -> None:
+        after = self._index + 2
+        if after < len(self._tokens) and self._tokens[after].token_type == TokenType.L_PAREN:
+            windows = ", ".join(_CLAUSE_WINDOWS)
+            self.raise_error(f"windows of event time are {windows}", token=self._next)
 
     def _parse_query_modifiers(self, this: Any) -> Any:
         this = super()._parse_query_modifiers(this)
@@ -94,8 +101,18 @@ class StreamingClauses(ParserBase):
             return this
         return super()._parse_alias(this, explicit)
 
+    def _parse_locks(self) -> Any:
+        start = self._index
+        return [self._noted(start, lock) for lock in super()._parse_locks()]
+
     def _at_emit(self) -> bool:
-        return self._curr.text.upper() == "EMIT" and self._next.text.upper() in ("CHANGES", "FINAL")
+        if self._curr.token_type != TokenType.VAR or self._curr.text.upper() != "EMIT":
+            return False
+        if self._next.text.upper() in ("CHANGES", "FINAL"):
+            return True
+        if self._next.token_type == TokenType.VAR:
+            self.raise_error("EMIT takes CHANGES or FINAL", token=self._next)
+        return False
 
     def _window_name(self, word: Any, name: Any) -> str | None:
         if word.token_type != TokenType.WINDOW or name.text.upper() not in _CLAUSE_WINDOWS:
@@ -204,11 +221,9 @@ class StreamingClauses(ParserBase):
         return bool(named or self._next.text.upper() == "DESCRIPTOR")
 
     def _at_duration(self) -> bool:
-        return (
-            self._curr.token_type == TokenType.NUMBER
-            and self._next.token_type == TokenType.VAR
-            and self._curr.end + 1 == self._next.start
-        )
+        adjacent = self._curr.end + 1 == self._next.start
+        kinds = (self._curr.token_type, self._next.token_type)
+        return bool(adjacent and kinds == (TokenType.NUMBER, TokenType.VAR))
 
     # OVER ----------------------------------------------------------------------------------------
 
