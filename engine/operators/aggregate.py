@@ -117,6 +117,7 @@ class PartialAggregate:
         self._counters = counters
         self._late_rows = late_rows
         self._is_deferred = is_deferred and node.emit == "final"
+        self._closed_below = NO_WATERMARK
         grid_words = 0 if node.window is None else 1 if node.window.kind == "tumble" else 2
         self._grouping = _Grouping(node, node.input.schema, {}, grid_words, merges=False)
 
@@ -138,8 +139,12 @@ class PartialAggregate:
 
     def process_watermark(self, watermark: int, out: Collector) -> None:
         grid = self._grouping.grid
-        if grid is not None and self._is_deferred:
-            self._flush(out, *self._grouping.state.split(grid.closed_below(watermark)))
+        if grid is None or not self._is_deferred:
+            return
+        closed_below = grid.closed_below(watermark)
+        if closed_below > self._closed_below:
+            self._closed_below = closed_below
+            self._flush(out, *self._grouping.state.split(closed_below))
 
     def end_input(self, out: Collector) -> None:
         self._flush(out, slice(0, self._grouping.state.n_groups), np.empty(0, np.uint32))
@@ -195,6 +200,7 @@ class _Emitting:
         self._touched: list[U32] = []
         self._n_emitted = 0
         self._due_below = NO_WATERMARK
+        self._closed_below = NO_WATERMARK
         node = grouping.node
         self._is_revised = node.emit == "final" and node.window is not None and node.allowed_lateness > 0
 
@@ -216,9 +222,11 @@ class _Emitting:
             return
         if self._is_revised:
             self._emit_due(grid.closed_below(watermark), out)
-        if state.n_groups == 0:
+        closed_below = grid.closed_below(watermark, self._grouping.node.allowed_lateness)
+        if closed_below <= self._closed_below or state.n_groups == 0:
             return
-        closed, rest = state.split(grid.closed_below(watermark, self._grouping.node.allowed_lateness))
+        self._closed_below = closed_below
+        closed, rest = state.split(closed_below)
         n_closed = state.n_groups - len(rest)
         if n_closed == 0:
             return
