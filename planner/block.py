@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from sqlglot import exp
 
-from millstream.planner.aggregates import aggregate_calls
+from millstream.planner.aggregates import aggregate_calls, has_over
 from millstream.planner.context import Piece, PlanContext
 from millstream.planner.event_time import assign_windows
 from millstream.planner.from_clause import From, lower_from
@@ -144,7 +144,7 @@ class _Block:
         qualify = self._bound("qualify", aliases)
         order = self._order_terms(items, aliases)
         roots = [item.node for item in items]
-        self._check_no_window_calls(roots)
+        self._check_functions(roots)
         after = [*roots, *([qualify] if qualify is not None else []), *order]
         stage = self._rows(aliases, after)
         named = named_windows(context, select)
@@ -157,15 +157,26 @@ class _Block:
             stage = replace(stage, where=stage.piece(context, qualify))
         return self._result(stage, items, order)
 
-    def _check_no_window_calls(self, roots: Sequence[exp.Expr]) -> None:
-        for root in roots:
+    def _check_functions(self, roots: Sequence[exp.Expr]) -> None:
+        clauses = (self.select.args.get(key) for key in ("where", "group", "having", "qualify"))
+        for root in (*roots, *(clause for clause in clauses if clause is not None)):
             for call in root.find_all(exp.Anonymous):
-                if is_group_window(call):
-                    raise self.context.source.error(
-                        f"{call.name.lower()} belongs into GROUP BY; here, use window_start or "
-                        "window_end",
-                        call,
-                    )
+                self._check_function(call)
+
+    def _check_function(self, call: exp.Anonymous) -> None:
+        name = str(call.name).lower()
+        if is_group_window(call):
+            if isinstance(call.parent, exp.Group):
+                return
+            raise self.context.source.error(
+                f"{name} belongs into GROUP BY; here, use window_start or window_end", call
+            )
+        unknown = self.context.typer.unknown_function(name)
+        if unknown is not None:
+            raise self.context.source.error(unknown, call)
+        windows = self.context.typer.window_functions - self.context.typer.aggregates
+        if name in windows and not has_over(call):
+            raise self.context.source.error(f"{name} needs OVER", call)
 
     def _bound(self, key: str, aliases: Mapping[str, exp.Expr]) -> exp.Expr | None:
         clause = self.select.args.get(key)

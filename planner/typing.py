@@ -45,7 +45,8 @@ class Typer:
             register_function(self._context, function)
         builtin = _builtin_functions()
         own = {name.lower() for name in catalog.functions}
-        self._functions = frozenset(name for names in builtin.values() for name in names) | own
+        # DataFusion plans unnest without listing it among its functions.
+        self.functions = frozenset().union(*builtin.values(), own, {"unnest"})
         aggregates, windows = builtin["AGGREGATE"], builtin["WINDOW"]
         self.aggregates = aggregates | {
             name.lower() for name, f in catalog.functions.items() if isinstance(f, AggregateUDF)
@@ -96,14 +97,15 @@ class Typer:
             raise error
         message = clean_message(str(error))
         unknown = re.match(r"invalid function '(\w+)'", message)
-        if unknown is None:
-            return TypingError(message)
-        name = unknown[1].lower()
-        if name in self.window_functions:
-            return TypingError(f"{name} needs OVER")
-        close = difflib.get_close_matches(name, sorted(self._functions), n=1, cutoff=0.7)
-        meant = f"; did you mean {close[0]!r}?" if close else ""
-        return TypingError(f"unknown function {name!r}{meant}")
+        return TypingError(self.unknown_function(unknown[1]) or message if unknown else message)
+
+    def unknown_function(self, name: str) -> str | None:
+        """What is wrong with a function's name; None where it is the name of one."""
+        name = name.lower()
+        if name in self.functions:
+            return None
+        close = difflib.get_close_matches(name, sorted(self.functions), n=1, cutoff=0.7)
+        return f"unknown function {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
 
     def _register(self, name: str, schema: pa.Schema) -> None:
         if self._tables.get(name) is schema:
