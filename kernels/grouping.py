@@ -13,11 +13,10 @@ rows; a second pass probes on for the few that are left.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
-
 import numpy as np
 
-from millstream.kernels.compile import I64, U32, U64, address_array, kernel
+from millstream.kernels.compile import I64, U32, U64, kernel
+from millstream.kernels.compile import _pointer as pointer
 
 __all__ = [
     "assign_group_ids",
@@ -25,8 +24,6 @@ __all__ = [
     "rebuild_slots",
     "split_groups",
 ]
-
-Index: TypeAlias = int | np.signedinteger[Any]
 
 _BLOCK_ROWS = 512
 _WORD_BYTES = 8
@@ -62,18 +59,11 @@ def _entry(hashed: np.uint64, n_groups: int) -> np.uint64:
 
 
 @kernel
-def _block_of(columns: I64, word: int, first: Index, n_rows: int) -> I64:
-    return address_array(columns[word] + first * _WORD_BYTES, n_rows, np.int64)
-
-
-@kernel
 def _hash_block(columns: I64, first: int, n_rows: int, hashes: U64) -> None:
-    n_words = columns.shape[0]
-    values = _block_of(columns, 0, first, n_rows)
     for row in range(n_rows):
-        hashes[row] = _absorb(_SEED, values[row])
-    for word in range(1, n_words):
-        values = _block_of(columns, word, first, n_rows)
+        hashes[row] = _SEED
+    for word in range(columns.shape[0]):
+        values = pointer(columns[word] + first * _WORD_BYTES, np.int64)
         for row in range(n_rows):
             hashes[row] = _absorb(hashes[row], values[row])
     for row in range(n_rows):
@@ -81,47 +71,37 @@ def _hash_block(columns: I64, first: int, n_rows: int, hashes: U64) -> None:
 
 
 @kernel
-def _look_up_one_word(
+def _look_up_block(
     columns: I64, first: int, hashes: U64, slots: U64, keys: I64, group_ids: U32, missed: U32
 ) -> int:
+    """Look at the first slot of each row; return how many rows are not there. One or two words."""
     mask = np.uint64(slots.shape[0] - 1)
-    n_rows = group_ids.shape[0]
-    values = _block_of(columns, 0, first, n_rows)
+    values = pointer(columns[0] + first * _WORD_BYTES, np.int64)
     known = keys[0]
     n_missed = 0
-    for row in range(n_rows):
-        entry = slots[hashes[row] & mask]
-        # A free slot stands for group 0 here, so that the comparison always has a key to read.
-        group_id = (entry & _ID_BITS) - np.uint64(entry != _FREE)
-        group_ids[row] = group_id
-        missed[n_missed] = row
-        n_missed += (known[group_id] != values[row]) | (entry == _FREE)
-    return n_missed
-
-
-@kernel
-def _look_up_two_words(
-    columns: I64, first: int, hashes: U64, slots: U64, keys: I64, group_ids: U32, missed: U32
-) -> int:
-    mask = np.uint64(slots.shape[0] - 1)
-    n_rows = group_ids.shape[0]
-    values = _block_of(columns, 0, first, n_rows)
-    known = keys[0]
-    values_second = _block_of(columns, 1, first, n_rows)
-    known_second = keys[1]
-    n_missed = 0
-    for row in range(n_rows):
+    if columns.shape[0] == 1:
+        for row in range(group_ids.shape[0]):
+            entry = slots[hashes[row] & mask]
+            # A free slot stands for group 0 here, so that there is always a key to compare with.
+            group_id = (entry & _ID_BITS) - np.uint64(entry != _FREE)
+            group_ids[row] = group_id
+            missed[n_missed] = row
+            n_missed += (known[group_id] != values[row]) | (entry == _FREE)
+        return n_missed
+    more_values = pointer(columns[1] + first * _WORD_BYTES, np.int64)
+    more_known = keys[1]
+    for row in range(group_ids.shape[0]):
         entry = slots[hashes[row] & mask]
         group_id = (entry & _ID_BITS) - np.uint64(entry != _FREE)
         group_ids[row] = group_id
         missed[n_missed] = row
-        differences = known[group_id] ^ values[row] | known_second[group_id] ^ values_second[row]
+        differences = (known[group_id] ^ values[row]) | (more_known[group_id] ^ more_values[row])
         n_missed += (differences != 0) | (entry == _FREE)
     return n_missed
 
 
 @kernel
-def _look_up_words(
+def _look_up_wide_block(
     columns: I64,
     first: int,
     hashes: U64,
@@ -131,6 +111,7 @@ def _look_up_words(
     differences: I64,
     missed: U32,
 ) -> int:
+    """Do the same for any number of words, word by word."""
     mask = np.uint64(slots.shape[0] - 1)
     n_rows = group_ids.shape[0]
     for row in range(n_rows):
@@ -138,7 +119,7 @@ def _look_up_words(
         group_ids[row] = (entry & _ID_BITS) - np.uint64(entry != _FREE)
         differences[row] = entry == _FREE
     for word in range(columns.shape[0]):
-        values = _block_of(columns, word, first, n_rows)
+        values = pointer(columns[word] + first * _WORD_BYTES, np.int64)
         known = keys[word]
         for row in range(n_rows):
             differences[row] |= known[np.uint64(group_ids[row])] ^ values[row]
@@ -147,14 +128,6 @@ def _look_up_words(
         missed[n_missed] = row
         n_missed += differences[row] != 0
     return n_missed
-
-
-@kernel
-def _same_key(columns: I64, row: Index, keys: I64, group_id: np.uint64) -> bool:
-    for word in range(columns.shape[0]):
-        if keys[word, group_id] != _block_of(columns, word, row, 1)[0]:
-            return False
-    return True
 
 
 @kernel
@@ -176,17 +149,22 @@ def _settle_missed(
         place = hashed & mask
         entry = slots[place]
         while entry != _FREE:
-            if entry >> _HALF == hashed >> _HALF and _same_key(
-                columns, first + row, keys, (entry & _ID_BITS) - _ONE
-            ):
-                break
+            if entry >> _HALF == hashed >> _HALF:
+                group_id = (entry & _ID_BITS) - _ONE
+                differences = 0
+                for word in range(columns.shape[0]):
+                    values = pointer(columns[word] + first * _WORD_BYTES, np.int64)
+                    differences |= keys[word, group_id] ^ values[row]
+                if differences == 0:
+                    break
             place = (place + _ONE) & mask
             entry = slots[place]
         if entry == _FREE:
             if n_groups >= n_groups_max:
                 return int(np.int64(row)), n_groups
             for word in range(columns.shape[0]):
-                keys[word, n_groups] = _block_of(columns, word, first + row, 1)[0]
+                values = pointer(columns[word] + first * _WORD_BYTES, np.int64)
+                keys[word, n_groups] = values[row]
             n_groups += 1
             entry = _entry(hashed, n_groups)
             slots[place] = entry
@@ -216,23 +194,21 @@ def assign_group_ids_at(
     Returns:
         The row to go on from, which is ``stop`` when all are done, and the number of groups.
     """
-    n_words = columns.shape[0]
-    if n_words == 0:
+    if columns.shape[0] == 0:
         group_ids[start:stop] = 0
         return stop, max(n_groups, 1) if start < stop else n_groups
     hashes = np.empty(_BLOCK_ROWS, np.uint64)
     differences = np.empty(_BLOCK_ROWS, np.int64)
     missed = np.empty(_BLOCK_ROWS, np.uint32)
     for first in range(start, stop, _BLOCK_ROWS):
-        n_rows = min(_BLOCK_ROWS, stop - first)
-        ids = group_ids[first : first + n_rows]
-        _hash_block(columns, first, n_rows, hashes)
-        if n_words == 1:
-            n_missed = _look_up_one_word(columns, first, hashes, slots, keys, ids, missed)
-        elif n_words == 2:
-            n_missed = _look_up_two_words(columns, first, hashes, slots, keys, ids, missed)
+        ids = group_ids[first : min(first + _BLOCK_ROWS, stop)]
+        _hash_block(columns, first, ids.shape[0], hashes)
+        if columns.shape[0] <= 2:
+            n_missed = _look_up_block(columns, first, hashes, slots, keys, ids, missed)
         else:
-            n_missed = _look_up_words(columns, first, hashes, slots, keys, ids, differences, missed)
+            n_missed = _look_up_wide_block(
+                columns, first, hashes, slots, keys, ids, differences, missed
+            )
         row, n_groups = _settle_missed(
             columns, first, hashes, slots, keys, n_groups, ids, missed[:n_missed]
         )
