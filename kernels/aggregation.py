@@ -458,7 +458,10 @@ def _same_values(step: I64, other: I64) -> bool:
             return False
     if step[_EXTRA] != other[_EXTRA]:
         return False
-    return _takes_doubles(step[_OPCODE]) == _takes_doubles(other[_OPCODE])
+    # Integers are loaded as they are for some opcodes and as doubles for others.
+    return step[_VALUE_KIND] >= _F32 or (
+        _takes_doubles(step[_OPCODE]) == _takes_doubles(other[_OPCODE])
+    )
 
 
 @kernel
