@@ -176,15 +176,20 @@ class SinkLink:
     def __init__(
         self,
         sink: Sink,
+        n_columns: int,
         counters: Counters,
         acknowledge: Callable[[SourceItem], None],
     ) -> None:
         self._sink = sink
+        self._n_columns = n_columns
         self._steps = sink if isinstance(sink, StepSink) else None
         self._counters = counters
         self._acknowledge = acknowledge
 
     def emit(self, batch: pa.RecordBatch) -> None:
+        if batch.num_columns > self._n_columns:
+            # What the engine carried along is not the user's.
+            batch = batch.select(range(self._n_columns))
         self._sink.write(batch)
         self._counters.rows_out += batch.num_rows
         self._counters.batches_out += 1

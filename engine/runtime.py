@@ -115,7 +115,7 @@ class Runtime:
         )
         pipelines = build_pipelines(
             self._root,
-            SinkLink(sink, counters, self._acknowledge),
+            SinkLink(sink, len(self._root.schema), counters, self._acknowledge),
             context,
             streams=self._streams,
             tables=self._tables,
