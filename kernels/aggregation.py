@@ -35,7 +35,11 @@ class Field(IntEnum):
 
 
 class ValueKind(IntEnum):
-    """How values lie in memory: numbers, decimals as two words, moments as three doubles."""
+    """How values lie in memory: numbers, decimals as two words, moments as three doubles.
+
+    The numbers tell the width: of those below 16 the last two bits are the logarithm of the bytes,
+    the others are the bytes.
+    """
 
     I8 = 0
     I16 = 1
@@ -54,6 +58,7 @@ class ValueKind(IntEnum):
 class Opcode(IntEnum):
     """What an accumulator does with the values of a group.
 
+    Opcodes that read their values alike are neighbours, because they are told apart by ranges.
     Partial states are merged by the same opcodes, with the states as values: counts by ``SUM_I64``,
     moments by ``MERGE_MOMENTS``, all others by their own.
 
@@ -156,7 +161,7 @@ STATE_DTYPE: dict[Opcode, np.dtype[np.float64 | np.int64 | np.uint64]] = {
 
 _BLOCK_ROWS = 1024
 
-
+# Memory that is reached by address cannot be indexed with members of an enumeration.
 _OPCODE = int(Field.OPCODE)
 _VALUES = int(Field.VALUES)
 _VALUE_KIND = int(Field.VALUE_KIND)
