@@ -26,6 +26,9 @@ _WORDED_FUNCTIONS = ("CAST", "TRY_CAST", "EXTRACT", "SUBSTRING", "TRIM", "POSITI
 _WORDED_PREFIXES = ("CASE", "ANY")
 
 
+_FIRST_TOKENS = (TokenType.SELECT, TokenType.WITH, TokenType.L_PAREN, TokenType.FROM)
+
+
 class MillstreamParser(StreamingClauses, PostgresParser):
     """Notes the tokens of each expression and leaves functions alone."""
 
@@ -113,6 +116,11 @@ def parse_statement(sql: str) -> tuple[exp.Expr, SourceText]:
 
 
 def _check_tokens(source: SourceText) -> None:
+    if source.tokens[0].token_type not in _FIRST_TOKENS:
+        word = source.text((0, 0))
+        raise source.error(
+            f"only queries can be run, which begin with SELECT or WITH: {word}", (0, 0)
+        )
     for index, token in enumerate(source.tokens):
         if token.token_type == TokenType.SEMICOLON:
             raise source.error("only one statement can be run at a time", (index, index))

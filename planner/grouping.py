@@ -267,7 +267,7 @@ def _lower(
     lateness = max(
         (context.streams[bound.stream].allowed_lateness for bound in watermark), default=0
     )
-    if window is not None and not context.may_revise:
+    if window is not None and not (context.may_revise and len(terms.sets) == 1):
         # What follows could not take a result back, so windows close later instead.
         watermark = tuple(WatermarkBound(b.stream, b.delay + lateness) for b in watermark)
         lateness = 0
@@ -277,7 +277,7 @@ def _lower(
         )
         for kept in terms.sets
     ]
-    node = _united(context, block, aggregates, terms, query.select)
+    node = _united(context, block, aggregates, query.select)
     return _grouped_stage(block, node, window, watermark, lateness)
 
 
@@ -288,20 +288,16 @@ def _rows(
     time: EventTime | None,
     kept: frozenset[exp.Expr] | None,
 ) -> Transform:
-    """The aggregate's input: keys, arguments and event time. Keys that a grouping set leaves out are NULL."""
-    columns: list[tuple[str, Piece]] = []
-    for term, name in block.keys.items():
-        piece = stage.piece(context, term)
-        if kept is not None and term not in kept:
-            piece = Piece(term, f"CASE WHEN FALSE THEN {piece.sql} END")
-        columns.append((name, piece))
+    """The aggregate's input: keys of one grouping set, arguments and event time."""
+    keys = {name: term for term, name in block.keys.items() if kept is None or term in kept}
+    columns = [(name, stage.piece(context, term)) for name, term in keys.items()]
     columns.extend(block.aggregates.columns.items())
     if time is not None:
         columns.append((_TIME, Piece(None, time.sql)))
     if not columns:
         columns.append(("__x0", Piece(None, _narrowest(stage))))
     node = stage.project(context, columns)
-    for term, name in block.keys.items():
+    for name, term in keys.items():
         check_key_type(context, term, node.schema.field(name).type)
     return node
 
@@ -341,7 +337,7 @@ def _aggregate(
     lateness: int,
 ) -> Aggregate:
     calls = block.aggregates.typed(node.schema)
-    keys = tuple(block.keys.values())
+    keys = tuple(name for name in block.keys.values() if name in node.schema.names)
     fields: list[pa.Field] = []
     if window is not None:
         fields.extend(pa.field(name, window.time_type, nullable=False) for name in WINDOW_COLUMNS)
@@ -364,7 +360,6 @@ def _united(
     context: PlanContext,
     block: GroupBlock,
     aggregates: Sequence[Aggregate],
-    terms: GroupTerms,
     select: exp.Select,
 ) -> Node:
     """One node for all grouping sets."""
@@ -375,16 +370,11 @@ def _united(
             "grouping sets have no changelog, since their keys are not unique; add EMIT FINAL",
             select.args["group"],
         )
-    branches: list[Node] = []
-    for aggregate, kept in zip(aggregates, terms.sets, strict=True):
-        columns = [(name, Piece(None, quoted(name))) for name in aggregate.schema.names]
-        left_out = {
-            name for term, name in block.keys.items() if kept is not None and term not in kept
-        }
-        for names, column in block.groupings.items():
-            bits = "".join("1" if name in left_out else "0" for name in names)
-            columns.append((column, Piece(None, f"arrow_cast({int(bits, 2)}, 'Int32')")))
-        branches.append(context.transform(aggregate, columns))
+    types = {name: a.schema.field(name).type for a in aggregates for name in a.keys}
+    branches: list[Node] = [
+        context.transform(aggregate, _set_columns(context, block, aggregate, types))
+        for aggregate in aggregates
+    ]
     if len(branches) == 1:
         return branches[0]
     fields = [field.with_nullable(True) for field in branches[0].schema]
@@ -393,6 +383,29 @@ def _united(
         schema=pa.schema(fields),
         watermark=aggregates[0].watermark,
     )
+
+
+def _is_revised(node: Aggregate) -> bool:
+    """Whether a group can come out more than once."""
+    return node.emit == "changes" or (node.emit == "final" and node.allowed_lateness > 0)
+
+
+def _set_columns(
+    context: PlanContext, block: GroupBlock, aggregate: Aggregate, types: Mapping[str, pa.DataType]
+) -> list[tuple[str, Piece]]:
+    """Columns of one grouping set, with NULL for keys that it leaves out."""
+    columns = [(name, Piece(None, quoted(name))) for name in aggregate.schema.names]
+    before = len(columns) - len(aggregate.keys) - len(aggregate.calls)
+    keys = [(name, Piece(None, quoted(name))) for name in block.keys.values()]
+    for index, (name, _) in enumerate(keys):
+        if name not in aggregate.keys:
+            null = f"arrow_cast(NULL, '{context.typer.type_name(types[name])}')"
+            keys[index] = (name, Piece(None, null))
+    columns[before : before + len(aggregate.keys)] = keys
+    for names, column in block.groupings.items():
+        bits = "".join("0" if name in aggregate.keys else "1" for name in names)
+        columns.append((column, Piece(None, f"arrow_cast({int(bits, 2)}, 'Int32')")))
+    return columns
 
 
 def _grouped_stage(
@@ -415,5 +428,5 @@ def _grouped_stage(
         window_columns=roles,
         title="the grouped query",
         keys=(*roles.values(), *(quoted(key) for key in block.keys.values())),
-        changes=isinstance(node, Aggregate) and node.emit == "changes",
+        changes=isinstance(node, Aggregate) and _is_revised(node),
     )

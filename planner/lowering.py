@@ -34,8 +34,6 @@ def plan_query(
         SqlError: The query is not valid or asks for what is not supported.
     """
     tree, source = parse_statement(sql)
-    if not isinstance(tree, exp.Query):
-        raise source.error("only SELECT can be run; give the query a sink to write somewhere", 0)
     context = PlanContext(catalog, Typer(catalog), source, lower_query, emit=_take_emit(tree))
     relation = lower_query(context, tree)
     root = prune(_finish(relation, retract=changelog == "retract"))

@@ -75,7 +75,8 @@ def _lower_union(context: PlanContext, union: exp.Union) -> Relation:
             union.expression,
         )
     queries = list(_branches(union))
-    relations = [lower_query(context, query) for query in queries]
+    # Revisions of one query would not say which rows of the union they are about.
+    relations = [lower_query(replace(context, may_revise=False), query) for query in queries]
     for query, relation in zip(queries, relations, strict=True):
         if relation.changes:
             raise context.source.error(

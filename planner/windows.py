@@ -162,7 +162,8 @@ def make_window(
         time_type=time_type,
         size=size,
         step=step,
-        offset=offset % step,
+        # Where the first step of a growing window begins depends on the whole size.
+        offset=offset % (size if syntax.kind == "cumulate" else step),
     )
 
 
