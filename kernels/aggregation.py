@@ -131,29 +131,19 @@ IDENTITY: dict[Opcode, int | float | tuple[int, int]] = {
 """What states of new groups hold, by opcode: ``state[n_before:n_after] = IDENTITY[opcode]``."""
 
 STATE_WIDTH: dict[Opcode, int] = {
-    opcode: {
-        Opcode.SUM_I128: 2,
-        Opcode.FIRST: 2,
-        Opcode.LAST: 2,
-        Opcode.MOMENTS: 3,
-        Opcode.MERGE_MOMENTS: 3,
-    }.get(opcode, 1)
-    for opcode in Opcode
+    **dict.fromkeys(Opcode, 1),
+    **dict.fromkeys((Opcode.SUM_I128, Opcode.FIRST, Opcode.LAST), 2),
+    **dict.fromkeys((Opcode.MOMENTS, Opcode.MERGE_MOMENTS), 3),
 }
 """Words of state per group, by opcode. A state is [capacity], or [capacity, width] over 1."""
 
-_DOUBLES = (
-    Opcode.SUM_F64,
-    Opcode.MIN_F64,
-    Opcode.MAX_F64,
-    Opcode.MOMENTS,
-    Opcode.MERGE_MOMENTS,
-)
-_UNSIGNED = (Opcode.SUM_U64, Opcode.MIN_U64, Opcode.MAX_U64)
-
 STATE_DTYPE: dict[Opcode, np.dtype[np.float64 | np.int64 | np.uint64]] = {
     opcode: np.dtype(
-        np.float64 if opcode in _DOUBLES else np.uint64 if opcode in _UNSIGNED else np.int64
+        np.float64
+        if Opcode.SUM_F64 <= opcode <= Opcode.MERGE_MOMENTS
+        else np.uint64
+        if opcode in (Opcode.SUM_U64, Opcode.MIN_U64, Opcode.MAX_U64)
+        else np.int64
     )
     for opcode in Opcode
 }
