@@ -36,7 +36,8 @@ class Stream:
     @property
     def times(self) -> list[int]:
         """Event times in their own unit."""
-        return time_units(self.rows.column("ts")).to_pylist()
+        units: list[int] = time_units(self.rows.column("ts")).to_pylist()
+        return units
 
     @property
     def oracle_rows(self) -> pa.Table:

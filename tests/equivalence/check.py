@@ -24,9 +24,9 @@ class Mismatch(AssertionError):
     """Millstream's answer is not the batch engine's, or rows were lost."""
 
 
-def plan(case: Case, partitions: int, strategy: str | None = None) -> Any:
+def plan(case: Case, partitions: int, strategy: str | None = None) -> ms.Query:
     """Declare a case's streams and tables in a session, and plan its query."""
-    options = dict(case.session_options)
+    options: dict[str, Any] = dict(case.session_options)
     if strategy is not None:
         options["partitioning"] = strategy
     session = ms.Session(partitions=partitions, **options)
@@ -107,12 +107,12 @@ def _ragged(chooser: Chooser, table: pa.Table, name: str) -> list[tuple[str, pa.
     return pieces
 
 
-def _check(case: Case, query: Any, outcome: Outcome, expected: pa.Table, way: str) -> None:
+def _check(case: Case, query: ms.Query, outcome: Outcome, expected: pa.Table, way: str) -> None:
     for problem in _problems(case, query, outcome, expected):
         raise Mismatch(f"{way}: {problem}\n{describe(case)}")
 
 
-def _problems(case: Case, query: Any, outcome: Outcome, expected: pa.Table) -> Sequence[str]:
+def _problems(case: Case, query: ms.Query, outcome: Outcome, expected: pa.Table) -> Sequence[str]:
     problems = []
     counts = outcome.counts
     if counts is not None:

@@ -144,11 +144,11 @@ def _value(chooser: Chooser, column: Column) -> Any:
 
 def _int(chooser: Chooser, column: Column) -> int:
     is_unsigned = pa.types.is_unsigned_integer(column.type)
-    bits = column.type.bit_width
-    low, high = (0, 2**bits - 1) if is_unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    bits = int(column.type.bit_width)
+    low, high = (0, (1 << bits) - 1) if is_unsigned else (-1 << (bits - 1), (1 << (bits - 1)) - 1)
     if column.tame or chooser.chance(50):
         return chooser.integer(max(low, -_EXACT_INTS_MAX), min(high, _EXACT_INTS_MAX))
-    return chooser.choice((low, high, low + 1, high - 1, 0, chooser.integer(0, min(high, 2**62))))
+    return chooser.choice((low, high, low + 1, high - 1, 0, chooser.integer(0, min(high, 1 << 62))))
 
 
 def _float(chooser: Chooser, column: Column) -> float:

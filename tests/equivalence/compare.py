@@ -39,7 +39,7 @@ def rows_of(table: pa.Table, unordered_lists: Iterable[str] = ()) -> list[Row]:
 
 
 def _plain_column(column: pa.ChunkedArray, sort_lists: bool) -> list[Any]:
-    values = column.cast(_storage_type(column.type)).to_pylist()
+    values: list[Any] = column.cast(_storage_type(column.type)).to_pylist()
     if pa.types.is_floating(column.type) or pa.types.is_nested(column.type):
         values = [_plain_value(value) for value in values]
     if sort_lists:

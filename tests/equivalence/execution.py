@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
+
+import millstream as ms
 
 __all__ = ["Outcome", "RowCounts", "cut", "push_through", "run_whole"]
 
@@ -41,20 +42,27 @@ class Outcome:
     counts: RowCounts | None
 
 
-def run_whole(query: Any, inputs: Mapping[str, pa.Table], batch_rows: int | None) -> Outcome:
+def run_whole(query: ms.Query, inputs: Mapping[str, pa.Table], batch_rows: int | None) -> Outcome:
     """Run a query over bounded inputs in one call; without `batch_rows` each input is one batch."""
     longest = max((table.num_rows for table in inputs.values()), default=0)
     return Outcome(query.run(dict(inputs), batch_rows=batch_rows or max(longest, 1)), None)
 
 
-def push_through(query: Any, pieces: Sequence[tuple[str, pa.RecordBatch]]) -> Outcome:
-    """Push batches in order into a job, finish it, and give what its sink received."""
+def push_through(query: ms.Query, pieces: Sequence[tuple[str, pa.RecordBatch]]) -> Outcome:
+    """Push batches in order into a job, finish it, and give what its sink received.
+
+    Raises:
+        AssertionError: If the sink received a batch that has not the query's schema.
+    """
     received: list[pa.RecordBatch] = []
     with query.start(sink=received.append) as job:
         for stream, batch in pieces:
             job.push(stream, batch)
     stats = job.stats()
     counts = RowCounts(**{name: int(getattr(stats, name)) for name in RowCounts.__slots__})
+    for schema in (batch.schema for batch in received):
+        differs = f"the sink received the schema\n{schema}\nand not the query's\n{query.schema}"
+        assert schema.equals(query.schema), differs
     return Outcome(pa.Table.from_batches(received, query.schema), counts)
 
 

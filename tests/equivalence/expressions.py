@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 from tests.equivalence.chooser import Chooser
 from tests.equivalence.columns import Column
@@ -200,10 +200,10 @@ def choose_expression(
     for hole in _HOLE.finditer(template):
         inner = choose_expression(
             chooser,
-            hole[1],
+            cast(ExpressionKind, hole[1]),
             columns,
             qualifier=qualifier,
-            depth=depth - 1,  # type: ignore[arg-type]
+            depth=depth - 1,
         )
         portable = portable and inner.portable
         parts += [template[position : hole.start()], _in_parentheses(inner.sql)]

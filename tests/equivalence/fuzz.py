@@ -48,7 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
                 unanswered[feature] += 1
             except (AssertionError, ms.MillstreamError) as error:
                 n_failed += 1
-                progress.console.print(_report(feature, seed, error), markup=False, highlight=False)
+                report = _report(feature, seed, error)
+                console.print(report, markup=False, highlight=False, soft_wrap=True)
                 if not options.keep_going:
                     break
     if unanswered:

@@ -31,6 +31,22 @@ GENERATORS: Mapping[str, Callable[[Chooser], Case]] = {
     "late_cumulate": partial(grouped.late_case, feature="late_cumulate", kind="cumulate"),
     "session": partial(grouped.grouped_case, feature="session", kind="session"),
     "late_session": partial(grouped.late_case, feature="late_session", kind="session"),
+    "allowed_tumble": partial(
+        grouped.late_case, feature="allowed_tumble", kind="tumble", with_allowance=True
+    ),
+    "allowed_tumble_changes": partial(
+        grouped.late_case,
+        feature="allowed_tumble_changes",
+        kind="tumble",
+        emit="changes",
+        with_allowance=True,
+    ),
+    "allowed_hop": partial(
+        grouped.late_case, feature="allowed_hop", kind="hop", with_allowance=True
+    ),
+    "allowed_session": partial(
+        grouped.late_case, feature="allowed_session", kind="session", with_allowance=True
+    ),
     "aggregates_final": partial(
         grouped.grouped_case, feature="aggregates_final", any_aggregate=True
     ),

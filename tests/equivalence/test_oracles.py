@@ -12,7 +12,7 @@ from tests.equivalence.compare import difference, rows_of
 from tests.equivalence.generate import GENERATORS, generate
 from tests.equivalence.lateness import assign_windows, windows_of
 from tests.equivalence.oracle import answer_of_datafusion, answer_of_duckdb, run_datafusion
-from tests.equivalence.windows import Window, windowed_sql
+from tests.equivalence.windows import Window, WindowKind, windowed_sql
 
 SEEDS = range(12)
 
@@ -45,7 +45,8 @@ def test_equal_seeds_give_equal_cases(feature: str) -> None:
 
 @st.composite
 def windows(draw: st.DrawFn) -> Window:
-    kind = draw(st.sampled_from(["tumble", "hop", "cumulate", "session"]))
+    kinds: tuple[WindowKind, ...] = ("tumble", "hop", "cumulate", "session")
+    kind = draw(st.sampled_from(kinds))
     step = draw(st.integers(1, 12))
     n_steps = draw(st.integers(1, 4)) if kind in ("hop", "cumulate") else 1
     remainder = draw(st.integers(0, step - 1)) if kind == "hop" else 0

@@ -148,7 +148,7 @@ def _sections(path: Path) -> Iterator[tuple[int, str, list[str]]]:
 
 
 def _take_directives(lines: list[str], known: frozenset[str]) -> tuple[dict[str, str], list[str]]:
-    directives = {}
+    directives: dict[str, str] = {}
     for index, line in enumerate(lines):
         if not line.startswith("@"):
             return directives, lines[index:]

@@ -77,8 +77,9 @@ class _Parts:
 
     @property
     def portable(self) -> bool:
-        parts = [*self.keys, *self.calls, *self.outputs]
-        return all(part.portable for part in parts) and (self.where is None or self.where.portable)
+        keys = all(key.portable for key in self.keys)
+        calls = all(call.portable for call in self.calls)
+        return keys and calls and (self.where is None or self.where.portable)
 
 
 def key_of_column(column: Column) -> GroupKey:
@@ -119,9 +120,19 @@ def grouped_case(
     return _case(chooser, feature, parts, _oracle_sql(parts, source))
 
 
-def late_case(chooser: Chooser, feature: str, *, kind: WindowKind, emit: Emit = "final") -> Case:
+def late_case(
+    chooser: Chooser,
+    feature: str,
+    *,
+    kind: WindowKind,
+    emit: Emit = "final",
+    with_allowance: bool = False,
+) -> Case:
     """Choose a grouped query over a stream with late rows, which a reference takes out."""
     stream = choose_stream(chooser, late_percent=_LATE_PERCENT)
+    if with_allowance:
+        allowed = stream.time.grain * chooser.choice((1, 3, 8))
+        stream = replace(stream, allowed_lateness=allowed)
     parts = _choose_parts(chooser, stream, kind, emit, any_aggregate=False)
     case = _case(chooser, feature, parts, _oracle_sql(parts, "assigned"))
 

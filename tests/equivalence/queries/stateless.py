@@ -9,7 +9,12 @@ import pyarrow as pa
 from tests.equivalence.case import Case, Stream, choose_stream
 from tests.equivalence.chooser import Chooser
 from tests.equivalence.columns import Column, fill
-from tests.equivalence.expressions import Expression, choose_expression, choose_predicate
+from tests.equivalence.expressions import (
+    Expression,
+    ExpressionKind,
+    choose_expression,
+    choose_predicate,
+)
 
 __all__ = ["filter_case", "join_case", "projection_case", "subquery_case", "union_case"]
 
@@ -42,7 +47,7 @@ def projection_case(chooser: Chooser) -> Case:
 
 
 def _choose_outputs(chooser: Chooser, stream: Stream) -> list[Expression]:
-    kinds = ("int", "float", "string", "bool")
+    kinds: tuple[ExpressionKind, ...] = ("int", "float", "string", "bool")
     return [
         choose_expression(chooser, chooser.choice(kinds), stream.values, depth=3)
         for _ in range(chooser.integer(1, 4))
