@@ -276,12 +276,12 @@ class Runtime:
     def _item(self, stream: str, batch: pa.RecordBatch | None, n_rows: int, n_bytes: int) -> SourceItem:
         number = -1 if batch is None else self._n_batches
         now = time.perf_counter_ns()
-        return SourceItem(number, stream, batch, None, now, self._tables, n_rows, n_bytes)
+        watermarks = self._watermarks()
+        return SourceItem(number, stream, batch, None, now, self._tables, watermarks, n_rows, n_bytes)
 
     def _add_step(self, item: SourceItem, *, is_final: bool) -> None:
-        watermarks = self._watermarks()
         n_sources = self._n_partitions if self._shape.is_deferred else 1
-        item.step = Step(self._n_steps, watermarks, is_final, n_sources)
+        item.step = Step(self._n_steps, item.watermarks, is_final, n_sources)
         item.n_waiting = self._n_partitions if self._shape.reaches_all else 1
         self._n_steps += 1
 

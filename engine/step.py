@@ -41,6 +41,7 @@ class SourceItem:
         step: Step that the item ends, or None if it ends none.
         pushed_at_ns: Monotonic clock at the push.
         tables: Contents of the session's tables at the push.
+        watermarks: Watermark of each stream after the push.
         n_waiting: Acknowledgements still to come before the item is complete.
     """
 
@@ -50,6 +51,7 @@ class SourceItem:
     step: Step | None
     pushed_at_ns: int
     tables: Mapping[str, pa.Table]
+    watermarks: Mapping[str, int]
     n_rows: int = 0
     n_bytes: int = 0
     n_waiting: int = 1

@@ -14,6 +14,7 @@ from millstream.engine.operators.aggregate_functions import plan_accumulators
 from millstream.engine.operators.base import Collector, Counters
 from millstream.engine.operators.changelog import Changelog
 from millstream.engine.operators.windowing import WindowGrid, or_all_windows
+from millstream.engine.row_watermarks import RowWatermarks
 from millstream.engine.state.buffered_calls import BufferedCalls
 from millstream.engine.state.group_state import GroupState
 from millstream.kernels.compile import I64, U32
@@ -101,6 +102,7 @@ class PartialAggregate:
     Args:
         node: An aggregate of phase ``partial``.
         counters: Of the partition.
+        watermarks: Judges rows.
         late_rows: Where late rows go, or None.
         is_deferred: Whether groups of final results may wait until their window closes; else they are handed on after
             each step, as changes are anyway.
@@ -110,11 +112,13 @@ class PartialAggregate:
         self,
         node: AggregateNode,
         counters: Counters,
+        watermarks: RowWatermarks,
         late_rows: LateRows | None,
         *,
         is_deferred: bool,
     ) -> None:
         self._counters = counters
+        self._watermarks = watermarks
         self._late_rows = late_rows
         self._is_deferred = is_deferred and node.emit == "final"
         self._closed_below = NO_WATERMARK
@@ -126,7 +130,7 @@ class PartialAggregate:
         if grouping.grid is None:
             grouping.add_rows(batch, ())
             return
-        panes = grouping.grid.assign(batch, self._late_rows)
+        panes = grouping.grid.assign(batch, self._watermarks.of(batch), self._late_rows)
         self._counters.rows_late += panes.n_late
         prefix = [panes.panes]
         if grouping.grid.is_overlapping:
@@ -295,11 +299,13 @@ class SingleAggregate(_Emitting):
         node: AggregateNode,
         counters: Counters,
         changelog: Changelog | None,
+        watermarks: RowWatermarks,
         late_rows: LateRows | None,
         functions: Mapping[str, object],
         *,
         owns_global_group: bool,
     ) -> None:
+        self._watermarks = watermarks
         self._late_rows = late_rows
         n_words = 0 if node.window is None else 1
         grouping = _Grouping(node, node.input.schema, functions, n_words, merges=False)
@@ -310,7 +316,7 @@ class SingleAggregate(_Emitting):
         if grouping.grid is None:
             self._note(grouping.add_rows(batch, ()))
             return
-        assigned = grouping.grid.assign(batch, self._late_rows)
+        assigned = grouping.grid.assign(batch, self._watermarks.of(batch), self._late_rows)
         self._counters.rows_late += assigned.n_late
         rows, last_panes = assigned.batch, assigned.panes
         if grouping.grid.is_overlapping:

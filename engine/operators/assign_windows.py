@@ -8,6 +8,7 @@ from millstream.engine.columns import array_from_buffers
 from millstream.engine.late_rows import LateRows
 from millstream.engine.operators.base import Collector, Counters
 from millstream.engine.operators.windowing import WindowGrid
+from millstream.engine.row_watermarks import RowWatermarks
 from millstream.planner.nodes import HIDDEN_PREFIX
 from millstream.planner.nodes import AssignWindows as AssignWindowsNode
 
@@ -20,6 +21,7 @@ class AssignWindows:
     Args:
         node: The plan node.
         counters: Of the partition.
+        watermarks: Judges rows.
         late_rows: Where late rows go, or None.
         drops_late: Whether what follows closes the windows, so that rows for closed ones have to be left out. Where
             rows only pass through, none is late.
@@ -29,12 +31,14 @@ class AssignWindows:
         self,
         node: AssignWindowsNode,
         counters: Counters,
+        watermarks: RowWatermarks,
         late_rows: LateRows | None,
         *,
         drops_late: bool,
     ) -> None:
         self._node = node
         self._counters = counters
+        self._watermarks = watermarks
         self._late_rows = late_rows
         self._drops_late = drops_late
         self._grid = WindowGrid(node.window, 0)
@@ -42,7 +46,7 @@ class AssignWindows:
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
         if not self._drops_late:
             batch = _without_hidden(batch)
-        assigned = self._grid.assign(batch, self._late_rows)
+        assigned = self._grid.assign(batch, self._watermarks.of(batch), self._late_rows)
         self._counters.rows_late += assigned.n_late
         rows, last_panes = _without_hidden(assigned.batch), assigned.panes
         if self._grid.is_overlapping:

@@ -11,6 +11,7 @@ from millstream.engine.operators.assign_windows import AssignWindows
 from millstream.engine.operators.base import Counters, Operator
 from millstream.engine.operators.changelog import Changelog
 from millstream.engine.operators.window_select import WindowSelect
+from millstream.engine.row_watermarks import RowWatermarks
 from millstream.engine.step import AtHand
 from millstream.errors import InternalError
 from millstream.planner import nodes
@@ -43,11 +44,19 @@ class OperatorContext:
     late_rows: LateRows | None = None
     is_windowed: bool = False
 
+    def watermarks(self, node: nodes.Node) -> RowWatermarks:
+        """Return what judges the rows of a node."""
+        return RowWatermarks(node.watermark, self.at_hand)
+
 
 def _aggregate(node: nodes.Aggregate, context: OperatorContext) -> Operator:
     if node.phase == "partial":
         return PartialAggregate(
-            node, context.counters, context.late_rows, is_deferred=context.is_deferred
+            node,
+            context.counters,
+            context.watermarks(node),
+            context.late_rows,
+            is_deferred=context.is_deferred,
         )
     # Rows without keys all go to the first partition.
     is_owner = context.partition == 0
@@ -57,6 +66,7 @@ def _aggregate(node: nodes.Aggregate, context: OperatorContext) -> Operator:
         node,
         context.counters,
         context.changelog,
+        context.watermarks(node),
         context.late_rows,
         context.functions,
         owns_global_group=is_owner,
@@ -68,7 +78,13 @@ def _changelog(node: nodes.Changelog, context: OperatorContext) -> Operator:
 
 
 def _assign_windows(node: nodes.AssignWindows, context: OperatorContext) -> Operator:
-    return AssignWindows(node, context.counters, context.late_rows, drops_late=context.is_windowed)
+    return AssignWindows(
+        node,
+        context.counters,
+        context.watermarks(node),
+        context.late_rows,
+        drops_late=context.is_windowed,
+    )
 
 
 def _window_select(node: nodes.WindowSelect, context: OperatorContext) -> Operator:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from millstream.engine.columns import array_from_buffers, event_times, fixed_values
-from millstream.engine.event_time import NO_WATERMARK, WATERMARK_COLUMN, WATERMARK_END
+from millstream.engine.columns import array_from_buffers, event_times
+from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END
 from millstream.engine.late_rows import LateRows
 from millstream.kernels.compile import I64, U8
 from millstream.kernels.windows import (
@@ -61,21 +61,20 @@ class WindowGrid:
         self._panes_per_window = window.size // window.step
         self.is_overlapping = window.kind != "tumble"
 
-    def assign(self, batch: pa.RecordBatch, late_rows: LateRows | None) -> Panes:
+    def assign(self, batch: pa.RecordBatch, watermarks: I64 | None, late_rows: LateRows | None) -> Panes:
         """Number the panes of a batch's rows and take out the rows that are late.
 
         Args:
             batch: Rows with the window's time column.
+            watermarks: int64[n_rows], the watermark before each row, or None if none can be late.
             late_rows: Where late rows go, or None.
         """
         window = self._window
         times = event_times(batch.column(window.time_column))
         panes = np.empty(len(times), np.int64)
         pane_indices(times, window.offset, window.step, panes)
-        index = batch.schema.get_field_index(WATERMARK_COLUMN)
-        if index < 0:
+        if watermarks is None:
             return Panes(batch, panes, None, 0)
-        watermarks = fixed_values(batch.column(index))
         late = np.empty(len(panes), np.uint8)
         first_ends = np.empty(len(panes), np.int64) if self.is_overlapping else None
         n_late = self._find_late(panes, watermarks, late, first_ends)
