@@ -43,9 +43,9 @@ _ANYWHERE = _Distribution()
 def distribute(root: Node, n_partitions: int) -> Node:
     """Put in the exchanges that ``n_partitions`` partitions need, and split aggregates around them.
 
-    An aggregate that kernels compute adds up what it can before the exchange. With one partition there
-    are no exchanges, but overlapping windows are still aggregated in two phases: the first counts each
-    row once, the second adds up the parts of each window.
+    An aggregate that kernels compute adds up what it can before the exchange. With one partition
+    there are no exchanges, but overlapping windows are still aggregated in two phases: the first
+    counts each row once, the second adds up the parts of each window.
     """
     return _Distributor(n_partitions).place(root)[0]
 
@@ -96,9 +96,20 @@ class _Distributor:
     def _union(self, node: Union) -> tuple[Node, _Distribution]:
         placed = [self.place(branch) for branch in node.branches]
         branches = tuple(branch for branch, _ in placed)
+        if any(_has_exchange(branch) for branch in branches):
+            # All partitions take part in a step behind an exchange, so they have to before one too.
+            branches = tuple(b if _has_exchange(b) else _forward(b) for b in branches)
         everywhere = {where for _, where in placed}
         where = everywhere.pop() if len(everywhere) == 1 else _ANYWHERE
         return replace(node, branches=branches), where
+
+
+def _has_exchange(node: Node) -> bool:
+    return isinstance(node, Exchange) or any(_has_exchange(below) for below in node.inputs)
+
+
+def _forward(node: Node) -> Exchange:
+    return Exchange(node, "forward", (), node.schema, node.watermark)
 
 
 def _exchange(node: Node, keys: tuple[str, ...]) -> tuple[Exchange, _Distribution]:
