@@ -12,7 +12,13 @@ from millstream.engine.exchange import Receiver, Sender
 from millstream.engine.operators.changelog import Changelog
 from millstream.engine.operators.registry import OperatorContext, make_operator
 from millstream.engine.partition import Pipelines, SourceLink
-from millstream.engine.pipeline import Link, OperatorLink, TableTransformLink, TransformLink, union_ports
+from millstream.engine.pipeline import (
+    Link,
+    OperatorLink,
+    TableTransformLink,
+    TransformLink,
+    union_ports,
+)
 from millstream.engine.step import Contribution
 from millstream.planner import nodes
 from millstream.planner.catalog import StreamDefinition
@@ -27,8 +33,8 @@ class PlanShape:
     """What the runtime has to know of a distributed plan.
 
     Attributes:
-        is_deferred: Whether micro-batches only feed partial aggregates, so that partitions need to meet only when a
-            window closes.
+        is_deferred: Whether micro-batches only feed partial aggregates, so that partitions need to
+            meet only when a window closes.
         reaches_all: Whether a step that starts in one partition ends in all of them.
         windows: Windows whose ends are worth a step, with the lateness that they allow.
     """
@@ -43,7 +49,9 @@ def plan_shape(root: nodes.Node) -> PlanShape:
     windows = tuple(
         (node.window, node.allowed_lateness, node.watermark)
         for node in _walk(root)
-        if isinstance(node, nodes.Aggregate) and node.window is not None and node.window.kind != "session"
+        if isinstance(node, nodes.Aggregate)
+        and node.window is not None
+        and node.window.kind != "session"
     )
     has_exchange = _has_exchange(root)
     return PlanShape(has_exchange and _is_deferrable(root), has_exchange, windows)
@@ -61,7 +69,7 @@ def _walk(node: nodes.Node) -> list[nodes.Node]:
 
 
 def _is_deferrable(node: nodes.Node) -> bool:
-    """Say whether each source feeds a partial aggregate of final results before anything else keeps or shows rows."""
+    """Say whether each source feeds a partial aggregate of final results before anything else."""
     if isinstance(node, nodes.Aggregate) and node.phase == "partial" and node.emit == "final":
         return all(_is_stateless(below) for below in node.inputs)
     return bool(node.inputs) and all(_is_deferrable(below) for below in node.inputs)
@@ -116,7 +124,9 @@ class _Builder:
         return SourceLink(node.stream, None if is_all else columns, len(schema), downstream)
 
     def _operator(self, node: nodes.Node, downstream: Link) -> None:
-        operator = make_operator(node, replace(self._context, is_deferred=self._sees_every_step(node)))
+        operator = make_operator(
+            node, replace(self._context, is_deferred=self._sees_every_step(node))
+        )
         self.pipelines.operators.append(operator)
         link = OperatorLink(operator, node.watermark, downstream)
         outer = self._context
@@ -131,7 +141,7 @@ class _Builder:
         self._context = outer
 
     def _sees_every_step(self, node: nodes.Node) -> bool:
-        """Say whether an operator's partition takes part in each step, so that it may keep groups for a later one."""
+        """Say whether an operator takes part in each step, so that it may keep groups for later."""
         return self._context.is_deferred or self._n_partitions == 1 or _has_exchange(node)
 
     def _exchange(self, node: nodes.Exchange, downstream: Link) -> None:

@@ -14,7 +14,8 @@ __all__ = ["ChangelogMode", "SessionConfig"]
 
 ChangelogMode: TypeAlias = Literal["upsert", "retract"]
 
-# Past this many partitions a single process gains nothing and the all-to-all exchange only costs memory.
+# Past this many partitions a single process gains nothing and the all-to-all exchange only costs
+# memory.
 PARTITIONS_MAX = 256
 
 
@@ -27,12 +28,15 @@ class SessionConfig:
     """Options of a :class:`~millstream.Session`.
 
     Attributes:
-        partitions: Number of partitions, each a thread with its own state and sink; the machine's cores by default.
-        changelog: ``upsert`` sends ``+I``, ``+U`` and ``-D``; ``retract`` also sends ``-U``, the version that a
-            ``+U`` replaces, before it.
-        batch_rows: Rows per micro-batch into which ``run`` cuts bounded inputs; None takes tables whole.
+        partitions: Number of partitions, each a thread with its own state and sink; the machine's
+            cores by default.
+        changelog: ``upsert`` sends ``+I``, ``+U`` and ``-D``; ``retract`` also sends ``-U``, the
+            version that a ``+U`` replaces, before it.
+        batch_rows: Rows per micro-batch into which ``run`` cuts bounded inputs; None takes tables
+            whole.
         inbox_rows_max: Rows per partition that may wait or be in process before ``push`` blocks.
-        inbox_bytes_max: Bytes of Arrow data per partition that may wait or be in process before ``push`` blocks.
+        inbox_bytes_max: Bytes of Arrow data per partition that may wait or be in process before
+            ``push`` blocks.
         clock: Seconds of a clock that never goes back. Only idleness of sources depends on it.
         stop_timeout_seconds: How long a stopping job waits for a sink that does not return.
 
@@ -57,7 +61,9 @@ class SessionConfig:
         if self.changelog not in ("upsert", "retract"):
             raise SchemaError(f"changelog must be 'upsert' or 'retract': {self.changelog!r}")
         if not self.stop_timeout_seconds >= 0:
-            raise SchemaError(f"stop_timeout_seconds must not be negative: {self.stop_timeout_seconds!r}")
+            raise SchemaError(
+                f"stop_timeout_seconds must not be negative: {self.stop_timeout_seconds!r}"
+            )
 
 
 def _check_count(name: str, value: object, greatest: int | None = None) -> None:

@@ -1,9 +1,9 @@
-"""The one place where the engine runs DataFusion: transforms over micro-batches, with plans that stay resident.
+"""The one place where the engine runs DataFusion.
 
-A filter or projection is planned once and executed once: its input is a table that never ends, and each micro-batch
-is one batch pulled through the running plan. That skips planning, which costs ten times as much as the work on a small
-batch. Everything that needs to see its whole input, such as a join, keeps its physical plan and executes it once per
-micro-batch.
+A filter or projection is planned once and executed once: its input is a table that never ends, and
+each micro-batch is one batch pulled through the running plan. That skips planning, which costs ten
+times as much as the work on a small batch. What has to see its whole input, such as a join, keeps
+its logical plan and is planned and executed once per micro-batch.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ __all__ = [
 ]
 
 INPUT_TABLE = "input"
-# A resident plan has to hand over a batch's rows at once and not wait to fill a larger batch of its own.
+# A resident plan has to hand over a batch's rows at once and not wait to fill a larger batch of its
+# own.
 _RESIDENT_BATCH_ROWS = 1
 _WHOLE_BATCH_ROWS = 8192
 
 
-class TransformFailed(MillstreamError):  # noqa: N818 - it happens to a transform, as JobFailed does to a job
-    """An expression of the query failed on a row; carries DataFusion's message without its layers' prefixes."""
+class TransformFailed(MillstreamError):
+    """An expression of the query failed on a row; carries DataFusion's message, shortened."""
 
 
 class _LiveTable(ds.Dataset):  # type: ignore[misc]
-    """A dataset whose only fragment yields the batches that wait in a queue, and ends when there are none."""
+    """A dataset whose fragment yields the batches that wait, and ends when there are none."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self._live_schema = schema
@@ -51,14 +52,17 @@ class _LiveTable(ds.Dataset):  # type: ignore[misc]
     def get_fragments(self, filter: object = None) -> Iterator[_LiveFragment]:
         return iter([_LiveFragment(self)])
 
-    def scanner(self, columns: Sequence[str] | None = None, filter: object = None, **_: object) -> _Scanner:
-        # Filters are not pushed down (see _context); if one ever were, ignoring it would give wrong rows.
+    def scanner(
+        self, columns: Sequence[str] | None = None, filter: object = None, **_: object
+    ) -> _Scanner:
+        # Filters are not pushed down (see _context); if one ever were, ignoring it would give wrong
+        # rows.
         assert filter is None, f"a filter was pushed into the live table: {filter}"
         return _Scanner(self, columns)
 
 
 class _LiveFragment:
-    """The one fragment of a live table; DataFusion passes the schema by position, which datasets do not take."""
+    """The one fragment of a live table. DataFusion gives it the schema by position."""
 
     def __init__(self, table: _LiveTable) -> None:
         self._table = table
@@ -70,10 +74,14 @@ class _LiveFragment:
 class _Scanner:
     def __init__(self, table: _LiveTable, columns: Sequence[str] | None) -> None:
         self._table = table
-        indices = None if columns is None else [table.schema.get_field_index(name) for name in columns]
+        indices = (
+            None if columns is None else [table.schema.get_field_index(name) for name in columns]
+        )
         self._indices = None if indices == list(range(len(table.schema))) else indices
         self.projected_schema = (
-            table.schema if indices is None else pa.schema([table.schema.field(index) for index in indices])
+            table.schema
+            if indices is None
+            else pa.schema([table.schema.field(index) for index in indices])
         )
         self.dataset_schema = self.projected_schema
 
@@ -104,7 +112,9 @@ def _context(
 
 
 def _register_function(context: SessionContext, function: Any) -> None:
-    register = context.register_udaf if type(function).__name__ == "AggregateUDF" else context.register_udf
+    register = (
+        context.register_udaf if type(function).__name__ == "AggregateUDF" else context.register_udf
+    )
     register(function)
 
 
@@ -181,9 +191,10 @@ class QueryRunner:
 
 
 class TransformRunner:
-    """Runs one :class:`~millstream.planner.nodes.Transform` over micro-batches. Belongs to one thread.
+    """Runs one transform over micro-batches. Belongs to one thread.
 
-    Columns of the input whose names begin with ``__ms_`` are carried through to the output behind the node's own.
+    Columns of the input whose names begin with ``__ms_`` are carried through to the output behind
+    the node's own.
 
     Args:
         node: What to compute.
@@ -234,12 +245,16 @@ class TransformRunner:
         out_schema = node.schema
         for name in hidden:
             out_schema = out_schema.append(in_schema.field(name))
-        select = [f"{projection.sql} AS {quoted(projection.name)}" for projection in node.projections]
+        select = [
+            f"{projection.sql} AS {quoted(projection.name)}" for projection in node.projections
+        ]
         select += [f'"{INPUT_TABLE}".{quoted(name)} AS {quoted(name)}' for name in hidden]
         where = f" WHERE {node.where}" if node.where is not None else ""
         sql = f"SELECT {', '.join(select)} FROM {node.from_sql}{where}"
         if self._tables:
-            return QueryRunner(sql, in_schema, out_schema, tables=self._tables, functions=self._functions)
+            return QueryRunner(
+                sql, in_schema, out_schema, tables=self._tables, functions=self._functions
+            )
         context = _context({}, self._functions, batch_rows=_RESIDENT_BATCH_ROWS)
         return _Resident(context, sql, in_schema, out_schema)
 
@@ -247,7 +262,9 @@ class TransformRunner:
 class _Resident:
     """A filter or projection that is executed once and pulled once per batch."""
 
-    def __init__(self, context: SessionContext, sql: str, in_schema: pa.Schema, out_schema: pa.Schema) -> None:
+    def __init__(
+        self, context: SessionContext, sql: str, in_schema: pa.Schema, out_schema: pa.Schema
+    ) -> None:
         self._context = context
         self._live = _LiveTable(in_schema)
         context.register_dataset(INPUT_TABLE, self._live)
@@ -272,12 +289,14 @@ class _Resident:
             try:
                 result = self._stream.next().to_pyarrow()
             except StopIteration:
-                # The live table ran dry while the plan looked for a row that passes: this execution is over.
+                # The live table ran dry while the plan looked for a row that passes: this execution
+                # is over.
                 self._stream = None
                 return out
             if result.num_rows > 0:
                 out.append(_as_schema(result, self._out_schema))
-            # The table hands over a whole batch at a time and a filter or projection answers each with at most one.
+            # The table hands over a whole batch at a time and a filter or projection answers each
+            # with at most one.
             if not self._live.waiting and out:
                 return out
 

@@ -150,7 +150,7 @@ class WatermarkTracker:
         return max(max_time - self._delay, NO_WATERMARK)
 
     def _lift(self, max_time: int) -> int:
-        """Return the greatest time that would explain the watermark, so that rows behind it show."""
+        """Return the greatest time that explains the watermark, so that rows behind it show."""
         assert self._delay is not None
         if self.watermark == NO_WATERMARK:
             return max_time

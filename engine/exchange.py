@@ -1,9 +1,9 @@
 """Exchanges: rows change partitions between a sender and a receiver, and steps stay in order.
 
-A sender collects what a step produces and, at the step's end, gives each receiver its part, empty or not. A receiver
-takes up a step when every sender has contributed to it and all earlier steps are done. So all partitions see the steps
-in one order, though the threads run freely. No thread ever waits for room in an exchange: what is on its way is
-bounded by what ``push`` has let in.
+A sender collects what a step produces and, at the step's end, gives each receiver its part, empty
+or not. A receiver takes up a step when every sender has contributed to it and all earlier steps are
+done. So all partitions see the steps in one order, though the threads run freely. No thread ever
+waits for room in an exchange: what is on its way is bounded by what ``push`` has let in.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class Sender:
 
     def emit(self, batch: pa.RecordBatch) -> None:
         if self._kind == "hash":
-            for part, rows in zip(self._parts, split(batch, self._keys, self._n_partitions), strict=True):
+            for part, rows in zip(
+                self._parts, split(batch, self._keys, self._n_partitions), strict=True
+            ):
                 if rows.num_rows > 0:
                     part.append(rows)
         elif self._kind == "single":
@@ -74,7 +76,8 @@ class Receiver:
     """The far side of an exchange in one partition.
 
     Args:
-        n_senders: Partitions that contribute to each step; None where those of the step's source side do.
+        n_senders: Partitions that contribute to each step; None where those of the step's source
+            side do.
         at_hand: Of the partition; follows the steps.
         downstream: What follows.
     """
@@ -98,7 +101,9 @@ class Receiver:
         if contributions is None:
             return False
         n_senders = self._n_senders
-        return len(contributions) == (step_of(contributions[0].item).n_sources if n_senders is None else n_senders)
+        return len(contributions) == (
+            step_of(contributions[0].item).n_sources if n_senders is None else n_senders
+        )
 
     def _process(self, contributions: list[Contribution]) -> None:
         self._next_step += 1

@@ -84,7 +84,7 @@ def _source_chains(root: Node) -> list[tuple[Source, list[Transform]]]:
 
 
 def _bisect(runners: list[TransformRunner], rows: pa.RecordBatch) -> int:
-    """Return the length of the longest prefix that works, which is the index of the first row that does not."""
+    """Return the length of the longest prefix that works: the index of the first bad row."""
     works, fails = 0, rows.num_rows
     while fails - works > 1:
         middle = (works + fails) // 2

@@ -10,9 +10,10 @@ __all__ = ["InFlight"]
 
 
 class InFlight:
-    """Counts rows and bytes between ``push`` and the end of their processing; blocks who would exceed the limits.
+    """Counts rows and bytes under way, and blocks who would exceed the limits.
 
-    A batch larger than a limit is let in when nothing else is under way, so that no batch is ever stuck.
+    What ``push`` has taken is under way until it is processed. A batch larger than a limit is let
+    in when nothing else is under way, so that no batch is ever stuck.
 
     Args:
         rows_max: Rows that may be under way.
@@ -44,10 +45,14 @@ class InFlight:
         """Wait for room and take it.
 
         Returns:
-            False if the time ran out or the job was closed while waiting; nothing has been taken then.
+            False if the time ran out or the job was closed while waiting; nothing has been taken
+            then.
         """
         with self._changed:
-            if not self._wait(lambda: self._has_room(n_rows, n_bytes), timeout_seconds) or self._is_closed:
+            if (
+                not self._wait(lambda: self._has_room(n_rows, n_bytes), timeout_seconds)
+                or self._is_closed
+            ):
                 return False
             self.rows_in += n_rows
             self._bytes += n_bytes
@@ -76,7 +81,7 @@ class InFlight:
             self._changed.notify_all()
 
     def wait_empty(self, timeout_seconds: float | None = None) -> bool:
-        """Wait until nothing is under way; return False if the job was closed or the time ran out before."""
+        """Wait until nothing is under way; return False if closed, or out of time, before that."""
         with self._changed:
             return self._wait(lambda: self._items == 0, timeout_seconds) and self._items == 0
 
@@ -90,7 +95,9 @@ class InFlight:
         if self._items == 0:
             return True
         n_rows_under_way = self.rows_in - self.rows_done
-        return n_rows_under_way + n_rows <= self._rows_max and self._bytes + n_bytes <= self._bytes_max
+        return (
+            n_rows_under_way + n_rows <= self._rows_max and self._bytes + n_bytes <= self._bytes_max
+        )
 
     def _wait(self, is_met: Callable[[], bool], timeout_seconds: float | None) -> bool:
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds

@@ -35,14 +35,16 @@ atexit.register(_cancel_all)
 class Job:
     """A started query: takes rows, until it is finished or cancelled. Made by :meth:`Query.start`.
 
-    As a context manager it finishes at the end of the block, or is cancelled if the block raises. A job that nobody
-    holds any more is cancelled. All methods may be called from any thread.
+    As a context manager it finishes at the end of the block, or is cancelled if the block raises. A
+    job that nobody holds any more is cancelled. All methods may be called from any thread.
     """
 
     def __init__(self, runtime: Runtime, streams: Mapping[str, StreamDefinition]) -> None:
         self._runtime = runtime
         self._streams = dict(streams)
-        self._conformers = {name: Conformer(stream.schema, name) for name, stream in streams.items()}
+        self._conformers = {
+            name: Conformer(stream.schema, name) for name, stream in streams.items()
+        }
         _running.add(runtime)
         self._finalizer = weakref.finalize(self, runtime.cancel)
 
@@ -58,17 +60,18 @@ class Job:
 
         Args:
             stream: Name of a stream that the query reads.
-            data: A RecordBatch, a Table, anything with ``__arrow_c_stream__`` or ``__arrow_c_array__``, a row as dict
-                or a list of such rows. Each record batch in it is one micro-batch. Columns are matched by name and
-                types that fit are cast. Arrow data is not copied and must not be changed afterwards.
-            source_partition: Partition of the source that the rows come from. The stream's watermark is the least
-                over the source's partitions seen so far.
+            data: A RecordBatch, a Table, anything with ``__arrow_c_stream__`` or
+                ``__arrow_c_array__``, a row as dict or a list of such rows. Each record batch in it
+                is one micro-batch. Columns are matched by name and types that fit are cast. Arrow
+                data is not copied and must not be changed afterwards.
+            source_partition: Partition of the source that the rows come from. The stream's
+                watermark is the least over the source's partitions seen so far.
             timeout: Seconds to wait for room at most; None waits as long as it takes.
 
         Raises:
             SchemaError: If the rows do not fit the stream; none of them has been taken.
-            SourceError: If the query reads no such stream, the job takes no more input, or the time ran out; batches
-                before the one that did not fit in time have been taken.
+            SourceError: If the query reads no such stream, the job takes no more input, or the time
+                ran out; batches before the one that did not fit in time have been taken.
             JobFailed: If the job has failed.
         """
         self._definition(stream)
@@ -77,18 +80,22 @@ class Job:
             if batch.num_rows == 0:
                 continue
             if not self._runtime.push(stream, batch, source_partition, timeout):
-                raise SourceError(f"push to stream {stream!r} found no room within {timeout} seconds")
+                raise SourceError(
+                    f"push to stream {stream!r} found no room within {timeout} seconds"
+                )
 
     def advance_watermark(self, stream: str, when: datetime | date | int) -> None:
         """Promise that no row of a stream earlier than ``when`` is still to come.
 
         Args:
             stream: Name of a stream with event time.
-            when: Event time, as a Python value that Arrow can convert to the column's type, or as its integer.
+            when: Event time, as a Python value that Arrow can convert to the column's type, or as
+                its integer.
 
         Raises:
             SchemaError: If ``when`` is not an event time of the stream.
-            SourceError: If the stream has no event time, the watermark would go back, or the job takes no more input.
+            SourceError: If the stream has no event time, the watermark would go back, or the job
+                takes no more input.
             JobFailed: If the job has failed.
         """
         definition = self._definition(stream)
@@ -107,7 +114,7 @@ class Job:
         self._finalizer.detach()
 
     def cancel(self) -> None:
-        """Stop without flushing. Results that were written stay written; sinks that can undo, do."""
+        """Stop without flushing. What was written stays written, except by sinks that can undo."""
         self._runtime.cancel()
         self._finalizer.detach()
 

@@ -1,4 +1,4 @@
-"""The side output for late rows: each row as it was pushed, with the window that it missed and the watermark."""
+"""The side output for late rows: each as it was pushed, with the window that it missed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def late_schema(stream: StreamDefinition) -> pa.Schema:
     type_ = schema.field(stream.event_time).type
     for name in _COLUMNS:
         if name in schema.names:
-            raise SchemaError(f"late rows get a column {name!r}, which stream {stream.name!r} has already")
+            raise SchemaError(
+                f"late rows get a column {name!r}, which stream {stream.name!r} has already"
+            )
         schema = schema.append(pa.field(name, type_))
     return schema
 
@@ -76,7 +78,8 @@ class LateRows:
 
         Args:
             batch: Batch that an operator was given.
-            rows: int64[n_late] indices of rows in it; a row may occur once per window that it missed.
+            rows: int64[n_late] indices of rows in it; a row may occur once per window that it
+                missed.
             starts: int64[n_late] start of the window, or None where there are no windows.
             ends: int64[n_late] end of the window, or None.
             watermarks: int64[n_late] watermark that the row met.
@@ -85,7 +88,8 @@ class LateRows:
         if item is None or item.stream not in self._sinks or len(rows) == 0:
             return
         index = batch.schema.get_field_index(ROW_COLUMN)
-        assert index >= 0 and item.batch is not None, "rows that can be late carry their number"
+        assert index >= 0, "rows that can be late carry their number"
+        assert item.batch is not None, "rows that can be late carry their number"
         numbers = batch.column(index).take(array_from_buffers(rows, pa.int64(), None))
         schema = self._schemas[item.stream]
         columns = item.batch.take(numbers).columns[: self._n_columns[item.stream]]

@@ -1,4 +1,4 @@
-"""A histogram of latencies with buckets that grow geometrically, for quantiles of all that was seen."""
+"""A histogram of latencies with buckets that grow geometrically, for quantiles of all of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LatencyHistogram:
         self.n += 1
 
     def quantile_us(self, fraction: float) -> float | None:
-        """Return the duration in microseconds that ``fraction`` of all stayed within, or None if there are none."""
+        """Return the microseconds that ``fraction`` of all stayed within, or None without any."""
         if self.n == 0:
             return None
         wanted = fraction * self.n

@@ -74,7 +74,8 @@ class Partition:
         late_rows: Its side output, or None; opened already and closed by its thread.
         counters: Counted by its thread.
         at_hand: Kept by its thread.
-        on_error: Called by the thread with what was raised and the item at hand; the thread ends afterwards.
+        on_error: Called by the thread with what was raised and the item at hand; the thread ends
+            afterwards.
         on_mapped: Called when an item that ends no step is done.
         name: Name of the job, for the thread's name.
     """
@@ -101,7 +102,8 @@ class Partition:
         self._inbox: SimpleQueue[Message] = SimpleQueue()
         self._on_error = on_error
         self._on_mapped = on_mapped
-        # The interpreter does not wait for daemon threads, so a sink that never returns cannot keep it from exiting.
+        # The interpreter does not wait for daemon threads, so a sink that never returns cannot keep
+        # it from exiting.
         self._thread = threading.Thread(target=self._run, name=f"{name}-{index}", daemon=True)
 
     @property
@@ -123,13 +125,13 @@ class Partition:
         self._inbox.put(contribution)
 
     def post_item(self, item: SourceItem) -> None:
-        """Put a micro-batch or a step into the mailbox; never blocks. Called by one thread at a time."""
+        """Put a micro-batch or a step into the mailbox; never blocks. For one thread at a time."""
         if item.batch is not None:
             self.rows_posted += item.n_rows
         self._inbox.put(item)
 
     def stop(self) -> None:
-        """Make the thread leave its loop after the message at hand, leaving the sink uncommitted."""
+        """Make the thread leave its loop after the message at hand and abort its sink."""
         self._inbox.put(_Stop())
 
     def close(self) -> None:

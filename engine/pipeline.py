@@ -1,7 +1,8 @@
-"""Pipelines: the links through which the batches of one partition flow, from its sources to its sink.
+"""Pipelines: the links through which batches of a partition flow, from its sources to its sink.
 
-Everything here runs in the partition's own thread. A link takes batches, and after the last batch of a step the end of
-that step; it passes both on. Links that wait for other partitions are in :mod:`millstream.engine.exchange`.
+Everything here runs in the partition's own thread. A link takes batches, and after the last batch
+of a step the end of that step; it passes both on. Links that wait for other partitions are in
+:mod:`millstream.engine.exchange`.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Link(Protocol):
 
 
 def step_of(item: SourceItem) -> Step:
-    """Return the step that an item ends; the items that reach a link by ``end_step`` all end one."""
+    """Return the step that an item ends, as all do that reach a link by ``end_step``."""
     assert item.step is not None, "an item without a step has no end"
     return item.step
 
@@ -64,7 +65,7 @@ class TransformLink:
 
 
 class TableTransformLink:
-    """Runs a transform that reads tables, with the contents that they had when the rows at hand were pushed."""
+    """Runs a transform that reads tables, as they were when the rows at hand were pushed."""
 
     def __init__(self, runner: TransformRunner, at_hand: AtHand, downstream: Link) -> None:
         self._runner = runner
@@ -88,7 +89,9 @@ class TableTransformLink:
 class OperatorLink:
     """Drives an operator through the steps."""
 
-    def __init__(self, operator: Operator, bounds: tuple[WatermarkBound, ...], downstream: Link) -> None:
+    def __init__(
+        self, operator: Operator, bounds: tuple[WatermarkBound, ...], downstream: Link
+    ) -> None:
         self.operator = operator
         self._bounds = bounds
         self._downstream = downstream

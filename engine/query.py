@@ -25,7 +25,7 @@ _SESSION_BATCH_ROWS = -1
 
 
 class Query:
-    """A query that was parsed, checked and planned. Made by :meth:`Session.sql`; may be run any number of times."""
+    """A planned query. Made by :meth:`Session.sql`; may be run any number of times."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Query:
 
     @property
     def key_columns(self) -> tuple[str, ...]:
-        """Columns that identify a row whose versions follow each other; empty if results are only appended."""
+        """Columns that identify a row with versions; empty if results are only appended."""
         return self._plan.key_columns
 
     @property
@@ -75,15 +75,18 @@ class Query:
         """Start the query on unbounded input.
 
         Args:
-            sink: Where results go: a callable that takes a RecordBatch, or an object with the methods of
-                :class:`millstream.Sink`. It is called by one thread at a time.
-            sinks: Instead of ``sink``, one per partition, each called by the thread of its partition.
-            late_sink: Where late rows go: each as it was pushed, with ``window_start`` and ``window_end`` of the window
-                that it missed and the ``watermark`` that it met. A mapping from stream names gives each stream its own.
-                Without one, late rows are dropped and counted.
+            sink: Where results go: a callable that takes a RecordBatch, or an object with the
+                methods of :class:`millstream.Sink`. It is called by one thread at a time.
+            sinks: Instead of ``sink``, one per partition, each called by the thread of its
+                partition.
+            late_sink: Where late rows go: each as it was pushed, with ``window_start`` and
+                ``window_end`` of the window that it missed and the ``watermark`` that it met. A
+                mapping from stream names gives each stream its own. Without one, late rows are
+                dropped and counted.
 
         Raises:
-            SinkError: If what is given is not a sink, or their number is not that of the partitions.
+            SinkError: If what is given is not a sink, or their number is not that of the
+                partitions.
             SourceError: If there can be no late rows of a stream.
         """
         n_partitions = self._config.partitions
@@ -96,10 +99,12 @@ class Query:
         """Run the query over bounded input and return all that comes out, every version included.
 
         Args:
-            inputs: Per stream a pyarrow Table, RecordBatch, RecordBatchReader or Dataset, an iterable of batches, a
-                data frame with ``__arrow_c_stream__``, or the path of a Parquet, Arrow IPC, CSV or NDJSON file. Several
-                streams are interleaved by event time.
-            batch_rows: Rows per micro-batch at most; None takes tables whole. The session's by default.
+            inputs: Per stream a pyarrow Table, RecordBatch, RecordBatchReader or Dataset, an
+                iterable of batches, a data frame with ``__arrow_c_stream__``, or the path of a
+                Parquet, Arrow IPC, CSV or NDJSON file. Several streams are interleaved by event
+                time.
+            batch_rows: Rows per micro-batch at most; None takes tables whole. The session's by
+                default.
 
         Raises:
             SourceError: If a stream has no input, or an input cannot be read.
@@ -127,14 +132,20 @@ class Query:
         if not isinstance(late_sink, Mapping):
             if len(timed) != 1:
                 raise SourceError(
-                    f"late_sink must be a mapping from stream names, since {len(timed)} streams have event time"
+                    "late_sink must be a mapping from stream names, since"
+                    f" {len(timed)} streams have event time"
                 )
             late_sink = {timed[0]: late_sink}
         unknown = sorted(late_sink.keys() - set(timed))
         if unknown:
-            raise SourceError(f"late_sink names streams without event time in this query: {', '.join(unknown)}")
+            raise SourceError(
+                f"late_sink names streams without event time in this query: {', '.join(unknown)}"
+            )
         by_stream = {name: as_sinks(sink, None, n_partitions) for name, sink in late_sink.items()}
-        return [{name: sinks[index] for name, sinks in by_stream.items()} for index in range(n_partitions)]
+        return [
+            {name: sinks[index] for name, sinks in by_stream.items()}
+            for index in range(n_partitions)
+        ]
 
     def _start(self, sinks: Sequence[Sink], late_sinks: Sequence[Mapping[str, Sink]]) -> Job:
         runtime = Runtime(
@@ -174,7 +185,7 @@ class _OrderedCollector(Sink):
 
 
 def _merged(collectors: Sequence[_OrderedCollector], schema: pa.Schema) -> pa.Table:
-    """Put results into the order of the input, and by partition where they came of the same micro-batch."""
+    """Put results into the order of the input, and those of one micro-batch by partition."""
     steps = [
         (number, partition, batches)
         for partition, collector in enumerate(collectors)
@@ -186,7 +197,9 @@ def _merged(collectors: Sequence[_OrderedCollector], schema: pa.Schema) -> pa.Ta
 
 def _check_inputs(inputs: Mapping[str, Any], definitions: Mapping[str, StreamDefinition]) -> None:
     if not isinstance(inputs, Mapping):
-        raise SourceError(f"inputs must be a mapping from stream names to data: {type(inputs).__name__}")
+        raise SourceError(
+            f"inputs must be a mapping from stream names to data: {type(inputs).__name__}"
+        )
     missing = sorted(definitions.keys() - inputs.keys())
     if missing:
         raise SourceError(f"no input is given for the streams {', '.join(map(repr, missing))}")
@@ -198,7 +211,10 @@ def _check_inputs(inputs: Mapping[str, Any], definitions: Mapping[str, StreamDef
 def _in_event_time_order(
     inputs: Mapping[str, Any], definitions: Mapping[str, StreamDefinition], batch_rows: int | None
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
-    opened = {name: batches(inputs[name], stream.schema, batch_rows) for name, stream in definitions.items()}
+    opened = {
+        name: batches(inputs[name], stream.schema, batch_rows)
+        for name, stream in definitions.items()
+    }
     if len(opened) == 1:
         ((name, only),) = opened.items()
         return ((name, batch) for batch in only)

@@ -29,9 +29,9 @@ class RowWatermarks:
         self._at_hand = at_hand
 
     def of(self, batch: pa.RecordBatch) -> I64 | None:
-        """Return the operator's watermark before each row, int64[n_rows], or None if none is behind.
+        """Return the operator's watermark before each row, or None if no row is behind.
 
-        A watermark of INT64_MIN stands for none.
+        The array is int64[n_rows]. A watermark of INT64_MIN stands for none.
         """
         index = batch.schema.get_field_index(WATERMARK_COLUMN)
         if index < 0:

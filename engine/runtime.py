@@ -1,4 +1,4 @@
-"""The runtime of a job: numbers what comes in, deals it to partitions, and knows when it is done."""
+"""The runtime of a job: numbers what comes in, deals it out, and knows when it is done."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from millstream.engine.durations import nanoseconds_per, time_unit
 from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END, WatermarkTracker
 from millstream.engine.failures import describe_failure
 from millstream.engine.in_flight import InFlight
-from millstream.engine.latency import LatencyHistogram
 from millstream.engine.late_rows import LateRows, late_schema, with_row_numbers
+from millstream.engine.latency import LatencyHistogram
 from millstream.engine.operators.base import Counters
 from millstream.engine.operators.registry import OperatorContext
 from millstream.engine.operators.windowing import WindowGrid
@@ -70,7 +70,8 @@ class Runtime:
         self._n_partitions = len(sinks)
         self._shape: PlanShape = plan_shape(root)
         self._grids = [
-            (WindowGrid(window, lateness), lateness, bounds) for window, lateness, bounds in self._shape.windows
+            (WindowGrid(window, lateness), lateness, bounds)
+            for window, lateness, bounds in self._shape.windows
         ]
         self._closed_below: tuple[int, ...] = ()
         self.in_flight = InFlight(
@@ -97,7 +98,9 @@ class Runtime:
         for partition in self._partitions:
             partition.start()
 
-    def _partition(self, index: int, name: str, sink: Sink, late_sinks: Mapping[str, Sink]) -> Partition:
+    def _partition(
+        self, index: int, name: str, sink: Sink, late_sinks: Mapping[str, Sink]
+    ) -> Partition:
         counters, at_hand = Counters(), AtHand()
         late_rows = LateRows(late_sinks, self._streams, at_hand) if late_sinks else None
 
@@ -150,7 +153,11 @@ class Runtime:
             raise
 
     def push(
-        self, stream: str, batch: pa.RecordBatch, source_partition: int, timeout_seconds: float | None
+        self,
+        stream: str,
+        batch: pa.RecordBatch,
+        source_partition: int,
+        timeout_seconds: float | None,
     ) -> bool:
         """Take in one micro-batch, waiting for room.
 
@@ -273,11 +280,15 @@ class Runtime:
             state_bytes=sum(operator.state_bytes for operator in operators),
         )
 
-    def _item(self, stream: str, batch: pa.RecordBatch | None, n_rows: int, n_bytes: int) -> SourceItem:
+    def _item(
+        self, stream: str, batch: pa.RecordBatch | None, n_rows: int, n_bytes: int
+    ) -> SourceItem:
         number = -1 if batch is None else self._n_batches
         now = time.perf_counter_ns()
         watermarks = self._watermarks()
-        return SourceItem(number, stream, batch, None, now, self._tables, watermarks, n_rows, n_bytes)
+        return SourceItem(
+            number, stream, batch, None, now, self._tables, watermarks, n_rows, n_bytes
+        )
 
     def _add_step(self, item: SourceItem, *, is_final: bool) -> None:
         n_sources = self._n_partitions if self._shape.is_deferred else 1
@@ -286,7 +297,7 @@ class Runtime:
         self._n_steps += 1
 
     def _watermarks(self) -> dict[str, int]:
-        """Return the watermark of each stream, after idle streams have been moved up to the others."""
+        """Return the watermark of each stream, after moving idle ones up to the others."""
         if self._may_idle and len(self._trackers) > 1:
             self._lift_idle_streams()
         return {name: tracker.watermark for name, tracker in self._trackers.items()}
@@ -335,10 +346,13 @@ class Runtime:
             partition.post_item(item)
 
     def _choose(self) -> Partition:
-        """Return the partition for a micro-batch: the one that had the last, unless it still has work."""
+        """Return the partition for a micro-batch: the last one, unless it still has work."""
         if self._partitions[self._turn].rows_pending > 0:
             # Ties go to the next in turn, so that a steady load is dealt out evenly.
-            order = [(self._turn + step) % self._n_partitions for step in range(1, self._n_partitions + 1)]
+            order = [
+                (self._turn + step) % self._n_partitions
+                for step in range(1, self._n_partitions + 1)
+            ]
             self._turn = min(order, key=lambda index: self._partitions[index].rows_pending)
         return self._partitions[self._turn]
 
@@ -352,7 +366,9 @@ class Runtime:
         self.in_flight.leave(item.n_rows, item.n_bytes)
 
     def _fail(self, error: BaseException, item: SourceItem | None, partition: int) -> None:
-        failure = describe_failure(error, item, partition, self._root, self._tables, self._functions)
+        failure = describe_failure(
+            error, item, partition, self._root, self._tables, self._functions
+        )
         with self._ack_lock:
             if self._error is None and self.state != "cancelled":
                 self._error = failure

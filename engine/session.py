@@ -77,30 +77,39 @@ class Session:
         Args:
             name: Name in SQL. Unless it is quoted there, it has to be lower case.
             schema: Arrow schema of its rows.
-            event_time: Column with the time at which a row happened: a timestamp, a date or an integer.
-            max_out_of_orderness: How much a row may be earlier than the latest one before it without being late: text
-                such as ``"5 seconds"``, a timedelta, or an integer in units of the column.
-            allowed_lateness: For how long after its end a window still takes rows. Its result comes at its end all the
-                same; rows that come later revise it, so that the results get an ``_op`` column.
-            source_partitions: Number of partitions of the source, if each :meth:`Job.push` names its own. The watermark
-                waits for all of them, and without this number for those that have been seen.
-            idle_timeout: Time on the clock after which a source partition without rows stops holding the watermark back.
+            event_time: Column with the time at which a row happened: a timestamp, a date or an
+                integer.
+            max_out_of_orderness: How much a row may be earlier than the latest one before it
+                without being late: text such as ``"5 seconds"``, a timedelta, or an integer in
+                    units of the column.
+            allowed_lateness: For how long after its end a window still takes rows. Its result comes
+                at its end all the same; rows that come later revise it, so that the results get an
+                ``_op`` column.
+            source_partitions: Number of partitions of the source, if each :meth:`Job.push` names
+                its own. The watermark waits for all of them, and without this number for those that
+                have been seen.
+            idle_timeout: Time on the clock after which a source partition without rows stops
+                holding the watermark back.
 
         Raises:
-            SchemaError: If the name is taken, a column is unfit, or the event time is missing or of another type.
+            SchemaError: If the name is taken, a column is unfit, or the event time is missing or of
+                another type.
         """
         self._check_new(name)
         schema = _checked_schema(name, schema)
         if event_time is None:
             if max_out_of_orderness != 0 or allowed_lateness != 0 or idle_timeout is not None:
                 raise SchemaError(
-                    f"stream {name!r}: max_out_of_orderness, allowed_lateness and idle_timeout need an event_time"
+                    f"stream {name!r}: max_out_of_orderness, allowed_lateness and idle_timeout"
+                    " need an event_time"
                 )
             self._catalog.streams[name] = StreamDefinition(name, schema, None, 0)
             return
         unit = time_unit(_event_time_type(name, schema, event_time))
         if source_partitions is not None and source_partitions < 1:
-            raise SchemaError(f"stream {name!r}: source_partitions must be at least 1: {source_partitions}")
+            raise SchemaError(
+                f"stream {name!r}: source_partitions must be at least 1: {source_partitions}"
+            )
         idle_ns = None if idle_timeout is None else parse_duration(idle_timeout, "ns")
         self._catalog.streams[name] = StreamDefinition(
             name,
@@ -131,8 +140,8 @@ class Session:
     def replace_table(self, name: str, data: Any) -> None:
         """Give a table other contents, for queries started from now on and for running jobs.
 
-        A running job takes the new contents up between two micro-batches: what was pushed before sees the old ones,
-        what is pushed afterwards the new ones.
+        A running job takes the new contents up between two micro-batches: what was pushed before
+        sees the old ones, what is pushed afterwards the new ones.
 
         Raises:
             SchemaError: If there is no such table or its schema is another.
@@ -142,7 +151,9 @@ class Session:
             raise SchemaError(f"there is no table {name!r} to replace")
         schema = self._catalog.tables[name]
         conformer = Conformer(schema, name)
-        conformed = [rows for batch in batches(data, schema, None) for rows in conformer.conform(batch)]
+        conformed = [
+            rows for batch in batches(data, schema, None) for rows in conformer.conform(batch)
+        ]
         table = pa.Table.from_batches(conformed, schema)
         self._tables[name] = table
         for runtime in list(self._runtimes):
@@ -170,7 +181,9 @@ class Session:
             SchemaError: If the name is taken.
         """
         self._check_function(name)
-        self._catalog.functions[name] = scalar_function(name, function, argument_types, return_type, volatility)
+        self._catalog.functions[name] = scalar_function(
+            name, function, argument_types, return_type, volatility
+        )
 
     def register_udaf(
         self,
@@ -186,7 +199,8 @@ class Session:
 
         Args:
             name: Name in SQL.
-            accumulator: Subclass of ``datafusion.Accumulator``: ``update``, ``merge``, ``state`` and ``evaluate``.
+            accumulator: Subclass of ``datafusion.Accumulator``: ``update``, ``merge``, ``state``
+                and ``evaluate``.
             argument_types: Types of the arguments.
             return_type: Type of the result.
             state_types: Types of the values in ``state``.
@@ -204,7 +218,8 @@ class Session:
         """Plan a query: everything is parsed, typed and checked, and nothing runs yet.
 
         Raises:
-            SqlError: If the text is not a query, or not one that can run on streams. The message has the place.
+            SqlError: If the text is not a query, or not one that can run on streams. The message
+                has the place.
         """
         plan = plan_query(query, self._catalog, changelog=self.config.changelog)
         return Query(plan, self.config, self._tables, self._catalog.functions, self._runtimes)
@@ -236,11 +251,13 @@ def _checked_schema(name: str, schema: pa.Schema) -> pa.Schema:
         if column.startswith(_RESERVED_PREFIX) or column in _RESERVED_COLUMNS:
             raise SchemaError(f"{name!r}: the column name {column!r} is reserved")
         seen.add(column)
-    return pa.schema([field.with_type(_plain_type(field.type)).remove_metadata() for field in schema])
+    return pa.schema(
+        [field.with_type(_plain_type(field.type)).remove_metadata() for field in schema]
+    )
 
 
 def _plain_type(type_: pa.DataType) -> pa.DataType:
-    """Return the type in which values of an encoded type are kept; Arrow computes on these alone."""
+    """Return the type in which values of an encoded type are kept, so as to compute on them."""
     if pa.types.is_run_end_encoded(type_):
         return _plain_type(type_.value_type)
     if type_ == pa.string_view():
@@ -252,7 +269,8 @@ def _event_time_type(name: str, schema: pa.Schema, column: str) -> pa.DataType:
     index = schema.get_field_index(column)
     if index < 0:
         raise SchemaError(
-            f"stream {name!r}: the event time column {column!r} is not among {', '.join(schema.names)}"
+            f"stream {name!r}: the event time column {column!r} is not among"
+            f" {', '.join(schema.names)}"
         )
     type_ = schema.field(index).type
     try:
@@ -271,7 +289,8 @@ def sql(
 ) -> pa.Table:
     """Run a stream query over tables: each keyword argument is a stream of that name.
 
-    A window takes its event time from the column that it names, and since the input is bounded, no row is late.
+    A window takes its event time from the column that it names, and since the input is bounded, no
+    row is late.
 
     Args:
         query: The query.
@@ -292,8 +311,8 @@ def sql(
         >>> import millstream as ms
         >>> import pyarrow as pa
         >>> t = pa.table({"k": ["a", "b", "a"]})
-        >>> ms.sql("SELECT k, count(*) AS n FROM t GROUP BY k EMIT FINAL", t=t).sort_by("k").to_pylist()
-        [{'k': 'a', 'n': 2}, {'k': 'b', 'n': 1}]
+        >>> ms.sql("SELECT k, count(*) AS n FROM t GROUP BY k EMIT FINAL",
+        t=t).sort_by("k").to_pylist() [{'k': 'a', 'n': 2}, {'k': 'b', 'n': 1}]
     """
     session = Session(config)
     inputs: Mapping[str, Any] = tables

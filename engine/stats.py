@@ -40,20 +40,24 @@ class PartitionStats:
 
 @dataclass(frozen=True, slots=True)
 class JobStats:
-    """A job at one moment: ``rows_in = rows_processed + rows_late + rows_dead_lettered + rows_waiting``.
+    """A job at one moment.
 
-    A stream that a query reads in two places counts each of its rows twice.
+    ``rows_in = rows_processed + rows_late + rows_dead_lettered + rows_waiting`` holds. A stream
+    that a query reads in two places counts each of its rows twice.
 
     Attributes:
         state: ``running``, ``finished``, ``cancelled`` or ``failed``.
         rows_in: Rows that ``push`` has taken.
-        rows_processed: Rows whose effect is in the state or at the sink, those that a filter dropped included.
+        rows_processed: Rows whose effect is in the state or at the sink, those that a filter
+            dropped included.
         rows_late: Rows dropped because every window that they belong to was closed.
         rows_dead_lettered: Rows set aside because they could not be processed.
         rows_waiting: Rows in queues or in process.
         rows_out: Rows written to the sinks.
-        watermarks: Per stream the watermark in units of its event time, or None if there is none yet.
-        latency_p50_us: Median time from push until all results of the micro-batch are at the sink, in microseconds.
+        watermarks: Per stream the watermark in units of its event time, or None if there is none
+            yet.
+        latency_p50_us: Median time from push until all results of the micro-batch are at the sink,
+            in microseconds.
         latency_p95_us: 95th percentile of that.
         latency_p99_us: 99th percentile of that.
         partitions: The same by partition.
@@ -76,7 +80,10 @@ class JobStats:
         names = [field.name for field in fields(PartitionStats)]
         rows = [names] + [[str(getattr(part, name)) for name in names] for part in self.partitions]
         widths = [max(len(row[index]) for row in rows) for index in range(len(names))]
-        table = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+        table = [
+            "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+            for row in rows
+        ]
         latency = ", ".join(
             f"{name} {'-' if value is None else f'{value:.0f} us'}"
             for name, value in (
@@ -86,7 +93,8 @@ class JobStats:
             )
         )
         total = (
-            f"{self.state}: {self.rows_in} rows in = {self.rows_processed} processed + {self.rows_late} late"
-            f" + {self.rows_dead_lettered} dead-lettered + {self.rows_waiting} waiting; {self.rows_out} rows out"
+            f"{self.state}: {self.rows_in} rows in = {self.rows_processed} processed"
+            f" + {self.rows_late} late + {self.rows_dead_lettered} dead-lettered"
+            f" + {self.rows_waiting} waiting; {self.rows_out} rows out"
         )
         return "\n".join([total, f"latency {latency}; watermarks {self.watermarks}", *table])

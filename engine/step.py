@@ -1,4 +1,4 @@
-"""Steps: the clock of a job. Every operator of every partition goes through the same steps in the same order."""
+"""Steps: the clock of a job. All operators of all partitions go through the same steps in order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class Step:
         number: Position in the job, from 0, without gaps.
         watermarks: Watermark of each stream after what came before this step.
         is_final: Whether the input has ended.
-        n_sources: Number of partitions whose source side takes part: the one that got the micro-batch, or all.
+        n_sources: Number of partitions whose source side takes part: the one that got the
+            micro-batch, or all.
     """
 
     number: int

@@ -18,7 +18,7 @@ class MillstreamError(Exception):
 
 
 class SqlError(MillstreamError):
-    """The query text has to change: it does not parse, does not type-check or asks for what is not supported.
+    """The query text has to change: it is wrong, or asks for what is not supported.
 
     Attributes:
         reason: The message without the place.
@@ -28,7 +28,12 @@ class SqlError(MillstreamError):
     """
 
     def __init__(
-        self, reason: str, *, sql: str | None = None, line: int | None = None, column: int | None = None
+        self,
+        reason: str,
+        *,
+        sql: str | None = None,
+        line: int | None = None,
+        column: int | None = None,
     ) -> None:
         self.reason = reason
         self.sql = sql
@@ -38,7 +43,7 @@ class SqlError(MillstreamError):
 
 
 class SchemaError(MillstreamError):
-    """Data and declaration disagree: a batch does not fit its stream, or a declared schema cannot work."""
+    """Data and declaration disagree: a batch does not fit its stream, or a schema cannot work."""
 
 
 class SourceError(MillstreamError):
@@ -46,7 +51,7 @@ class SourceError(MillstreamError):
 
 
 class SinkError(MillstreamError):
-    """The sink raised, or is not something that can be written to. The sink's own error is the cause."""
+    """The sink raised, with its own error as the cause, or is nothing that can be written to."""
 
 
 class JobFailed(MillstreamError):

@@ -55,7 +55,9 @@ def plan_accumulators(calls: Sequence[AggregateCall], schema: pa.Schema) -> Accu
     for call in calls:
         lower = _FUNCTIONS.get(call.function)
         if lower is None or len(call.arguments) > 1:
-            raise InternalError(f"no kernel computes {call.function} over {len(call.arguments)} columns")
+            raise InternalError(
+                f"no kernel computes {call.function} over {len(call.arguments)} columns"
+            )
         plan.finishes.append(lower(plan, call, schema))
     return plan
 
@@ -90,12 +92,16 @@ def _avg(plan: AccumulatorPlan, call: AggregateCall, schema: pa.Schema) -> _Fini
     count = _need_count(plan, column)
 
     def finish(columns: Sequence[pa.Array]) -> pa.Array:
-        return _as_type(pc.divide(columns[total], columns[count].cast(pa.float64())), call.result_type)
+        return _as_type(
+            pc.divide(columns[total], columns[count].cast(pa.float64())), call.result_type
+        )
 
     return finish
 
 
-def _extreme(opcodes: dict[str, Opcode]) -> Callable[[AccumulatorPlan, AggregateCall, pa.Schema], _Finish]:
+def _extreme(
+    opcodes: dict[str, Opcode],
+) -> Callable[[AccumulatorPlan, AggregateCall, pa.Schema], _Finish]:
     def lower(plan: AccumulatorPlan, call: AggregateCall, schema: pa.Schema) -> _Finish:
         column = call.arguments[0]
         state_type = _state_type(schema.field(column).type)

@@ -1,4 +1,4 @@
-"""Windowing table functions without GROUP BY: rows pass through, once per window, with the window's columns."""
+"""Windowing table functions without GROUP BY: rows pass, once per window, with its columns."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class AssignWindows:
         counters: Of the partition.
         watermarks: Judges rows.
         late_rows: Where late rows go, or None.
-        drops_late: Whether what follows closes the windows, so that rows for closed ones have to be left out. Where
-            rows only pass through, none is late.
+        drops_late: Whether what follows closes the windows, so that rows for closed ones have to be
+            left out. Where rows only pass through, none is late.
     """
 
     def __init__(

@@ -25,8 +25,8 @@ _GARBAGE_ROWS_MIN = 4096
 class Changelog:
     """Compares each group's new row with the last one sent.
 
-    The aggregate says which groups a step touched; those whose row does not arrive, because HAVING dropped it on the
-    way, are gone. Group ids are the aggregate's, and follow its renumbering.
+    The aggregate says which groups a step touched; those whose row does not arrive, because HAVING
+    dropped it on the way, are gone. Group ids are the aggregate's, and follow its renumbering.
 
     Args:
         node: The plan node; ``node.schema`` ends with the ``_op`` column.
@@ -62,7 +62,9 @@ class Changelog:
         self._drop_garbage()
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
-        hidden = [index for index, name in enumerate(batch.schema.names) if name.startswith(HIDDEN_PREFIX)]
+        hidden = [
+            index for index, name in enumerate(batch.schema.names) if name.startswith(HIDDEN_PREFIX)
+        ]
         assert len(hidden) == 1, "rows of a changelog carry their group and nothing else"
         group_ids = fixed_values(batch.column(hidden[0]))
         rows = pa.RecordBatch.from_arrays(batch.columns[: hidden[0]], schema=self._row_schema)
@@ -106,7 +108,9 @@ class Changelog:
     def state_bytes(self) -> int:
         return self._sent.state_bytes + self._positions.nbytes
 
-    def _emit(self, rows: pa.RecordBatch, is_update: Bool, before: pa.RecordBatch | None, out: Collector) -> None:
+    def _emit(
+        self, rows: pa.RecordBatch, is_update: Bool, before: pa.RecordBatch | None, out: Collector
+    ) -> None:
         ops = is_update.astype(np.int8)
         if self._node.retract and before is not None and before.num_rows > 0:
             # Each replaced version goes right before the one that replaces it.
@@ -164,7 +168,8 @@ def _values_equal(one: pa.Array, other: pa.Array) -> Bool:
     if pa.types.is_dictionary(type_):
         return _values_equal(one.cast(type_.value_type), other.cast(type_.value_type))
     if pa.types.is_nested(type_):
-        # Arrow has no comparison of nested values; these are the rare outputs of array_agg and the like.
+        # Arrow has no comparison of nested values; these are the rare outputs of array_agg and the
+        # like.
         pairs = zip(one.to_pylist(), other.to_pylist(), strict=True)
         return np.fromiter((left == right for left, right in pairs), np.bool_, len(one))
     equal = pc.fill_null(pc.equal(one, other), False)

@@ -27,8 +27,8 @@ class OperatorContext:
         partition: Number of the partition.
         counters: Of the partition.
         at_hand: What the partition is working on.
-        is_deferred: Whether the partition takes part in every step, so that operators may keep for a later one what is
-            not due yet.
+        is_deferred: Whether the partition takes part in every step, so that operators may keep for
+            a later one what is not due yet.
         functions: User-defined DataFusion functions by name.
         changelog: The changelog that is fed by the aggregate to be made, if there is one.
         late_rows: Where late rows go, or None.

@@ -1,4 +1,4 @@
-"""Queries over all rows of a window, run when it closes: Top-N, ORDER BY with LIMIT, and the like."""
+"""Queries over all rows of a window, run when it closes: Top-N, ORDER BY with LIMIT."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ __all__ = ["WindowSelect"]
 
 
 class WindowSelect:
-    """Keeps rows until the watermark reaches the end of their window. Rows of closed windows do not arrive here.
+    """Keeps rows until the watermark reaches the end of their window.
+
+    Rows of closed windows do not arrive here.
 
     Args:
         node: The plan node.
@@ -59,7 +61,7 @@ class WindowSelect:
 
     @property
     def state_bytes(self) -> int:
-        return sum(chunk.nbytes for chunk in self._chunks) + sum(ends.nbytes for ends in self._ends)
+        return int(sum(part.nbytes for part in (*self._chunks, *self._ends)))
 
     def _take_closed(self, watermark: int) -> list[pa.RecordBatch]:
         chunks, all_ends = self._chunks, self._ends

@@ -1,7 +1,8 @@
 """Numbers of panes and windows.
 
-Event time is cut into panes of one step each, numbered from the epoch plus the window's offset. A row falls into one
-pane; a window is one pane or several that end together with it, and is known by the number of its last pane.
+Event time is cut into panes of one step each, numbered from the epoch plus the window's offset. A
+row falls into one pane; a window is one pane or several that end together with it, and is known by
+the number of its last pane.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Panes(NamedTuple):
     Attributes:
         batch: The rows that are left.
         panes: int64[n_rows], pane of each.
-        first_ends: int64[n_rows], the least end index of a window in which the row still counts, or None for all.
+        first_ends: int64[n_rows], the least end index of a window in which the row still counts, or
+            None for all.
         n_late: Rows that were taken out.
     """
 
@@ -61,7 +63,9 @@ class WindowGrid:
         self._panes_per_window = window.size // window.step
         self.is_overlapping = window.kind != "tumble"
 
-    def assign(self, batch: pa.RecordBatch, watermarks: I64 | None, late_rows: LateRows | None) -> Panes:
+    def assign(
+        self, batch: pa.RecordBatch, watermarks: I64 | None, late_rows: LateRows | None
+    ) -> Panes:
         """Number the panes of a batch's rows and take out the rows that are late.
 
         Args:
@@ -90,7 +94,9 @@ class WindowGrid:
     def _find_late(self, panes: I64, watermarks: I64, late: U8, first_ends: I64 | None) -> int:
         window, lateness = self._window, self._lateness
         if first_ends is None:
-            return int(late_for_tumble(panes, window.offset, window.step, lateness, watermarks, late))
+            return int(
+                late_for_tumble(panes, window.offset, window.step, lateness, watermarks, late)
+            )
         n_late = first_open_windows(
             panes,
             watermarks,

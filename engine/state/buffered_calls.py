@@ -1,4 +1,4 @@
-"""Aggregates without a kernel: rows are kept as Arrow, and DataFusion computes when a group is emitted."""
+"""Aggregates without a kernel: rows are kept, and DataFusion computes when a group is emitted."""
 
 from __future__ import annotations
 
@@ -52,13 +52,12 @@ class BufferedCalls:
     @property
     def n_rows(self) -> int:
         """Rows kept."""
-        return sum(chunk.num_rows for chunk in self._chunks)
+        return sum(len(group_ids) for group_ids in self._group_ids)
 
     @property
     def state_bytes(self) -> int:
         """Bytes of the rows kept, as far as they are not shared with other columns of a batch."""
-        ids = sum(group_ids.nbytes for group_ids in self._group_ids)
-        return ids + sum(chunk.nbytes for chunk in self._chunks)
+        return int(sum(part.nbytes for part in (*self._chunks, *self._group_ids)))
 
     def add(self, batch: pa.RecordBatch, group_ids: U32) -> None:
         """Keep rows: uint32[n_rows] tells the group of each."""
@@ -77,10 +76,10 @@ class BufferedCalls:
         if not rows:
             # Only the group of a query without keys can be empty.
             assert len(group_ids) == 1, "a group with a key has rows"
-            return self._global.run([])[0].columns
+            return list(self._global.run([])[0].columns)
         computed = pa.Table.from_batches(self._grouped.run(rows)).combine_chunks().to_batches()[0]
         assert computed.num_rows == len(group_ids), "every group has a result"
-        return computed.columns[1:]
+        return list(computed.columns[1:])
 
     def retain(self, group_ids: U32) -> None:
         """Keep the rows of these groups only, renumbered from 0 in this order."""
@@ -98,7 +97,7 @@ class BufferedCalls:
                 self._group_ids.append(renumbered[is_kept].astype(np.uint32))
 
     def merge(self, sources: U32, targets: U32) -> None:
-        """Give the rows of each group in ``sources`` to the group at the same place in ``targets``."""
+        """Give the rows of each group in ``sources`` to its counterpart in ``targets``."""
         for chunk_ids in self._group_ids:
             moved = np.arange(max(int(chunk_ids.max()), int(sources.max())) + 1, dtype=np.uint32)
             moved[sources] = targets

@@ -82,8 +82,8 @@ class GroupState:
         """Split groups by their first prefix word.
 
         Returns:
-            The groups below ``limit`` ordered by that word, as a slice where they are the first ones and in order
-            already; and the others.
+            The groups below ``limit`` ordered by that word, as a slice where they are the first
+            ones and in order already; and the others.
         """
         words = self.prefix_words(0)
         below = np.empty(len(words), np.uint32)

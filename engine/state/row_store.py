@@ -14,8 +14,8 @@ __all__ = ["RowStore"]
 class RowStore:
     """Arrow rows that are appended, read by position and dropped by rewriting.
 
-    Neighbouring chunks of similar size are merged, so that n rows appended one by one are copied O(log n) times each
-    and lie in O(log n) chunks.
+    Neighbouring chunks of similar size are merged, so that n rows appended one by one are copied
+    O(log n) times each and lie in O(log n) chunks.
 
     Args:
         schema: Schema of the rows.
