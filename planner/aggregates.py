@@ -1,4 +1,4 @@
-"""Aggregate calls: found in expressions, shared where they are equal, and sorted by how they are computed."""
+"""Aggregate calls: found in expressions, shared where equal, sorted by how they are computed."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _plain_arguments(
 
 
 def aggregate_calls(context: PlanContext, root: exp.Expr) -> Iterator[CallParts]:
-    """Outermost aggregate calls under ``root``, without those of subqueries and window functions."""
+    """Outermost aggregates under ``root``, without those of subqueries and window functions."""
     parts = call_parts(root)
     if parts is not None and parts.function in context.typer.aggregates and not has_over(root):
         yield parts
@@ -208,7 +208,7 @@ class Aggregates:
         return name
 
     def _plain_call(self, parts: CallParts) -> tuple[str, tuple[str, ...]]:
-        """A call in which rows that FILTER leaves out count as NULL, which these functions ignore."""
+        """A call to which rows that FILTER leaves out are NULL, which these functions ignore."""
         function = FOLDING_FUNCTIONS[parts.function]
         condition = None if parts.filter is None else self._text(parts.filter)
         if function == "count" and all(_counts_rows(argument) for argument in parts.arguments):

@@ -1,4 +1,4 @@
-"""What the planner knows of a session: its streams, its tables and its functions. Schemas only, no data."""
+"""What the planner knows of a session: streams, tables and functions. Schemas, no data."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ class StreamDefinition:
         name: Name in SQL.
         schema: Arrow schema of the rows that operators see.
         event_time: Column with the event time, or None.
-        max_out_of_orderness: How far, in units of the event time's type, a row may be behind the greatest event time
-            seen before it counts as late. None: as far as it likes, the watermark moves at the end of input only.
+        max_out_of_orderness: How far, in units of the event time's type, a row may be behind the
+            greatest event time seen before it counts as late. None: as far as it likes, the
+            watermark moves at the end of input only.
         allowed_lateness: Units of event time for which a closed window can still be revised.
-        source_partitions: Number of partitions that the source has, numbered from 0, if that is known: the watermark
-            waits for all of them. Else it waits for those that have been seen.
-        idle_timeout_seconds: Time on the clock after which a source partition without rows stops holding the
-            watermark back, or None for never.
+        source_partitions: Number of partitions that the source has, numbered from 0, if that is
+            known: the watermark waits for all of them. Else it waits for those that have been seen.
+        idle_timeout_seconds: Time on the clock after which a source partition without rows stops
+            holding the watermark back, or None for never.
     """
 
     name: str
@@ -44,9 +45,10 @@ class Catalog:
     Attributes:
         streams: Declared streams.
         tables: Schemas of the session's tables.
-        functions: DataFusion function objects to register in every context, by name: Python scalar and aggregate UDFs.
-        infer_event_time: Whether a window over a stream without event time takes the column that the query names, as
-            for queries over bounded tables.
+        functions: DataFusion function objects to register in every context, by name: Python scalar
+            and aggregate UDFs.
+        infer_event_time: Whether a window over a stream without event time takes the column that
+            the query names, as for queries over bounded tables.
     """
 
     streams: dict[str, StreamDefinition] = field(default_factory=dict)
@@ -57,14 +59,16 @@ class Catalog:
 
 @dataclass(frozen=True, slots=True)
 class QueryPlan:
-    """A planned query: the tree before it is distributed over partitions, and what its results look like.
+    """A planned query: the tree before it is distributed, and what its results look like.
 
     Attributes:
         sql: Text of the query.
         root: Root of the tree; its schema is the query's.
         schema: Output schema, with ``_op`` last where results can be revised.
-        key_columns: Output columns that identify a row whose versions follow each other; empty for append-only.
-        streams: Names of the streams read, sorted; event times as used by the plan (inferred ones included).
+        key_columns: Output columns that identify a row whose versions follow each other; empty for
+            append-only.
+        streams: Names of the streams read, sorted; event times as used by the plan (inferred ones
+            included).
     """
 
     sql: str

@@ -1,4 +1,4 @@
-"""What one planning of one query shares: the catalog, types, the text, and the streams found so far."""
+"""What the planning of one query shares: catalog, types, text, and the streams found so far."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class PlanContext:
         source: Text of the query.
         lower_query: Lowers a query that stands inside another one.
         emit: What the query says about emission, as far as it reaches the block at hand.
-        may_revise: Whether results of the block at hand reach the sink as they are, so that a window can
-            give a second version of them within the allowed lateness.
+        may_revise: Whether results of the block at hand reach the sink as they are, so that a
+            window can give a second version of them within the allowed lateness.
         streams: Streams read so far; shared by all contexts of one query.
         ctes: Queries of WITH clauses by name.
     """

@@ -1,8 +1,8 @@
 """The SQL dialect: what sqlglot needs to be told so that a query comes out of it as it went in.
 
-The parser gives the structure of a query; the words of its expressions are taken from the text itself.
-So the parser notes for each expression which tokens it stands for, and knows no function by name except
-those with a grammar of their own.
+The parser gives the structure of a query; the words of its expressions are taken from the text
+itself. So the parser notes for each expression which tokens it stands for, and knows no function by
+name except those with a grammar of their own.
 """
 
 from __future__ import annotations

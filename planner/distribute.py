@@ -1,4 +1,4 @@
-"""Spreads a plan over partitions: exchanges are put in where rows are not yet where they are needed."""
+"""Spreads a plan over partitions: exchanges where rows are not yet where they are needed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["distribute"]
 
 @dataclass(frozen=True, slots=True)
 class _Distribution:
-    """Where rows are: any partition, one partition, or the partition that owns values of ``keys``."""
+    """Where rows are: anywhere, in one partition, or in the one that owns values of ``keys``."""
 
     single: bool = False
     keys: frozenset[str] | None = None
@@ -126,7 +126,7 @@ def _exchange(node: Node, keys: tuple[str, ...]) -> tuple[Exchange, _Distributio
 
 
 def _splits(node: Aggregate) -> bool:
-    """Whether partial aggregates can be merged: kernels only, no sessions, and not mere distinct rows."""
+    """Whether parts can be merged: kernels only, no sessions, and not mere distinct rows."""
     mergeable = all(call.path == "kernel" for call in node.calls) and node.emit != "append"
     return mergeable and (node.window is None or node.window.kind != "session")
 

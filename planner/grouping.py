@@ -182,7 +182,7 @@ def _window_of(context: PlanContext, query: GroupQuery, terms: GroupTerms) -> Wi
 
 
 def _covers_window(syntax: WindowSyntax, terms: GroupTerms) -> bool:
-    """Whether a group lies within one window. The start alone does not tell growing windows apart."""
+    """Whether a group lies within one window; the start alone does not tell growing ones apart."""
     roles = {window_role(term) for term in terms.keys}
     if roles & {"window_end", "window_time"}:
         return True

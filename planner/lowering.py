@@ -28,7 +28,8 @@ def plan_query(
     Args:
         sql: Text of the query.
         catalog: Streams, tables and functions that it can name.
-        changelog: Whether revised results carry only the new version of a row, or the old one as well.
+        changelog: Whether revised results carry only the new version of a row, or the old one as
+            well.
 
     Raises:
         SqlError: The query is not valid or asks for what is not supported.

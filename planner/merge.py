@@ -16,7 +16,7 @@ _WORD = re.compile(r"""'(?:[^']|'')*'|"((?:[^"]|"")*)\"""")
 
 
 def merged(outer: Transform) -> Transform:
-    """Compute ``outer`` over its input's input if that is a transform too and nothing is done twice.
+    """Compute ``outer`` over its input's input where that is one too and nothing is done twice.
 
     Columns that the inner transform computes may be used once; those that it merely picks, freely.
     """

@@ -1,8 +1,9 @@
-"""Plan nodes: frozen values that describe what a query does. They never run and know nothing of threads.
+"""Plan nodes: frozen values that describe what a query does. They never run.
 
-A plan is a tree whose leaves are :class:`Source` and whose root feeds the sink. Nodes refer to columns of their input
-by name. Names that begin with ``__`` are the planner's own; names that begin with ``__ms_`` are reserved for columns
-which the engine carries along with a batch and which no node mentions.
+A plan is a tree whose leaves are :class:`Source` and whose root feeds the sink. Nodes refer to
+columns of their input by name. Names that begin with ``__`` are the planner's own; names that begin
+with ``__ms_`` are reserved for columns which the engine carries along with a batch and which no
+node mentions.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ WindowKind: TypeAlias = Literal["tumble", "hop", "cumulate", "session"]
 class WatermarkBound:
     """One term of a node's watermark: the watermark of ``stream`` minus ``delay``.
 
-    A node's watermark is the least of its terms. The delay is in units of the stream's event time; it grows where a
-    window column of an inner query serves as event time of an outer one.
+    A node's watermark is the least of its terms. The delay is in units of the stream's event time;
+    it grows where a window column of an inner query serves as event time of an outer one.
     """
 
     stream: str
@@ -60,15 +61,15 @@ class WatermarkBound:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How rows are assigned to windows of event time. All numbers are in units of the time column's type.
+    """How rows are assigned to windows of event time, in units of the time column's type.
 
     Attributes:
         kind: Shape of the window.
         time_column: Input column with the event time: integer, date or timestamp, without NULLs.
         time_type: Arrow type of ``time_column`` and of the window columns.
         size: Length of a window; for a session the gap that ends it.
-        step: Distance between window starts (hop) or between emissions of a growing window (cumulate); equal to
-            ``size`` for tumble and session.
+        step: Distance between window starts (hop) or between emissions of a growing window
+            (cumulate); equal to ``size`` for tumble and session.
         offset: Shift of the alignment from the epoch.
     """
 
@@ -91,7 +92,7 @@ class SortKey:
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """One output column of a transform: a DataFusion expression over the input's columns, and its name."""
+    """One output column of a transform: an expression over the input's columns, and its name."""
 
     sql: str
     name: str
@@ -99,7 +100,7 @@ class Projection:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Rows of a stream as they are pushed: ``schema`` is the stream's, or the part of it that the query reads."""
+    """Rows of a stream as they are pushed; ``schema`` is the part of them that the query reads."""
 
     stream: str
     schema: pa.Schema
@@ -112,10 +113,10 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """Stateless work by DataFusion: filter, projection, scalar functions, joins with tables of the session.
+    """Stateless work by DataFusion: filter, projection, functions, joins with tables.
 
-    It stands for ``SELECT <projections> FROM <from_sql> WHERE <where>``, in which the input is the table ``input``.
-    Rows keep their order.
+    It stands for ``SELECT <projections> FROM <from_sql> WHERE <where>``, in which the input is the
+    table ``input``. Rows keep their order.
 
     Attributes:
         input: Node that gives the rows.
@@ -141,7 +142,7 @@ class Transform:
 
     @property
     def picks(self) -> tuple[str, ...] | None:
-        """Input columns in output order if this transform only picks and renames columns, else None."""
+        """Input columns in output order if this only picks and renames columns, else None."""
         if self.where is not None or self.tables or self.from_sql != '"input"':
             return None
         names = {quoted(name): name for name in self.input.schema.names}
@@ -151,7 +152,7 @@ class Transform:
 
 @dataclass(frozen=True, slots=True)
 class AssignWindows:
-    """Gives each row once per window that it belongs to, with window_start, window_end and window_time appended.
+    """Gives each row once per window that it belongs to, with the window's columns appended.
 
     Serves windowing table functions without GROUP BY. ``window.kind`` is not session.
     """
@@ -172,13 +173,16 @@ class AggregateCall:
 
     Attributes:
         name: Output column.
-        function: Lower-case name as DataFusion knows it, such as ``sum``; ``count`` without arguments counts rows.
-        arguments: Input columns (computed by the transform before); constants are columns too.
+        function: Lower-case name as DataFusion knows it, such as ``sum``; ``count`` without
+            arguments counts rows.
+        arguments: Input columns, computed by the transform before. Constants are columns too on the
+            kernel path; elsewhere they stand in ``sql``.
         result_type: Arrow type of the output column, as typed by DataFusion.
         sql: The call as DataFusion runs it over the input's columns, for the buffered path.
         distinct: Whether duplicates of the argument count once.
         order_by: Order of the argument for functions that depend on it.
-        path: ``kernel`` when state is updated by kernels, ``buffered`` when rows are kept until emission.
+        path: ``kernel`` when state is updated by kernels, ``buffered`` when rows are kept until
+            emission.
         reason: Why the path is buffered; empty for kernels.
     """
 
@@ -197,9 +201,10 @@ class AggregateCall:
 class Aggregate:
     """GROUP BY, with or without a window.
 
-    The output has window_start, window_end and window_time (of the window's time type) if there is a window, then the
-    keys, then one column per call. Rows are emitted as ``emit`` says: ``final`` when the watermark passes the window's
-    end or the input ends; ``changes`` after each micro-batch, each touched group once.
+    The output has window_start, window_end and window_time (of the window's time type) if there is
+    a window, then the keys, then one column per call. Rows are emitted as ``emit`` says: ``final``
+    when the watermark passes the window's end or the input ends; ``changes`` after each
+    micro-batch, each touched group once.
 
     Attributes:
         input: Node that gives the rows.
@@ -210,7 +215,8 @@ class Aggregate:
         schema: Output schema.
         watermark: Watermark of the input, which closes windows.
         allowed_lateness: Event time for which a closed window can still be revised.
-        phase: ``partial`` and ``final`` are the two sides of an exchange; set when a plan is distributed.
+        phase: ``partial`` and ``final`` are the two sides of an exchange; set when a plan is
+            distributed.
     """
 
     input: Node
@@ -230,9 +236,10 @@ class Aggregate:
 
 @dataclass(frozen=True, slots=True)
 class Changelog:
-    """Turns the versions of rows with a key into changes: adds ``_op`` and drops versions equal to the last one sent.
+    """Turns versions of rows into changes: adds ``_op``, drops versions equal to the last one sent.
 
-    The input comes from an Aggregate with ``emit = "changes"`` through transforms that keep its key columns.
+    The input comes from an Aggregate with ``emit = "changes"`` through transforms that keep its key
+    columns.
     """
 
     input: Node
@@ -256,13 +263,13 @@ class OverCall:
         arguments: Input columns.
         result_type: Arrow type of the output column.
         frame_kind: ROWS or RANGE.
-        preceding: Rows, or units of event time, before the current row; None is unbounded. For ``lag`` it is how
-            many rows back it looks.
+        preceding: Rows, or units of event time, before the current row; None is unbounded. For
+            ``lag`` it is how many rows back it looks.
         sql: The function call without its OVER clause, over the input's columns.
         path: ``kernel`` or ``buffered``, as for aggregates.
         reason: Why the path is buffered; empty for kernels.
-        frame_sql: The frame as DataFusion reads it, for the buffered path; empty where none was written or it has no
-            meaning for the function.
+        frame_sql: The frame as DataFusion reads it, for the buffered path; empty where none was
+            written or it has no meaning for the function.
     """
 
     name: str
@@ -298,13 +305,15 @@ class Over:
 
 @dataclass(frozen=True, slots=True)
 class WindowSelect:
-    """Keeps the rows of each window until it closes, then runs ``sql`` over them: Top-N, ORDER BY, LIMIT.
+    """Keeps the rows of each window until it closes, then runs ``sql`` over them.
 
     Attributes:
         input: Node that gives rows with the column ``window_end_column``.
         window_end_column: A window is closed when the watermark reaches this value.
-        keys: Columns that rows have to share a partition by (with the window); empty for all rows of a window.
-        sql: DataFusion query over the table ``input``, which holds the rows of one or more closed windows.
+        keys: Columns that rows have to share a partition by (with the window); empty for all rows
+            of a window.
+        sql: DataFusion query over the table ``input``, which holds the rows of one or more closed
+            windows.
     """
 
     input: Node

@@ -40,8 +40,9 @@ def add_window_functions(
 ) -> Stage:
     """Compute all window functions under ``roots``.
 
-    Calls over the same rows in the same order share a node. Where the partition lies within a window,
-    they are computed when the window closes, in any order; else rows must follow event time.
+    Calls over the same rows in the same order share a node. Where the partition lies within a
+    window, they are computed when the window closes, in any order; else rows must follow event
+    time.
 
     Raises:
         SqlError: A call needs rows that are still to come, or its order is not known to streams.

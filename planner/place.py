@@ -22,8 +22,8 @@ Replace: TypeAlias = Callable[[exp.Expr], str | None]
 def span_of(node: exp.Expr) -> Span | None:
     """First and last token of ``node``, both included, or None where the parser did not note them.
 
-    Chains of operators such as ``a + b + c`` are noted as a whole only; the span of ``a + b`` follows
-    from its operands.
+    Chains of operators such as ``a + b + c`` are noted as a whole only; the span of ``a + b``
+    follows from its operands.
     """
     span: Span | None = node.meta.get(SPAN)
     if span is None and isinstance(node, exp.Binary):
@@ -37,8 +37,8 @@ def span_of(node: exp.Expr) -> Span | None:
 class SourceText:
     """The text of a query and its tokens.
 
-    Expressions reach DataFusion in the user's own words, token by token: only what the planner has to
-    rename is replaced. Comments and line breaks are dropped on the way.
+    Expressions reach DataFusion in the user's own words, token by token: only what the planner has
+    to rename is replaced. Comments and line breaks are dropped on the way.
     """
 
     sql: str
@@ -57,7 +57,7 @@ class SourceText:
         return "".join(map(self._word, range(span[0], span[1] + 1))).strip()
 
     def name(self, span: Span) -> str:
-        """The words of a span in lower case, except strings and quoted names: a column's default name."""
+        """The words of a span in lower case, except strings and quoted names."""
         words = (
             self._word(index) if _keeps_case(self.tokens[index]) else self._word(index).lower()
             for index in range(span[0], span[1] + 1)

@@ -106,7 +106,7 @@ def _pruned_over(node: Over, needed: frozenset[str]) -> Node:
 
 
 def _pruned_select(node: WindowSelect, needed: frozenset[str]) -> Node:
-    """The select's own columns stay; those of its input go only where ``*`` is what passes them on."""
+    """Keep the select's own columns; those of its input go where ``*`` passes them on."""
     below = frozenset(node.input.schema.names)
     if node.sql.startswith("SELECT *"):
         below &= needed | _named([node.sql]) | {node.window_end_column, *node.keys}

@@ -1,4 +1,4 @@
-"""What is computed when a window closes: window functions within windows, and ORDER BY with LIMIT."""
+"""What is computed when a window closes: ranks within it, and ORDER BY with LIMIT."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def rank_in_windows(
         name = by_call.get(id(node))
         return below(node) if name is None else quoted(name)
 
-    # Rows wait for their window to close, so their own times are no longer in step with the watermark.
+    # Rows wait for their window to close, so their own times are no longer in step with the
+    # watermark.
     times = {sql: time for sql, time in stage.event_times.items() if sql in windows}
     return replace(
         stage,
@@ -115,8 +116,8 @@ def _typed(
 def _end_column(stage: Stage) -> str:
     """SQL of the column that says when a window closes."""
     end = stage.window_columns.get("window_end")
-    # window_time is one unit before the end. A window whose last moment the watermark has reached may
-    # still get rows, so it cannot stand in for the end.
+    # window_time is one unit before the end. A window whose last moment the watermark has reached
+    # may still get rows, so it cannot stand in for the end.
     assert end is not None, "a stage with windows passes their ends on"
     return end
 

@@ -41,9 +41,11 @@ class Relation:
     Attributes:
         node: Node that gives the rows.
         columns: Column of ``node`` by visible name, in order. Renaming costs no node.
-        event_times: Columns, by visible name, that can serve as event time, each with its watermark.
+        event_times: Columns, by visible name, that can serve as event time, each with its
+            watermark.
         window_columns: Visible name by role for the window columns that are there.
-        changes: Whether later rows replace earlier ones that have the same values in ``key_columns``.
+        changes: Whether later rows replace earlier ones that have the same values in
+            ``key_columns``.
         key_columns: Visible names of the group's keys where ``changes`` is set.
         title: What messages call it.
     """
@@ -167,7 +169,8 @@ class Scope:
         name = identifier_name(table.this)
         if name not in self.tables:
             raise self.source.error(
-                f"a subquery in an expression can read tables of the session only: {name!r} is none",
+                "a subquery in an expression can read tables of the session only: "
+                f"{name!r} is none",
                 table,
             )
         return list(self.tables[name].names)
@@ -261,7 +264,8 @@ def window_role(node: exp.Expr) -> str | None:
 
 
 def _note(column: exp.Column, key: str, sql: str, name: str, *, role: str | None = None) -> None:
-    # The tree's parts are about to go, and with them the place of a column that has none of its own.
+    # The tree's parts are about to go, and with them the place of a column that has none of its
+    # own.
     spans = [span for part in column.parts if (span := span_of(part)) is not None]
     if spans:
         column.meta.setdefault(SPAN, (spans[0][0], spans[-1][1]))

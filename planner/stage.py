@@ -1,4 +1,4 @@
-"""The rows of a query block between two of its clauses, and how expressions are written over them."""
+"""The rows of a block between two of its clauses, and how expressions are written over them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The clauses that streaming adds to SQL, as an extension of the parser.
 
-``WINDOW TUMBLING(...)``, windowing table functions in FROM, ``EMIT CHANGES`` and ``EMIT FINAL``, and
-``ROWS WINDOW BUFFER n ROWS`` in an OVER clause. Each becomes a node of its own in the tree.
+``WINDOW TUMBLING(...)``, windowing table functions in FROM, ``EMIT CHANGES`` and ``EMIT FINAL``,
+and ``ROWS WINDOW BUFFER n ROWS`` in an OVER clause. Each becomes a node of its own in the tree.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Emit(exp.Expression):
 
 
 class WindowBuffer(exp.Expression):
-    """``ROWS WINDOW BUFFER n ROWS``: ``this`` is n as a literal. Stands among the PARTITION BY terms."""
+    """``ROWS WINDOW BUFFER n ROWS``: ``this`` is n. Stands among the terms of PARTITION BY."""
 
     arg_types = {"this": True}
 
@@ -205,7 +205,7 @@ class StreamingClauses(ParserBase):
         return self._noted(start, self._parse_table_parts())
 
     def _partition(self) -> Any:
-        """PARTITION BY of a table argument, which ends where the next argument can be told apart."""
+        """PARTITION BY of a table, which ends where the next argument can be told apart."""
         if not self._match(TokenType.PARTITION_BY):
             return None
         terms = [self._parse_disjunction()]

@@ -86,7 +86,10 @@ class Typer:
     def type_name(self, data_type: pa.DataType) -> str:
         """A type in the words of ``arrow_cast``."""
         self._register("__type", pa.schema([pa.field("a", data_type)]))
-        sql = 'SELECT arrow_typeof(a) AS name FROM (SELECT max(1) AS n FROM "__type") LEFT JOIN "__type" ON true'
+        sql = (
+            'SELECT arrow_typeof(a) AS name FROM (SELECT count(*) FROM "__type") '
+            'LEFT JOIN "__type" ON true'
+        )
         name: str = self._context.sql(sql).to_arrow_table().column(0)[0].as_py()
         return name
 
@@ -134,8 +137,8 @@ def register_function(context: SessionContext, function: object) -> None:
 
 
 def _new_context() -> SessionContext:
-    # Plain strings, because string views would change the types that users declare; and one partition,
-    # because only the types matter.
+    # Plain strings, because string views would change the types that users declare; and one
+    # partition, because only the types matter.
     config = (
         SessionConfig()
         .with_information_schema(True)
@@ -160,7 +163,7 @@ def _builtin_functions() -> Mapping[str, frozenset[str]]:
 
 
 def clean_message(message: str) -> str:
-    """Reduce a message of DataFusion to one sentence without its prefixes, advice and Rust debris."""
+    """Reduce a message of DataFusion to one sentence without prefixes, advice and debris."""
     candidates = re.search(
         r"No function matches the given name and argument types '(.+?)'\.", message
     )

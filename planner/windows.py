@@ -1,4 +1,4 @@
-"""Windows of event time: three spellings read into one value, with sizes in units of the time column."""
+"""Windows of event time: three spellings read into one value, in units of the time column."""
 
 from __future__ import annotations
 
@@ -270,7 +270,8 @@ def _units(context: PlanContext, node: exp.Expr, time_type: pa.DataType, word: s
         raise context.source.error(f"the {word} of a window must be an interval: {text}", node)
     if value.months:
         raise context.source.error(
-            f"the {word} of a window cannot be in months or years, whose lengths differ; use days: {text}",
+            f"the {word} of a window cannot be in months or years, whose lengths differ; use "
+            f"days: {text}",
             node,
         )
     nanoseconds = value.days * _NANOSECONDS["d"] + value.nanoseconds
