@@ -121,7 +121,13 @@ def _problems(case: Case, query: ms.Query, outcome: Outcome, expected: pa.Table)
         if counts.rows_late != case.rows_late:
             problems.append(f"{counts.rows_late} rows are late, expected {case.rows_late}")
     folded = fold(outcome.rows, query.key_columns)
-    found = difference(folded, expected, unordered_lists=case.unordered_lists)
+    # DataFusion's schema of an answer without rows is that of a plan before types are coerced.
+    found = difference(
+        folded,
+        expected,
+        unordered_lists=case.unordered_lists,
+        same_types=expected.num_rows > 0,
+    )
     return problems + ([found] if found else [])
 
 

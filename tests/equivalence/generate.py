@@ -9,7 +9,7 @@ from tests.equivalence.case import Case
 from tests.equivalence.chooser import Chooser, SeededChooser
 from tests.equivalence.queries import composed, grouped, over, ranked, stateless
 
-__all__ = ["FEATURES", "GENERATORS", "generate"]
+__all__ = ["FEATURES", "GENERATORS", "UNFINISHED", "generate"]
 
 GENERATORS: Mapping[str, Callable[[Chooser], Case]] = {
     "filter": stateless.filter_case,
@@ -80,17 +80,26 @@ GENERATORS: Mapping[str, Callable[[Chooser], Case]] = {
     "join": stateless.join_case,
 }
 
-# Features that work, and that are tested with every change.
-FEATURES: tuple[str, ...] = (
-    "filter",
-    "projection",
-    "group_by_final",
-    "group_by_changes",
-    "tumble",
-    "tumble_changes",
-    "late_tumble",
-    "late_tumble_changes",
+# Features that do not work yet: their tests have to fail.
+UNFINISHED: tuple[str, ...] = (
+    "allowed_hop",
+    "allowed_session",
+    "allowed_tumble",
+    "aggregates_hop",
+    "aggregates_session",
+    "aggregates_tumble",
+    "deduplication",
+    "late_over",
+    "late_session",
+    "over_arrival",
+    "over_range",
+    "over_rows",
+    "session",
+    "union",
 )
+
+# Features that work.
+FEATURES: tuple[str, ...] = tuple(name for name in GENERATORS if name not in UNFINISHED)
 
 
 def generate(feature: str, seed: int) -> Case:

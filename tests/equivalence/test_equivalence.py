@@ -9,28 +9,31 @@ from hypothesis import strategies as st
 from tests.equivalence.check import choose_way, run_case
 from tests.equivalence.chooser import HypothesisChooser
 from tests.equivalence.fuzz import check_seed
-from tests.equivalence.generate import FEATURES, GENERATORS
+from tests.equivalence.generate import FEATURES, GENERATORS, UNFINISHED
 from tests.equivalence.oracle import OracleError
 
 N_CASES = 500
-_N_GROUPS = 10
-_SEEDS_PER_GROUP = max(1, N_CASES // len(FEATURES) // _N_GROUPS)
+N_SEEDS = N_CASES // len(GENERATORS)
+
+XFAIL = pytest.mark.xfail(reason="not finished", strict=True)
 
 
-@pytest.mark.parametrize("feature", FEATURES)
-@pytest.mark.parametrize("group", range(_N_GROUPS))
-def test_generated_queries_answer_as_datafusion(feature: str, group: int) -> None:
+@pytest.mark.parametrize(
+    "feature",
+    [pytest.param(name, marks=[XFAIL] if name in UNFINISHED else []) for name in GENERATORS],
+)
+def test_generated_queries_answer_as_datafusion(feature: str) -> None:
     n_answered = 0
-    for seed in range(group * _SEEDS_PER_GROUP, (group + 1) * _SEEDS_PER_GROUP):
+    for seed in range(N_SEEDS):
         try:
             check_seed(feature, seed)
             n_answered += 1
         except OracleError:
             continue
-        except BaseException as error:
+        except Exception as error:
             error.add_note(f"feature {feature!r}, seed {seed}")
             raise
-    assert n_answered > _SEEDS_PER_GROUP // 2
+    assert n_answered > N_SEEDS // 2
 
 
 @settings(
