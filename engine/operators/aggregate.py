@@ -1,4 +1,4 @@
-"""GROUP BY over kernels: rows become groups, groups become rows when their window closes or a change is due."""
+"""GROUP BY: rows become groups, and groups rows when their window closes or a change is due."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ import pyarrow as pa
 from millstream.engine.columns import array_from_buffers, fixed_values
 from millstream.engine.event_time import NO_WATERMARK
 from millstream.engine.late_rows import LateRows
-from millstream.engine.operators.aggregate_functions import plan_accumulators
 from millstream.engine.operators.base import Collector, Counters
+from millstream.engine.operators.calls import Calls
 from millstream.engine.operators.changelog import Changelog
 from millstream.engine.operators.windowing import WindowGrid, or_all_windows
 from millstream.engine.row_watermarks import RowWatermarks
-from millstream.engine.state.buffered_calls import BufferedCalls
 from millstream.engine.state.group_state import GroupState
 from millstream.kernels.compile import I64, U32
 from millstream.planner.nodes import HIDDEN_PREFIX, Node
 from millstream.planner.nodes import Aggregate as AggregateNode
 
-__all__ = ["GROUP_COLUMN", "FinalAggregate", "PartialAggregate", "SingleAggregate"]
+__all__ = [
+    "GROUP_COLUMN",
+    "FinalAggregate",
+    "PartialAggregate",
+    "SingleAggregate",
+    "distinct_groups",
+]
 
 GROUP_COLUMN = HIDDEN_PREFIX + "group"
 _PANE, _FIRST_END, _STATE = "__pane", "__first_end", "__s"
@@ -40,26 +45,22 @@ class _Grouping:
         merges: bool,
     ) -> None:
         self.node = node
-        self.grid = _grid(node)
-        self.plan = plan_accumulators([call for call in node.calls if call.path == "kernel"], rows_schema)
-        buffered = [call for call in node.calls if call.path == "buffered"]
-        self._buffered = BufferedCalls(buffered, rows_schema, functions) if buffered else None
+        self.grid = None if node.window is None else WindowGrid(node.window, node.allowed_lateness)
+        self.calls = Calls(node.calls, rows_schema, functions)
         key_types = [rows_schema.field(key).type for key in node.keys]
-        self.state = GroupState(key_types, n_prefix_words, self.plan.specs, merges=merges)
+        self.state = GroupState(key_types, n_prefix_words, self.calls.specs, merges=merges)
 
     def add_rows(self, batch: pa.RecordBatch, prefix: Sequence[I64]) -> U32:
         """Add rows of the input and return their groups."""
         keys = [batch.column(key) for key in self.node.keys]
-        values = [None if spec.column is None else batch.column(spec.column) for spec in self.plan.specs]
-        group_ids = self.state.update(batch.num_rows, prefix, keys, values)
-        if self._buffered is not None:
-            self._buffered.add(batch, group_ids)
+        group_ids = self.state.update(batch.num_rows, prefix, keys, self.calls.values(batch))
+        self.calls.keep(batch, group_ids)
         return group_ids
 
     def add_partials(self, batch: pa.RecordBatch, prefix: Sequence[I64]) -> U32:
         """Add groups that another phase has accumulated and return their groups here."""
         keys = [batch.column(key) for key in self.node.keys]
-        values = [batch.column(f"{_STATE}{index}") for index in range(len(self.plan.specs))]
+        values = [batch.column(f"{_STATE}{index}") for index in range(len(self.calls.specs))]
         return self.state.update(batch.num_rows, prefix, keys, values)
 
     def results(self, group_ids: U32 | slice) -> pa.RecordBatch:
@@ -68,44 +69,30 @@ class _Grouping:
         if self.grid is not None:
             columns += self.grid.columns(self.state.prefix_words(0)[group_ids])
         columns += self.state.keys(group_ids)
-        columns += self.call_results(group_ids)
+        columns += self.calls.results(self.state.accumulated(group_ids), group_ids)
         return pa.RecordBatch.from_arrays(columns, schema=self.node.schema)
-
-    def call_results(self, group_ids: U32 | slice) -> list[pa.Array]:
-        """Return the results of all calls for some groups."""
-        accumulated = self.state.accumulated(group_ids)
-        kernel = (finish(accumulated) for finish in self.plan.finishes)
-        buffered = iter(() if self._buffered is None else self._buffered.results(group_ids))
-        return [next(kernel if call.path == "kernel" else buffered) for call in self.node.calls]
 
     def retain(self, group_ids: U32) -> None:
         """Keep only these groups, renumbered from 0 in this order."""
         self.state.retain(group_ids)
-        if self._buffered is not None:
-            self._buffered.retain(group_ids)
+        self.calls.retain(group_ids)
 
     @property
     def state_bytes(self) -> int:
         """Bytes of keys, accumulators and kept rows."""
-        return self.state.state_bytes + (0 if self._buffered is None else self._buffered.state_bytes)
-
-
-def _grid(node: AggregateNode) -> WindowGrid | None:
-    if node.window is None or node.window.kind == "session":
-        return None
-    return WindowGrid(node.window, node.allowed_lateness)
+        return self.state.state_bytes + self.calls.state_bytes
 
 
 class PartialAggregate:
-    """The side of an aggregate before the exchange: accumulates what this partition sees, whatever its key.
+    """The side of an aggregate before the exchange: accumulates what this partition sees.
 
     Args:
         node: An aggregate of phase ``partial``.
         counters: Of the partition.
         watermarks: Judges rows.
         late_rows: Where late rows go, or None.
-        is_deferred: Whether groups of final results may wait until their window closes; else they are handed on after
-            each step, as changes are anyway.
+        is_deferred: Whether groups of final results may wait until their window closes; else they
+            are handed on after each step, as changes are anyway.
     """
 
     def __init__(
@@ -177,7 +164,9 @@ class PartialAggregate:
             columns.append(array_from_buffers(state.prefix_words(0)[group_ids], pa.int64(), None))
             if grouping.grid.is_overlapping:
                 names.append(_FIRST_END)
-                columns.append(array_from_buffers(state.prefix_words(1)[group_ids], pa.int64(), None))
+                columns.append(
+                    array_from_buffers(state.prefix_words(1)[group_ids], pa.int64(), None)
+                )
         accumulated = state.accumulated(group_ids)
         names += [f"{_STATE}{index}" for index in range(len(accumulated))]
         columns += accumulated
@@ -190,12 +179,17 @@ class PartialAggregate:
 class _Emitting:
     """The side of an aggregate that owns its groups and emits them.
 
-    A window's row is due when the watermark reaches its end. If lateness is allowed, the window stays for as long,
-    and each later change of it is one more version of its row.
+    A window's row is due when the watermark reaches its end. If lateness is allowed, the window
+    stays for as long, and each later change of it is one more version of its row.
     """
 
     def __init__(
-        self, grouping: _Grouping, counters: Counters, changelog: Changelog | None, *, owns_global_group: bool
+        self,
+        grouping: _Grouping,
+        counters: Counters,
+        changelog: Changelog | None,
+        *,
+        owns_global_group: bool,
     ) -> None:
         self._grouping = grouping
         self._counters = counters
@@ -206,14 +200,16 @@ class _Emitting:
         self._due_below = NO_WATERMARK
         self._closed_below = NO_WATERMARK
         node = grouping.node
-        self._is_revised = node.emit == "final" and node.window is not None and node.allowed_lateness > 0
+        self._is_revised = (
+            node.emit == "final" and node.window is not None and node.allowed_lateness > 0
+        )
 
     def end_batch(self, out: Collector) -> None:
         emit = self._grouping.node.emit
         if emit == "append":
             self._emit_new(out)
         elif self._touched:
-            touched = _distinct(self._touched, self._grouping.state.n_groups)
+            touched = distinct_groups(self._touched, self._grouping.state.n_groups)
             self._touched.clear()
             if self._is_revised:
                 # Windows that have not been emitted yet are not revised but wait for their end.
@@ -248,7 +244,7 @@ class _Emitting:
             return
         if self._owns_global_group and state.n_groups == 0 and not node.keys:
             # A query over no rows at all still has one row, as in every SQL database.
-            state.update(0, (), (), [None] * len(self._grouping.plan.specs))
+            state.update(0, (), (), [None] * len(self._grouping.calls.specs))
             self._note(np.zeros(1, np.uint32))
             self.end_batch(out)
         if node.emit == "final" and state.n_groups > 0:
@@ -285,7 +281,9 @@ class _Emitting:
     def _emit_versions(self, group_ids: U32, out: Collector) -> None:
         if len(group_ids) == 0:
             return
-        assert self._changelog is not None, "an aggregate whose rows have versions feeds a changelog"
+        assert self._changelog is not None, (
+            "an aggregate whose rows have versions feeds a changelog"
+        )
         self._changelog.touch(group_ids)
         rows = self._grouping.results(group_ids)
         out.emit(rows.append_column(GROUP_COLUMN, array_from_buffers(group_ids, pa.uint32(), None)))
@@ -329,7 +327,12 @@ class FinalAggregate(_Emitting):
     """The side of an aggregate behind the exchange: merges partial groups, panes into windows."""
 
     def __init__(
-        self, node: AggregateNode, counters: Counters, changelog: Changelog | None, *, owns_global_group: bool
+        self,
+        node: AggregateNode,
+        counters: Counters,
+        changelog: Changelog | None,
+        *,
+        owns_global_group: bool,
     ) -> None:
         n_words = 0 if node.window is None else 1
         grouping = _Grouping(node, _rows_schema(node), {}, n_words, merges=True)
@@ -354,7 +357,7 @@ def _rows_schema(node: AggregateNode) -> pa.Schema:
     return below.input.schema
 
 
-def _distinct(touched: Sequence[U32], n_groups: int) -> U32:
+def distinct_groups(touched: Sequence[U32], n_groups: int) -> U32:
     """Return the distinct group ids in ascending order."""
     n_rows = sum(len(group_ids) for group_ids in touched)
     if n_rows * 8 < n_groups:
