@@ -1,4 +1,4 @@
-"""The aggregate functions of a GROUP BY, by group ids: some live in accumulators, others in kept rows."""
+"""The aggregate functions of a GROUP BY: some live in accumulators, others in kept rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Calls"]
 
 
 class Calls:
-    """Computes the calls of one node; the accumulators themselves are kept by the caller, with the keys.
+    """Computes the calls of one node, whose accumulators the caller keeps together with the keys.
 
     Args:
         calls: Aggregates over columns of ``rows_schema``.
@@ -52,7 +52,7 @@ class Calls:
         return 0 if self._buffered is None else self._buffered.state_bytes
 
     def values(self, batch: pa.RecordBatch) -> list[pa.Array | None]:
-        """Return what each accumulator takes of a batch of rows; None stands for the rows themselves."""
+        """Return what each accumulator takes of a batch; None stands for the rows themselves."""
         return [None if spec.column is None else batch.column(spec.column) for spec in self.specs]
 
     def keep(self, batch: pa.RecordBatch, group_ids: U32) -> None:
@@ -68,7 +68,7 @@ class Calls:
         return [next(kernel if call.path == "kernel" else buffered) for call in self._calls]
 
     def merge(self, sources: U32, targets: U32) -> None:
-        """Give the rows of each group in ``sources`` to the group at the same place in ``targets``."""
+        """Give the rows of each group in ``sources`` to the one at that place in ``targets``."""
         if self._buffered is not None:
             self._buffered.merge(sources, targets)
 

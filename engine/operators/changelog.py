@@ -10,7 +10,7 @@ from millstream.engine.columns import array_from_buffers, fixed_values
 from millstream.engine.operators.base import Collector
 from millstream.engine.state.row_store import RowStore
 from millstream.kernels.compile import I64, U32, Bool
-from millstream.planner.nodes import HIDDEN_PREFIX
+from millstream.planner.nodes import HIDDEN_PREFIX, Aggregate, Node
 from millstream.planner.nodes import Changelog as ChangelogNode
 
 __all__ = ["DELETE", "INSERT", "UPDATE", "UPDATE_BEFORE", "Changelog"]
@@ -28,6 +28,9 @@ class Changelog:
     The aggregate says which groups a step touched; those whose row does not arrive, because HAVING
     dropped it on the way, are gone. Group ids are the aggregate's, and follow its renumbering.
 
+    The key of a group stays the same, except where groups are sessions, whose windows grow. A row
+    with another key is no new version of the last one, which is taken back instead.
+
     Args:
         node: The plan node; ``node.schema`` ends with the ``_op`` column.
     """
@@ -41,6 +44,7 @@ class Changelog:
         self._touched: list[U32] = []
         self._arrived: list[U32] = []
         self._gone: list[pa.RecordBatch] = []
+        self._moving_keys = list(node.key_columns) if _has_sessions(node.input) else []
 
     def touch(self, group_ids: U32) -> None:
         """Note groups that have a new version in this step."""
@@ -50,6 +54,10 @@ class Changelog:
             grown[: len(self._positions)] = self._positions
             self._positions = grown
         self._touched.append(group_ids)
+
+    def withdraw(self, group_ids: U32) -> None:
+        """Take back the last rows of groups that are no more, before other rows of this step."""
+        self._forget(group_ids[group_ids < len(self._positions)])
 
     def retain(self, group_ids: U32) -> None:
         """Forget all groups but these, which the aggregate has renumbered from 0 in this order."""
@@ -66,6 +74,7 @@ class Changelog:
             index for index, name in enumerate(batch.schema.names) if name.startswith(HIDDEN_PREFIX)
         ]
         assert len(hidden) == 1, "rows of a changelog carry their group and nothing else"
+        self._send_gone(out)
         group_ids = fixed_values(batch.column(hidden[0]))
         rows = pa.RecordBatch.from_arrays(batch.columns[: hidden[0]], schema=self._row_schema)
         self._arrived.append(group_ids)
@@ -80,18 +89,18 @@ class Changelog:
             rows = rows.filter(_mask(is_news))
         if rows.num_rows == 0:
             return
-        if before is not None:
+        if before is None:
+            out.emit(self._with_ops(rows, np.zeros(rows.num_rows, np.int8)))
+        else:
             before = before.filter(_mask(is_news[is_update]))
-        self._emit(rows, is_update[is_news], before, out)
+            self._emit_updates(rows, is_update[is_news], before, out)
         first = self._sent.append(rows)
         self._positions[group_ids[is_news]] = np.arange(first, first + rows.num_rows)
         self._n_live += int(np.count_nonzero(is_news & ~is_update))
 
     def end_batch(self, out: Collector) -> None:
         self._settle()
-        for rows in self._gone:
-            out.emit(self._with_ops(rows, np.full(rows.num_rows, 3, np.int8)))
-        self._gone.clear()
+        self._send_gone(out)
         self._drop_garbage()
 
     def process_watermark(self, watermark: int, out: Collector) -> None:
@@ -108,20 +117,28 @@ class Changelog:
     def state_bytes(self) -> int:
         return self._sent.state_bytes + self._positions.nbytes
 
-    def _emit(
-        self, rows: pa.RecordBatch, is_update: Bool, before: pa.RecordBatch | None, out: Collector
+    def _emit_updates(
+        self, rows: pa.RecordBatch, is_update: Bool, before: pa.RecordBatch, out: Collector
     ) -> None:
-        ops = is_update.astype(np.int8)
-        if self._node.retract and before is not None and before.num_rows > 0:
+        is_moved = np.zeros(rows.num_rows, np.bool_)
+        if self._moving_keys:
+            keys_before = before.select(self._moving_keys)
+            keys_after = rows.filter(_mask(is_update)).select(self._moving_keys)
+            is_moved[is_update] = ~_rows_equal(keys_before, keys_after)
+        ops = np.where(is_update & ~is_moved, np.int8(1), np.int8(0))
+        is_shown = is_update if self._node.retract else is_moved
+        if is_shown.any():
             # Each replaced version goes right before the one that replaces it.
             n_rows = rows.num_rows
-            both = pa.concat_batches([rows, before])
             order = np.full(2 * n_rows, -1, np.int64)
             order[1::2] = np.arange(n_rows)
             order[0::2][is_update] = np.arange(n_rows, n_rows + before.num_rows)
+            order[0::2][~is_shown] = -1
             order = order[order >= 0]
+            ops_before = np.where(is_moved[is_update], np.int8(3), np.int8(2))
+            ops = np.concatenate([ops, ops_before])[order]
+            both = pa.concat_batches([rows, before])
             rows = both.take(array_from_buffers(order, pa.int64(), None))
-            ops = np.where(order < n_rows, ops[order % n_rows], np.int8(2))
         out.emit(self._with_ops(rows, ops))
 
     def _settle(self) -> None:
@@ -133,11 +150,19 @@ class Changelog:
             missing = np.setdiff1d(missing, np.concatenate(self._arrived))
         self._touched.clear()
         self._arrived.clear()
-        missing = missing[self._positions[missing] != _NOT_SENT]
-        if len(missing) > 0:
-            self._gone.append(self._sent.take(self._positions[missing]))
-            self._positions[missing] = _NOT_SENT
-            self._n_live -= len(missing)
+        self._forget(missing)
+
+    def _forget(self, group_ids: U32) -> None:
+        gone = group_ids[self._positions[group_ids] != _NOT_SENT]
+        if len(gone) > 0:
+            self._gone.append(self._sent.take(self._positions[gone]))
+            self._positions[gone] = _NOT_SENT
+            self._n_live -= len(gone)
+
+    def _send_gone(self, out: Collector) -> None:
+        for rows in self._gone:
+            out.emit(self._with_ops(rows, np.full(rows.num_rows, 3, np.int8)))
+        self._gone.clear()
 
     def _with_ops(self, rows: pa.RecordBatch, ops: np.ndarray) -> pa.RecordBatch:
         column = _OPS.take(pa.array(ops))
@@ -149,6 +174,13 @@ class Changelog:
         is_live = self._positions != _NOT_SENT
         self._sent.rewrite(self._positions[is_live])
         self._positions[is_live] = np.arange(self._n_live)
+
+
+def _has_sessions(node: Node) -> bool:
+    """Whether the rows of a node come from an aggregate over sessions."""
+    if isinstance(node, Aggregate):
+        return node.window is not None and node.window.kind == "session"
+    return any(_has_sessions(below) for below in node.inputs)
 
 
 def _mask(flags: Bool) -> pa.Array:

@@ -10,6 +10,7 @@ from millstream.engine.operators.aggregate import FinalAggregate, PartialAggrega
 from millstream.engine.operators.assign_windows import AssignWindows
 from millstream.engine.operators.base import Counters, Operator
 from millstream.engine.operators.changelog import Changelog
+from millstream.engine.operators.session import SessionAggregate
 from millstream.engine.operators.window_select import WindowSelect
 from millstream.engine.row_watermarks import RowWatermarks
 from millstream.engine.step import AtHand
@@ -57,6 +58,15 @@ def _aggregate(node: nodes.Aggregate, context: OperatorContext) -> Operator:
             context.watermarks(node),
             context.late_rows,
             is_deferred=context.is_deferred,
+        )
+    if node.window is not None and node.window.kind == "session":
+        return SessionAggregate(
+            node,
+            context.counters,
+            context.changelog,
+            context.watermarks(node),
+            context.late_rows,
+            context.functions,
         )
     # Rows without keys all go to the first partition.
     is_owner = context.partition == 0

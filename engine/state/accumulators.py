@@ -1,4 +1,4 @@
-"""Accumulators: the columns of an aggregate's state, one array per running value, indexed by group id."""
+"""Accumulators: the columns of an aggregate's state, arrays indexed by group id."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class AccumulatorSpec:
 
 
 def value_kind(type_: pa.DataType) -> ValueKind:
-    """Return how a kernel reads the values buffer of an Arrow type whose values are at most 64 bits wide."""
+    """Return how a kernel reads the values of an Arrow type of at most 64 bits."""
     kind = _KINDS.get(type_)
     if kind is not None:
         return kind
@@ -69,7 +69,8 @@ class Accumulators:
 
     Args:
         specs: The accumulators.
-        merges: Whether rows are partial values of the accumulators themselves, in the order of ``specs``.
+        merges: Whether rows are partial values of the accumulators themselves, in the order of
+            ``specs``.
     """
 
     def __init__(self, specs: Sequence[AccumulatorSpec], *, merges: bool) -> None:
@@ -87,7 +88,8 @@ class Accumulators:
         """Add one value per row to each accumulator.
 
         Args:
-            arrays: Per accumulator the values of the batch, or None to count rows. Same length as ``group_ids``.
+            arrays: Per accumulator the values of the batch, or None to count rows. Same length as
+                ``group_ids``.
             group_ids: uint32[n_rows], each below ``n_groups``.
             n_groups: Number of groups that exist now.
         """
@@ -100,8 +102,24 @@ class Accumulators:
             _point_at(program[index], array)
         accumulate(program, group_ids, 0, len(group_ids))
 
+    def merge(self, sources: U32, targets: U32) -> None:
+        """Add the states of groups, which keep them, to those of other groups.
+
+        Args:
+            sources: uint32[n], groups that have a state already, none of which is in ``targets``.
+            targets: uint32[n], groups that have a state already.
+        """
+        if not self.specs:
+            return
+        program = self._program.copy()
+        program[:, 0] = [spec.merge_opcode for spec in self.specs]
+        columns = self.columns(sources)
+        for row, column in zip(program, columns, strict=True):
+            _point_at(row, column)
+        accumulate(program, targets, 0, len(targets))
+
     def columns(self, group_ids: U32 | slice) -> list[pa.Array]:
-        """Return the state of some groups as Arrow arrays; a slice is not copied and must not be written again."""
+        """Return the state of some groups as Arrow arrays; a slice is not copied."""
         columns = []
         for spec, values, seen in zip(self.specs, self._values, self._seen, strict=True):
             taken_seen = None if seen is None else seen[group_ids]
@@ -158,7 +176,8 @@ def _point_at(row: I64, array: pa.Array | None) -> None:
     row[_BIT_OFFSET] = offset
     type_ = array.type
     if values is None or type_.num_buffers > 2 or not _is_word(type_):
-        # Only COUNT accepts such a column, and it looks at validity alone; without NULLs it counts rows.
+        # Only COUNT accepts such a column, and it looks at validity alone; without NULLs it counts
+        # rows.
         row[_VALUE] = 0
         return
     row[_KIND] = value_kind(type_)
@@ -166,4 +185,8 @@ def _point_at(row: I64, array: pa.Array | None) -> None:
 
 
 def _is_word(type_: pa.DataType) -> bool:
-    return pa.types.is_primitive(type_) and type_.bit_width in (8, 16, 32, 64) and type_ != pa.float16()
+    return (
+        pa.types.is_primitive(type_)
+        and type_.bit_width in (8, 16, 32, 64)
+        and type_ != pa.float16()
+    )

@@ -21,7 +21,6 @@ UNSUPPORTED: frozenset[str] = frozenset(
         "over_arrival",
         "over_range",
         "over_rows",
-        "session",
     }
 )
 
