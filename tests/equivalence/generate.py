@@ -9,7 +9,7 @@ from tests.equivalence.case import Case
 from tests.equivalence.chooser import Chooser, SeededChooser
 from tests.equivalence.queries import composed, grouped, over, ranked, stateless
 
-__all__ = ["FEATURES", "GENERATORS", "UNFINISHED", "generate"]
+__all__ = ["FEATURES", "GENERATORS", "ONCE_WRONG", "UNFINISHED", "generate"]
 
 GENERATORS: Mapping[str, Callable[[Chooser], Case]] = {
     "filter": stateless.filter_case,
@@ -80,23 +80,34 @@ GENERATORS: Mapping[str, Callable[[Chooser], Case]] = {
     "join": stateless.join_case,
 }
 
-# Features that do not work yet: their tests have to fail.
-UNFINISHED: tuple[str, ...] = (
-    "allowed_hop",
-    "allowed_session",
-    "allowed_tumble",
-    "aggregates_hop",
-    "aggregates_session",
-    "aggregates_tumble",
-    "deduplication",
-    "late_over",
-    "late_session",
-    "over_arrival",
-    "over_range",
-    "over_rows",
-    "session",
-    "union",
-)
+# Features that do not work yet, with a seed that shows it: their tests have to fail.
+UNFINISHED: Mapping[str, int] = {
+    "allowed_hop": 2,
+    "allowed_session": 0,
+    "allowed_tumble": 89,
+    "aggregates_hop": 84,
+    "aggregates_session": 0,
+    "aggregates_tumble": 30,
+    "deduplication": 12,
+    "late_over": 0,
+    "late_session": 1,
+    "over_arrival": 0,
+    "over_range": 0,
+    "over_rows": 0,
+    "session": 1,
+    "union": 3,
+}
+
+# Seeds that once showed a mismatch, by feature.
+ONCE_WRONG: Mapping[str, tuple[int, ...]] = {
+    "cumulate": (1, 28, 30),
+    "grouping_sets": (0, 24),
+    "late_cumulate": (4, 13),
+    "projection": (62,),
+    "top_groups": (34,),
+    "top_n": (31,),
+    "window_limit": (6,),
+}
 
 # Features that work.
 FEATURES: tuple[str, ...] = tuple(name for name in GENERATORS if name not in UNFINISHED)
