@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pyarrow as pa
 
@@ -19,66 +19,14 @@ from millstream.engine.pipeline import (
     TransformLink,
     union_ports,
 )
+from millstream.engine.plan_shape import has_exchange
 from millstream.engine.step import Contribution
 from millstream.planner import nodes
 from millstream.planner.catalog import StreamDefinition
 
-__all__ = ["PlanShape", "build_pipelines", "plan_shape"]
+__all__ = ["build_pipelines"]
 
 Post = Callable[[int, Contribution], None]
-
-
-@dataclass(frozen=True, slots=True)
-class PlanShape:
-    """What the runtime has to know of a distributed plan.
-
-    Attributes:
-        is_deferred: Whether micro-batches only feed partial aggregates, so that partitions need to
-            meet only when a window closes.
-        reaches_all: Whether a step that starts in one partition ends in all of them.
-        windows: Windows whose ends are worth a step, with the lateness that they allow.
-    """
-
-    is_deferred: bool
-    reaches_all: bool
-    windows: tuple[tuple[nodes.Window, int, tuple[nodes.WatermarkBound, ...]], ...]
-
-
-def plan_shape(root: nodes.Node) -> PlanShape:
-    """Look over a distributed plan."""
-    windows = tuple(
-        (node.window, node.allowed_lateness, node.watermark)
-        for node in _walk(root)
-        if isinstance(node, nodes.Aggregate)
-        and node.window is not None
-        and node.window.kind != "session"
-    )
-    has_exchange = _has_exchange(root)
-    return PlanShape(has_exchange and _is_deferrable(root), has_exchange, windows)
-
-
-def _has_exchange(node: nodes.Node) -> bool:
-    return any(isinstance(found, nodes.Exchange) for found in _walk(node))
-
-
-def _walk(node: nodes.Node) -> list[nodes.Node]:
-    found = [node]
-    for below in node.inputs:
-        found += _walk(below)
-    return found
-
-
-def _is_deferrable(node: nodes.Node) -> bool:
-    """Say whether each source feeds a partial aggregate of final results before anything else."""
-    if isinstance(node, nodes.Aggregate) and node.phase == "partial" and node.emit == "final":
-        return all(_is_stateless(below) for below in node.inputs)
-    return bool(node.inputs) and all(_is_deferrable(below) for below in node.inputs)
-
-
-def _is_stateless(node: nodes.Node) -> bool:
-    if not isinstance(node, nodes.Source | nodes.Transform | nodes.AssignWindows | nodes.Union):
-        return False
-    return all(_is_stateless(below) for below in node.inputs)
 
 
 class _Builder:
@@ -142,12 +90,12 @@ class _Builder:
 
     def _sees_every_step(self, node: nodes.Node) -> bool:
         """Say whether an operator takes part in each step, so that it may keep groups for later."""
-        return self._context.is_deferred or self._n_partitions == 1 or _has_exchange(node)
+        return self._context.is_deferred or has_exchange(node)
 
     def _exchange(self, node: nodes.Exchange, downstream: Link) -> None:
         number = self._n_exchanges
         self._n_exchanges += 1
-        n_senders = self._n_partitions if _has_exchange(node.input) else None
+        n_senders = self._n_partitions if has_exchange(node.input) else None
         self.pipelines.receivers[number] = Receiver(n_senders, self._context.at_hand, downstream)
         sender = Sender(
             number, node.kind, node.keys, self._context.partition, self._n_partitions, self._post

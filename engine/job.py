@@ -79,7 +79,7 @@ class Job:
         for batch in self._conformers[stream].conform(data):
             if batch.num_rows == 0:
                 continue
-            if not self._runtime.push(stream, batch, source_partition, timeout):
+            if not self._runtime.intake.push(stream, batch, source_partition, timeout):
                 raise SourceError(
                     f"push to stream {stream!r} found no room within {timeout} seconds"
                 )
@@ -102,7 +102,7 @@ class Job:
         if definition.event_time is None:
             raise SourceError(f"stream {stream!r} has no event time")
         type_ = definition.schema.field(definition.event_time).type
-        self._runtime.advance_watermark(stream, _event_time(when, type_))
+        self._runtime.intake.advance_watermark(stream, _event_time(when, type_))
 
     def finish(self) -> None:
         """End the input: flush what is open, wait until all results are written, close the sinks.

@@ -126,7 +126,7 @@ class Partition:
 
     def post_item(self, item: SourceItem) -> None:
         """Put a micro-batch or a step into the mailbox; never blocks. For one thread at a time."""
-        if item.batch is not None:
+        if item.batch is not None and item.owner == self.index:
             self.rows_posted += item.n_rows
         self._inbox.put(item)
 
@@ -170,7 +170,7 @@ class Partition:
 
     def _process(self, item: SourceItem) -> None:
         sources = self.pipelines.sources
-        if item.batch is not None:
+        if item.batch is not None and item.owner == self.index:
             self.counters.rows_in += item.n_rows
             self.counters.batches_in += 1
             self.counters.bytes_in += item.n_bytes

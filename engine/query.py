@@ -12,11 +12,14 @@ import pyarrow as pa
 from millstream.engine.config import SessionConfig
 from millstream.engine.inputs import batches, interleave, stream_clock
 from millstream.engine.job import Job
+from millstream.engine.plan_shape import walk
 from millstream.engine.runtime import Runtime
 from millstream.engine.sinks import AnySink, Sink, as_sinks
+from millstream.engine.strategies import PartitioningStrategy, QueryNeeds, make_strategy
 from millstream.errors import SourceError
-from millstream.planner import distribute, explain
+from millstream.planner import Placement, distribute, explain
 from millstream.planner.catalog import QueryPlan, StreamDefinition
+from millstream.planner.nodes import Exchange
 
 __all__ = ["Query"]
 
@@ -61,9 +64,14 @@ class Query:
         """Names of the streams that the query reads."""
         return tuple(stream.name for stream in self._plan.streams)
 
-    def explain(self) -> str:
-        """Return the plan as a readable tree."""
-        return explain(self._distributed())
+    def explain(self, strategy: str | PartitioningStrategy | None = None) -> str:
+        """Return the plan as a readable tree, distributed as a strategy asks.
+
+        Raises:
+            SqlError: If the strategy does not fit the query.
+        """
+        placement = self._placed(make_strategy(strategy))
+        return explain(distribute(self._plan.root, self._config.partitions, placement))
 
     def start(
         self,
@@ -71,6 +79,7 @@ class Query:
         *,
         sinks: Sequence[AnySink] | None = None,
         late_sink: AnySink | Mapping[str, AnySink] | None = None,
+        strategy: str | PartitioningStrategy | None = None,
     ) -> Job:
         """Start the query on unbounded input.
 
@@ -83,18 +92,26 @@ class Query:
                 ``window_end`` of the window that it missed and the ``watermark`` that it met. A
                 mapping from stream names gives each stream its own. Without one, late rows are
                 dropped and counted.
+            strategy: How micro-batches are dealt to partitions: ``smart_repartition`` (the
+                default), ``always_hash``, ``sticky_partition``, ``round_robin``, ``fan_in``, or an
+                object with the methods of :class:`millstream.PartitioningStrategy`.
 
         Raises:
             SinkError: If what is given is not a sink, or their number is not that of the
                 partitions.
             SourceError: If there can be no late rows of a stream.
+            SqlError: If the strategy does not fit the query.
         """
         n_partitions = self._config.partitions
         late = self._late_sinks(late_sink, n_partitions)
-        return self._start(as_sinks(sink, sinks, n_partitions), late)
+        return self._start(as_sinks(sink, sinks, n_partitions), late, strategy)
 
     def run(
-        self, inputs: Mapping[str, Any], *, batch_rows: int | None = _SESSION_BATCH_ROWS
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        batch_rows: int | None = _SESSION_BATCH_ROWS,
+        strategy: str | PartitioningStrategy | None = None,
     ) -> pa.Table:
         """Run the query over bounded input and return all that comes out, every version included.
 
@@ -105,6 +122,7 @@ class Query:
                 time.
             batch_rows: Rows per micro-batch at most; None takes tables whole. The session's by
                 default.
+            strategy: As for :meth:`start`.
 
         Raises:
             SourceError: If a stream has no input, or an input cannot be read.
@@ -115,13 +133,22 @@ class Query:
         definitions = {stream.name: stream for stream in self._plan.streams}
         _check_inputs(inputs, definitions)
         collectors = [_OrderedCollector() for _ in range(self._config.partitions)]
-        with self._start(collectors, [{} for _ in collectors]) as job:
+        with self._start(collectors, [{} for _ in collectors], strategy) as job:
             for stream, batch in _in_event_time_order(inputs, definitions, rows):
                 job.push(stream, batch)
         return _merged(collectors, self._plan.schema)
 
-    def _distributed(self) -> Any:
-        return distribute(self._plan.root, self._config.partitions)
+    def _placed(self, strategy: PartitioningStrategy) -> Placement:
+        """Return the placement that a strategy gives, after it has accepted the query."""
+        root, spread = self._plan.root, max(self._config.partitions, 2)
+        needs = QueryNeeds(
+            keys=tuple(node.keys for node in _exchanges(distribute(root, spread))),
+            streams=self._plan.streams,
+            n_partitions=self._config.partitions,
+            n_exchanges=lambda placement: len(_exchanges(distribute(root, spread, placement))),
+        )
+        strategy.validate(needs)
+        return strategy.placement(needs)
 
     def _late_sinks(
         self, late_sink: AnySink | Mapping[str, AnySink] | None, n_partitions: int
@@ -147,10 +174,19 @@ class Query:
             for index in range(n_partitions)
         ]
 
-    def _start(self, sinks: Sequence[Sink], late_sinks: Sequence[Mapping[str, Sink]]) -> Job:
+    def _start(
+        self,
+        sinks: Sequence[Sink],
+        late_sinks: Sequence[Mapping[str, Sink]],
+        strategy: str | PartitioningStrategy | None,
+    ) -> Job:
+        chosen = make_strategy(strategy)
+        placement = self._placed(chosen)
         runtime = Runtime(
             name=f"millstream-{next(_numbers)}",
-            root=self._distributed(),
+            root=distribute(self._plan.root, self._config.partitions, placement),
+            strategy=chosen,
+            is_single=placement.single,
             streams=self._plan.streams,
             tables=self._tables,
             functions=self._functions,
@@ -160,6 +196,10 @@ class Query:
         )
         self._runtimes.add(runtime)
         return Job(runtime, {stream.name: stream for stream in self._plan.streams})
+
+
+def _exchanges(root: Any) -> list[Exchange]:
+    return [node for node in walk(root) if isinstance(node, Exchange)]
 
 
 class _OrderedCollector(Sink):

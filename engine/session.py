@@ -71,6 +71,7 @@ class Session:
         allowed_lateness: str | timedelta | int = 0,
         source_partitions: int | None = None,
         idle_timeout: str | timedelta | None = None,
+        partitioned_by: Sequence[str] = (),
     ) -> None:
         """Declare a stream.
 
@@ -81,7 +82,7 @@ class Session:
                 integer.
             max_out_of_orderness: How much a row may be earlier than the latest one before it
                 without being late: text such as ``"5 seconds"``, a timedelta, or an integer in
-                    units of the column.
+                units of the column.
             allowed_lateness: For how long after its end a window still takes rows. Its result comes
                 at its end all the same; rows that come later revise it, so that the results get an
                 ``_op`` column.
@@ -90,6 +91,8 @@ class Session:
                 have been seen.
             idle_timeout: Time on the clock after which a source partition without rows stops
                 holding the watermark back.
+            partitioned_by: Columns by which the source is partitioned: rows that agree in them
+                always come from one source partition. Grouping by them needs no exchange then.
 
         Raises:
             SchemaError: If the name is taken, a column is unfit, or the event time is missing or of
@@ -97,13 +100,16 @@ class Session:
         """
         self._check_new(name)
         schema = _checked_schema(name, schema)
+        partitions = _checked_columns(name, schema, partitioned_by)
         if event_time is None:
             if max_out_of_orderness != 0 or allowed_lateness != 0 or idle_timeout is not None:
                 raise SchemaError(
                     f"stream {name!r}: max_out_of_orderness, allowed_lateness and idle_timeout"
                     " need an event_time"
                 )
-            self._catalog.streams[name] = StreamDefinition(name, schema, None, 0)
+            self._catalog.streams[name] = StreamDefinition(
+                name, schema, None, 0, partitioned_by=partitions
+            )
             return
         unit = time_unit(_event_time_type(name, schema, event_time))
         if source_partitions is not None and source_partitions < 1:
@@ -119,6 +125,7 @@ class Session:
             allowed_lateness=parse_duration(allowed_lateness, unit),
             source_partitions=source_partitions,
             idle_timeout_seconds=None if idle_ns is None else idle_ns / 1e9,
+            partitioned_by=partitions,
         )
 
     def create_table(self, name: str, data: Any) -> None:
@@ -157,7 +164,7 @@ class Session:
         table = pa.Table.from_batches(conformed, schema)
         self._tables[name] = table
         for runtime in list(self._runtimes):
-            runtime.replace_table(name, table)
+            runtime.intake.replace_table(name, table)
 
     def register_udf(
         self,
@@ -254,6 +261,15 @@ def _checked_schema(name: str, schema: pa.Schema) -> pa.Schema:
     return pa.schema(
         [field.with_type(_plain_type(field.type)).remove_metadata() for field in schema]
     )
+
+
+def _checked_columns(name: str, schema: pa.Schema, columns: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(columns, str):
+        raise SchemaError(f"stream {name!r}: partitioned_by must be a list of columns: {columns!r}")
+    for column in columns:
+        if column not in schema.names:
+            raise SchemaError(f"stream {name!r}: partitioned_by names no column: {column!r}")
+    return tuple(columns)
 
 
 def _plain_type(type_: pa.DataType) -> pa.DataType:

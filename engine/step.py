@@ -43,6 +43,7 @@ class SourceItem:
         pushed_at_ns: Monotonic clock at the push.
         tables: Contents of the session's tables at the push.
         watermarks: Watermark of each stream after the push.
+        owner: Partition that takes the batch in, if the item goes to several.
         n_waiting: Acknowledgements still to come before the item is complete.
     """
 
@@ -53,6 +54,7 @@ class SourceItem:
     pushed_at_ns: int
     tables: Mapping[str, pa.Table]
     watermarks: Mapping[str, int]
+    owner: int = 0
     n_rows: int = 0
     n_bytes: int = 0
     n_waiting: int = 1

@@ -7,6 +7,7 @@ from millstream.engine.query import Query
 from millstream.engine.session import Session, sql
 from millstream.engine.sinks import CollectSink, Sink
 from millstream.engine.stats import JobStats, PartitionStats
+from millstream.engine.strategies import PartitioningStrategy
 from millstream.errors import (
     InternalError,
     JobFailed,
@@ -29,6 +30,7 @@ __all__ = [
     "MillstreamError",
     "ParquetSink",
     "PartitionStats",
+    "PartitioningStrategy",
     "Query",
     "SchemaError",
     "Session",

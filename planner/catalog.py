@@ -27,6 +27,8 @@ class StreamDefinition:
             known: the watermark waits for all of them. Else it waits for those that have been seen.
         idle_timeout_seconds: Time on the clock after which a source partition without rows stops
             holding the watermark back, or None for never.
+        partitioned_by: Columns by which the source is partitioned: rows that agree in them come
+            from one source partition.
     """
 
     name: str
@@ -36,6 +38,7 @@ class StreamDefinition:
     allowed_lateness: int = 0
     source_partitions: int | None = None
     idle_timeout_seconds: float | None = None
+    partitioned_by: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from millstream.errors import InternalError
 from millstream.planner.nodes import (
@@ -20,7 +20,7 @@ from millstream.planner.nodes import (
     quoted,
 )
 
-__all__ = ["distribute"]
+__all__ = ["Placement", "distribute"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,8 @@ class _Distribution:
 
     single: bool = False
     keys: frozenset[str] | None = None
+    # Partitions that own by hash and those that own as the source does are not the same.
+    owner: str = "hash"
 
     def satisfies(self, required: Sequence[str]) -> bool:
         """Whether rows that agree in ``required`` are in one partition already."""
@@ -40,25 +42,46 @@ class _Distribution:
 _ANYWHERE = _Distribution()
 
 
-def distribute(root: Node, n_partitions: int) -> Node:
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where rows of streams are before any exchange, and how exchanges are to be used.
+
+    Attributes:
+        single: Whether all rows are given to one partition.
+        stream_keys: Per stream the columns by which its rows are partitioned: rows that agree in
+            them are in one partition. Streams without an entry may have any row anywhere.
+        splits_aggregates: Whether aggregates add up what they can before an exchange; else rows
+            themselves are exchanged.
+    """
+
+    single: bool = False
+    stream_keys: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    splits_aggregates: bool = True
+
+
+_NO_PLACEMENT = Placement()
+
+
+def distribute(root: Node, n_partitions: int, placement: Placement = _NO_PLACEMENT) -> Node:
     """Put in the exchanges that ``n_partitions`` partitions need, and split aggregates around them.
 
     An aggregate that kernels compute adds up what it can before the exchange. With one partition
     there are no exchanges, but overlapping windows are still aggregated in two phases: the first
     counts each row once, the second adds up the parts of each window.
     """
-    return _Distributor(n_partitions).place(root)[0]
+    return _Distributor(n_partitions, placement).place(root)[0]
 
 
 @dataclass(frozen=True, slots=True)
 class _Distributor:
     n_partitions: int
+    placement: Placement
 
     def place(self, node: Node) -> tuple[Node, _Distribution]:
         """Give the distributed form of a subtree and where its rows are."""
         match node:
             case Source():
-                return node, _Distribution(single=self.n_partitions == 1)
+                return node, self._source(node)
             case Transform():
                 below, where = self.place(node.input)
                 return replace(node, input=below), _renamed(node, where)
@@ -75,6 +98,14 @@ class _Distributor:
             case Exchange():
                 raise InternalError("a plan is distributed once")
 
+    def _source(self, node: Source) -> _Distribution:
+        if self.placement.single or self.n_partitions == 1:
+            return _Distribution(single=True)
+        keys = self.placement.stream_keys.get(node.stream)
+        if keys is None or not keys <= set(node.schema.names):
+            return _ANYWHERE
+        return _Distribution(keys=keys, owner=f"source of {node.stream}")
+
     def _required(self, node: Node, keys: tuple[str, ...]) -> tuple[Node, _Distribution]:
         below, where = self.place(node)
         if where.satisfies(keys):
@@ -84,7 +115,8 @@ class _Distributor:
     def _aggregate(self, node: Aggregate) -> tuple[Node, _Distribution]:
         below, where = self.place(node.input)
         exchanged = not where.satisfies(node.keys)
-        if _splits(node) and (exchanged or _overlaps(node)):
+        splits = _overlaps(node) or (exchanged and self.placement.splits_aggregates)
+        if _splits(node) and splits:
             partial: Node = replace(node, input=below, phase="partial", schema=node.input.schema)
             if exchanged:
                 partial, where = _exchange(partial, node.keys)
@@ -143,4 +175,5 @@ def _renamed(node: Transform, where: _Distribution) -> _Distribution:
     keys = [names.get(quoted(key)) for key in where.keys]
     if node.tables or None in keys:
         return _ANYWHERE
-    return _Distribution(keys=frozenset(key for key in keys if key is not None))
+    renamed = frozenset(key for key in keys if key is not None)
+    return _Distribution(keys=renamed, owner=where.owner)

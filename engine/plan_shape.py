@@ -1,0 +1,105 @@
+"""How far the partitions of a job have to walk together, read off its distributed plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from millstream.planner import nodes
+
+__all__ = ["Pace", "PlanShape", "has_exchange", "plan_shape", "walk"]
+
+Pace: TypeAlias = Literal["single", "ordered", "broadcast", "deferred"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanShape:
+    """What the runtime has to know of a distributed plan.
+
+    Attributes:
+        pace: Who takes part in a step. ``single``: one partition does everything. ``ordered``: each
+            micro-batch is a step that begins in the partition which got it, and reaches the others
+            by exchanges. ``broadcast``: each micro-batch is a step of all partitions, because they
+            keep state before any exchange. ``deferred``: micro-batches only feed aggregates of
+            final results, and a step of all partitions follows when a window closes.
+        reaches_all: Whether a step ends in all partitions.
+        windows: Windows whose ends are worth a step, with the lateness that they allow.
+    """
+
+    pace: Pace
+    reaches_all: bool
+    windows: tuple[tuple[nodes.Window, int, tuple[nodes.WatermarkBound, ...]], ...]
+
+
+def plan_shape(root: nodes.Node, n_partitions: int, *, is_single: bool) -> PlanShape:
+    """Look over a distributed plan.
+
+    Args:
+        root: The plan.
+        n_partitions: Number of partitions of the job.
+        is_single: Whether one partition gets all rows.
+    """
+    windows = tuple(
+        (node.window, node.allowed_lateness, node.watermark)
+        for node in walk(root)
+        if isinstance(node, nodes.Aggregate)
+        and node.window is not None
+        and node.window.kind != "session"
+    )
+    pace = _pace(root, n_partitions, is_single=is_single)
+    reaches_all = pace in ("broadcast", "deferred") or (pace == "ordered" and has_exchange(root))
+    return PlanShape(pace, reaches_all, windows)
+
+
+def walk(node: nodes.Node) -> Iterator[nodes.Node]:
+    """Iterate over a plan, inputs after what they feed."""
+    yield node
+    for below in node.inputs:
+        yield from walk(below)
+
+
+def has_exchange(node: nodes.Node) -> bool:
+    """Say whether rows change partitions anywhere in a plan."""
+    return any(isinstance(found, nodes.Exchange) for found in walk(node))
+
+
+def _pace(root: nodes.Node, n_partitions: int, *, is_single: bool) -> Pace:
+    if n_partitions == 1 or is_single:
+        return "single"
+    if _is_deferrable(root):
+        return "deferred"
+    return "broadcast" if _keeps_state_early(root) else "ordered"
+
+
+def _is_deferrable(node: nodes.Node) -> bool:
+    """Say whether each source feeds an aggregate of final results before anything else."""
+    if _defers(node):
+        return all(_is_stateless(below) for below in node.inputs)
+    return bool(node.inputs) and all(_is_deferrable(below) for below in node.inputs)
+
+
+def _defers(node: nodes.Node) -> bool:
+    if not isinstance(node, nodes.Aggregate) or node.emit != "final" or node.phase == "final":
+        return False
+    # Sessions end anywhere, so no step can be told to close them.
+    return node.window is None or node.window.kind != "session"
+
+
+def _is_stateless(node: nodes.Node) -> bool:
+    if not isinstance(node, nodes.Source | nodes.Transform | nodes.AssignWindows | nodes.Union):
+        return False
+    return all(_is_stateless(below) for below in node.inputs)
+
+
+def _keeps_state_early(node: nodes.Node) -> bool:
+    """Say whether an operator before any exchange keeps something from one step to the next."""
+    if isinstance(node, nodes.Exchange):
+        return _keeps_state_early(node.input)
+    is_flushed = isinstance(node, nodes.Aggregate) and node.phase == "partial"
+    is_stateless = isinstance(
+        node, nodes.Source | nodes.Transform | nodes.AssignWindows | nodes.Union
+    )
+    if not is_flushed and not is_stateless and not has_exchange(node):
+        return True
+    return any(_keeps_state_early(below) for below in node.inputs)
