@@ -137,7 +137,7 @@ def _renamed(context: PlanContext, relation: Relation, entry: exp.Expr) -> Relat
     listed = alias.args.get("columns") if isinstance(alias, exp.TableAlias) else None
     if not listed:
         return relation
-    names = [identifier_name(getattr(column, "this", column)) for column in listed]
+    names = [identifier_name(column) for column in listed]
     return relation.renamed(names, context.source, entry)
 
 

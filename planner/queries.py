@@ -160,7 +160,7 @@ def _union_schema(
         for relation, table in zip(relations, tables, strict=True)
     ]
     try:
-        return context.typer.schema(" UNION ALL ".join(selects), tables)
+        return context.typer.result_schema(" UNION ALL ".join(selects), tables)
     except TypingError as failure:
         raise context.source.error(
             f"the queries of UNION ALL do not fit each other: {failure}", union

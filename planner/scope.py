@@ -227,6 +227,8 @@ class Scope:
 
 def identifier_name(identifier: exp.Expr) -> str:
     """The name that an identifier stands for: as it is if quoted, else in lower case."""
+    if not isinstance(identifier, exp.Identifier) and isinstance(identifier.this, exp.Identifier):
+        identifier = identifier.this
     return str(identifier.name) if identifier.args.get("quoted") else str(identifier.name).lower()
 
 

@@ -116,7 +116,7 @@ def _left_out(context: PlanContext, star: exp.Expr) -> set[str]:
                 f"* takes no {key.strip('_').upper()}; list the columns", star
             )
     listed = star.args.get("except_") or star.args.get("except") or []
-    return {identifier_name(getattr(column, "this", column)) for column in listed}
+    return {identifier_name(column) for column in listed}
 
 
 def _star_column(owner: str, name: str, place: exp.Expr) -> exp.Column:

@@ -71,6 +71,18 @@ class Typer:
             raise self._failure(error) from error
         return pa.schema([pa.field(f.name, f.type, f.nullable) for f in schema])
 
+    def result_schema(self, sql: str, tables: Mapping[str, pa.Schema]) -> pa.Schema:
+        """Run a query over empty tables, to see the types of a union after its coercions.
+
+        Raises:
+            TypingError: The query is not valid.
+        """
+        self.schema(sql, tables)
+        try:
+            return self._context.sql_with_options(sql, _QUERY_ONLY).to_arrow_table().schema
+        except BaseException as error:
+            raise self._failure(error) from error
+
     def constant(self, sql: str) -> pa.Scalar:
         """Evaluate an expression without columns.
 

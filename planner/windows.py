@@ -371,10 +371,14 @@ def not_event_time(
 ) -> SqlError:
     """The error for a window over a column that no watermark follows."""
     if known:
-        listed = " or ".join(repr(column) for column in known)
-        reason = f"{name!r} is not the event time of {title}; use {listed}"
-    else:
+        reason = f"{name!r} is not the event time of {title}; use {' or '.join(map(repr, known))}"
+    elif title.startswith("stream "):
         reason = (
             f"{title} has no event time, which a window needs; declare one with event_time={name!r}"
+        )
+    else:
+        reason = (
+            f"{title} has no event time, which a window needs; select that of its stream, or the "
+            "end of its window"
         )
     return context.source.error(reason, place)

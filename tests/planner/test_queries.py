@@ -1,0 +1,196 @@
+"""Joins with tables, subqueries, WITH and UNION ALL."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from millstream.planner.nodes import Source, Transform, Union, WatermarkBound
+
+
+def test_a_join_with_a_table_is_a_transform(plan):
+    root = plan(
+        "SELECT t.symbol, name FROM trades t JOIN symbols AS s ON t.symbol = s.symbol AND price > 1 "
+        "WHERE s.name LIKE 'a%'"
+    ).root
+    assert isinstance(root, Transform)
+    assert root.from_sql == (
+        '"input" AS "t" INNER JOIN "symbols" AS "s" ON "t"."symbol" = "s"."symbol" AND "t"."price" > 1'
+    )
+    assert (root.where, root.tables) == ('"s"."name" LIKE \'a%\'', ("symbols",))
+    assert root.input.schema.names == ["symbol", "price"]
+
+
+@pytest.mark.parametrize(
+    ("join", "sql"),
+    [
+        ("LEFT JOIN symbols USING (symbol)", 'LEFT JOIN "symbols" AS "symbols" USING ("symbol")'),
+        ("LEFT OUTER JOIN symbols s ON true", 'LEFT JOIN "symbols" AS "s" ON true'),
+        ("CROSS JOIN symbols s", 'CROSS JOIN "symbols" AS "s"'),
+        (", symbols s", 'CROSS JOIN "symbols" AS "s"'),
+    ],
+)
+def test_joins_take_all_conditions(plan, join, sql):
+    assert plan(f"SELECT price, name FROM trades {join}").root.from_sql == (
+        f'"input" AS "trades" {sql}'
+    )
+
+
+def test_a_column_of_a_left_join_may_be_null(plan, catalog):
+    catalog.tables["strict"] = pa.schema([pa.field("id", pa.int64(), nullable=False)])
+    schema = plan("SELECT price, id FROM trades LEFT JOIN strict ON id = quantity").schema
+    assert schema.field("id").nullable
+
+
+def test_a_join_keeps_event_time_and_can_be_grouped(plan):
+    root = plan(
+        "SELECT name, count(*) FROM trades t JOIN symbols s USING (symbol) "
+        "GROUP BY name WINDOW TUMBLING(10s)"
+    ).root
+    assert root.input.input.projections[-1].sql == '"t"."ts"'
+
+
+def test_a_subquery_in_an_expression_reads_tables(plan):
+    root = plan(
+        "SELECT symbol, (SELECT max(name) FROM symbols s WHERE s.symbol = trades.symbol) AS name "
+        "FROM trades WHERE symbol IN (SELECT symbol FROM symbols)"
+    ).root
+    # Columns of the stream are named in full there, since the table has columns of the same name.
+    assert root.projections[1].sql == (
+        '(SELECT max(name) FROM symbols s WHERE s.symbol = "input"."symbol")'
+    )
+    assert root.tables == ("symbols",)
+
+
+def test_unread_columns_are_not_read(find):
+    sql = "SELECT a FROM (SELECT symbol AS a, price AS b, ts FROM trades WHERE quantity > 1)"
+    (source,) = find(sql, Source)
+    assert source.schema.names == ["symbol", "quantity"]
+
+
+def test_subqueries_without_work_of_their_own_cost_no_node(plan):
+    sql = "SELECT b + 1 AS c FROM (SELECT price AS b FROM (SELECT * FROM trades)) AS x WHERE b > 2"
+    assert plan(sql).root == plan("SELECT price + 1 AS c FROM trades WHERE price > 2").root
+
+
+def test_what_a_subquery_computes_is_not_computed_twice(plan):
+    root = plan("SELECT r AS a, r AS b FROM (SELECT random() AS r FROM trades)").root
+    assert isinstance(root.input, Transform)
+    assert root.input.projections[0].sql == "random()"
+
+
+def test_text_that_looks_like_a_name_is_left_alone(plan):
+    sql = "SELECT '\"p\"' || p AS a FROM (SELECT symbol AS p FROM trades)"
+    assert plan(sql).root.projections[0].sql == '\'"p"\' || "symbol"'
+
+
+def test_columns_can_be_renamed_where_a_subquery_is_named(plan):
+    sql = "SELECT x, y FROM (SELECT symbol, price FROM trades) AS q(x, y)"
+    assert plan(sql).schema.names == ["x", "y"]
+
+
+def test_a_query_of_with_can_be_used_twice(plan):
+    sql = (
+        "WITH cheap AS (SELECT symbol, price FROM trades WHERE price < 1), "
+        "more(s, p) AS (SELECT symbol, price * 2 FROM cheap) "
+        "SELECT * FROM cheap UNION ALL SELECT s, p FROM more"
+    )
+    root = plan(sql).root
+    assert isinstance(root, Union)
+    assert [branch.where for branch in root.branches] == ['"price" < 1', '"price" < 1']
+    assert root.schema.names == ["symbol", "price"]
+
+
+def test_branches_of_a_union_are_cast_to_one_type(plan):
+    root = plan("SELECT quantity AS q FROM trades UNION ALL SELECT n FROM ticks").root
+    assert root.schema == pa.schema([("q", pa.int64())])
+    assert [branch.projections[0].sql for branch in root.branches] == [
+        "arrow_cast(\"quantity\", 'Int64')",
+        '"n"',
+    ]
+
+
+def test_the_watermark_of_a_union_is_the_least_of_its_branches(plan):
+    root = plan("SELECT symbol FROM trades UNION ALL SELECT k FROM ticks").root
+    assert root.watermark == (WatermarkBound("ticks"), WatermarkBound("trades"))
+
+
+def test_a_union_of_one_event_time_can_have_windows(plan):
+    sql = (
+        "SELECT count(*) FROM (SELECT ts AS t FROM trades UNION ALL SELECT ts FROM trades) "
+        "WINDOW TUMBLING(10s)"
+    )
+    assert plan(sql).root.input.watermark == (WatermarkBound("trades"),)
+
+
+@pytest.mark.parametrize(
+    ("marked", "reason"),
+    [
+        (
+            "SELECT a.price FROM trades a JOIN ^trades b ON true",
+            "joins of two streams are not supported; 'trades' must be a table of the session",
+        ),
+        (
+            "SELECT price FROM trades RIGHT JOIN ^symbols ON true",
+            "RIGHT JOIN is not supported; a stream takes INNER, LEFT and CROSS JOIN with tables",
+        ),
+        (
+            "SELECT price FROM trades NATURAL JOIN ^symbols",
+            "NATURAL JOIN is not supported; a stream takes INNER, LEFT and CROSS JOIN with tables",
+        ),
+        ("SELECT price FROM trades JOIN ^symbol ON true", "unknown table 'symbol'; did you mean"),
+        (
+            "SELECT price FROM trades JOIN (SELECT ^1 AS a) AS x ON true",
+            "a stream can be joined with tables of the session only, not with subqueries",
+        ),
+        (
+            "SELECT price FROM trades JOIN symbols USING (^name)",
+            "'trades' has no column 'name'; there are symbol, price, quantity",
+        ),
+        (
+            "SELECT price FROM trades s JOIN ^symbols s ON true",
+            "'s' stands twice in FROM; give one an alias",
+        ),
+        (
+            "SELECT k FROM ticks WHERE k IN (SELECT symbol FROM ^trades)",
+            "a subquery in an expression can read tables of the session only: 'trades' is none",
+        ),
+        (
+            "SELECT k FROM ticks UNION SELECT ^k FROM ticks",
+            "UNION removes duplicates of all time; use UNION ALL, or SELECT DISTINCT over it",
+        ),
+        ("SELECT k FROM ticks EXCEPT SELECT ^k FROM ticks", "EXCEPT is not supported"),
+        (
+            "SELECT k, n FROM ticks UNION ALL SELECT ^k FROM ticks",
+            "all queries of UNION ALL must have as many columns as the first, 2: 1",
+        ),
+        (
+            "SELECT k FROM ticks UNION ALL SELECT k FROM ticks ORDER BY ^1",
+            "ORDER BY after UNION ALL is not supported",
+        ),
+        (
+            "SELECT k FROM ticks UNION ALL SELECT ^k FROM ticks GROUP BY k",
+            "UNION ALL cannot take results that are still revised; use a window or EMIT FINAL",
+        ),
+        ("WITH RECURSIVE ^a AS (SELECT k FROM ticks) SELECT * FROM a", "WITH RECURSIVE is not"),
+        (
+            "WITH a AS (SELECT k FROM ticks), ^a AS (SELECT n FROM ticks) SELECT * FROM a",
+            "WITH defines 'a' twice",
+        ),
+        ("SELECT k FROM ^ticks TABLESAMPLE (10)", "TABLESAMPLE is not supported"),
+        (
+            "SELECT * FROM ^ticks PIVOT (sum(n) FOR k IN ('a'))",
+            "PIVOT is not supported; use aggregates with FILTER",
+        ),
+        ("SELECT k FROM ticks OFFSET ^3", "OFFSET is not supported"),
+        (
+            "SELECT k FROM ticks ^FOR UPDATE",
+            "FOR UPDATE and the like mean nothing for a stream; leave them out",
+        ),
+        ("SELECT ^1", "a query needs FROM with a stream to read"),
+        ("SELECT x FROM (VALUES (^1)) AS v(x)", "FROM takes the name of a stream, or a subquery"),
+        ("SELECT n FROM unnest(^[1, 2]) AS u(n)", "FROM takes the name of a stream, or a subquery"),
+    ],
+)
+def test_a_query_that_cannot_work_is_refused(refusal, marked, reason):
+    assert refusal(marked).reason.startswith(reason)
