@@ -10,6 +10,7 @@ from millstream.engine.operators.aggregate import FinalAggregate, PartialAggrega
 from millstream.engine.operators.assign_windows import AssignWindows
 from millstream.engine.operators.base import Counters, Operator
 from millstream.engine.operators.changelog import Changelog
+from millstream.engine.operators.over import Over
 from millstream.engine.operators.session import SessionAggregate
 from millstream.engine.operators.window_select import WindowSelect
 from millstream.engine.row_watermarks import RowWatermarks
@@ -97,6 +98,11 @@ def _assign_windows(node: nodes.AssignWindows, context: OperatorContext) -> Oper
     )
 
 
+def _over(node: nodes.Over, context: OperatorContext) -> Operator:
+    watermarks = context.watermarks(node)
+    return Over(node, context.counters, watermarks, context.late_rows, context.functions)
+
+
 def _window_select(node: nodes.WindowSelect, context: OperatorContext) -> Operator:
     return WindowSelect(node, context.functions)
 
@@ -105,6 +111,7 @@ _OPERATORS: dict[type, Callable[..., Operator]] = {
     nodes.Aggregate: _aggregate,
     nodes.AssignWindows: _assign_windows,
     nodes.Changelog: _changelog,
+    nodes.Over: _over,
     nodes.WindowSelect: _window_select,
 }
 

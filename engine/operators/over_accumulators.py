@@ -1,0 +1,187 @@
+"""Numbers that fold the frames of window functions: counts, sums, extremes and ranks."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from millstream.engine.columns import array_from_buffers, fixed_values, plain, validity
+from millstream.engine.state.frames import Fold, Frame
+from millstream.engine.state.keyed_rows import KeyColumns, KeyedRows
+from millstream.kernels.bitmaps import expand_bits
+from millstream.kernels.compile import I64, U8
+from millstream.kernels.frames import rank_rows
+from millstream.kernels.sliding import ADD, LEAST, from_comparable, to_comparable
+
+__all__ = [
+    "Accumulator",
+    "CountRows",
+    "CountValues",
+    "Extreme",
+    "Inputs",
+    "Ranks",
+    "Sum",
+    "as_array",
+]
+
+_INT64_MIN, _INT64_MAX = -(1 << 63), (1 << 63) - 1
+
+
+class Inputs:
+    """The rows of a step and their columns, each looked at once."""
+
+    def __init__(self, rows: KeyedRows, batch: pa.RecordBatch) -> None:
+        self.rows = rows
+        self.batch = batch
+        self._columns: dict[str, tuple[pa.Array, U8 | None]] = {}
+
+    def column(self, name: str) -> tuple[pa.Array, U8 | None]:
+        """Return a column without encodings, and uint8[n_rows] 1 where it is not NULL, or None."""
+        found = self._columns.get(name)
+        if found is None:
+            array = plain(self.batch.column(name))
+            found = self._columns[name] = (array, _valid(array))
+        return found
+
+
+class Accumulator(Protocol):
+    """A number per row that folds its frame.
+
+    Attributes:
+        values: [n_rows], of the last step.
+    """
+
+    values: npt.NDArray[Any]
+
+    def update(self, inputs: Inputs) -> None:
+        """Take in a step, while the frame is open."""
+
+
+class CountRows:
+    """Counts the rows of a frame."""
+
+    def __init__(self, frame: Frame) -> None:
+        self._frame = frame
+        self.values: I64 = np.empty(0, np.int64)
+
+    def update(self, inputs: Inputs) -> None:
+        self.values = self._frame.lengths
+
+
+class CountValues:
+    """Counts the values of a column that are not NULL. Nothing is kept before the first NULL."""
+
+    def __init__(self, frame: Frame, column: str) -> None:
+        self._frame = frame
+        self._column = column
+        self._fold: Fold | None = None
+        self.values: I64 = np.empty(0, np.int64)
+
+    def update(self, inputs: Inputs) -> None:
+        _, valid = inputs.column(self._column)
+        if valid is None and self._fold is None:
+            self.values = self._frame.lengths
+            return
+        if self._fold is None:
+            self._fold = self._frame.new_fold_of_ones()
+        n_rows = inputs.rows.n_rows
+        ones = np.ones(n_rows, np.int64) if valid is None else valid.astype(np.int64)
+        self.values = self._fold.fold(inputs.rows, _locked(ones))
+
+    @property
+    def seen(self) -> U8 | None:
+        """uint8[n_rows], 1 where a frame has a value; None if all have one."""
+        return None if self._fold is None else (self.values > 0).view(np.uint8)
+
+
+class Sum:
+    """Adds the values of a column up: as float64, or as 64-bit integers that wrap around."""
+
+    def __init__(self, frame: Frame, column: str, *, is_float: bool) -> None:
+        self._column = column
+        self._dtype: type[np.int64 | np.float64] = np.float64 if is_float else np.int64
+        self._fold = frame.new_fold(ADD, self._dtype)
+        self.values: npt.NDArray[Any] = np.empty(0, self._dtype)
+
+    def update(self, inputs: Inputs) -> None:
+        array, valid = inputs.column(self._column)
+        values = fixed_values(array).astype(self._dtype, copy=False)
+        if valid is not None:
+            values = np.where(valid.view(np.bool_), values, self._dtype(0))
+        self.values = self._fold.fold(inputs.rows, _locked(values))
+
+
+class Extreme:
+    """The least or the greatest value of a column; NaN is greater than every number."""
+
+    def __init__(self, frame: Frame, column: str, type_: pa.DataType, *, is_greatest: bool) -> None:
+        self._column = column
+        storage = fixed_values(pa.array([], type_)).dtype
+        self._storage = storage
+        self._is_float = storage.kind == "f"
+        # The highest bit of unsigned integers is turned into a sign.
+        self._flip = (_INT64_MIN if storage == np.uint64 else 0) ^ (-1 if is_greatest else 0)
+        self._fold = frame.new_fold(LEAST, np.int64)
+        self.values: npt.NDArray[Any] = np.empty(0, storage)
+
+    def update(self, inputs: Inputs) -> None:
+        array, valid = inputs.column(self._column)
+        wide = np.float64 if self._is_float else np.int64
+        words = _locked(fixed_values(array).astype(wide, copy=False).view(np.int64))
+        comparable = np.empty(len(words), np.int64)
+        to_comparable(words, self._is_float, self._flip, comparable)
+        if valid is not None:
+            comparable[valid == 0] = _INT64_MAX
+        out: I64 = self._fold.fold(inputs.rows, _locked(comparable))
+        from_comparable(out, self._is_float, self._flip, out)
+        self.values = out.view(wide).astype(self._storage, copy=False)
+
+
+class Ranks:
+    """Ranks rows by event time, with gaps behind rows of one time or without (``is_dense``)."""
+
+    def __init__(self, columns: KeyColumns, *, is_dense: bool) -> None:
+        self._is_dense = is_dense
+        self._counts = columns.add(np.int64)
+        self._distinct_counts = columns.add(np.int64)
+        self.values: I64 = np.empty(0, np.int64)
+
+    def update(self, inputs: Inputs) -> None:
+        rows = inputs.rows
+        assert rows.times is not None, "ranks follow event time"
+        ranks, dense_ranks = np.empty((2, rows.n_rows), np.int64)
+        rank_rows(
+            rows.groups,
+            rows.offsets,
+            rows.order,
+            rows.times,
+            self._counts.values,
+            self._distinct_counts.values,
+            ranks,
+            dense_ranks,
+        )
+        self.values = dense_ranks if self._is_dense else ranks
+
+
+def as_array(values: npt.NDArray[Any], type_: pa.DataType, seen: U8 | None) -> pa.Array:
+    """Wrap results in a type; values as wide as the type are not copied."""
+    if values.itemsize * 8 == type_.bit_width:
+        return array_from_buffers(values, type_, seen)
+    return array_from_buffers(values, pa.from_numpy_dtype(values.dtype), seen).cast(type_)
+
+
+def _valid(array: pa.Array) -> U8 | None:
+    bitmap, bit_offset = validity(array)
+    if bitmap is None:
+        return None
+    valid = np.empty(len(array), np.uint8)
+    expand_bits(bitmap, bit_offset, valid)
+    return valid
+
+
+def _locked(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    values.setflags(write=False)
+    return values

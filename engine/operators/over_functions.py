@@ -1,0 +1,320 @@
+"""How the window functions of a node are computed: by folds, or from rows that are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Literal, TypeAlias, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from millstream.engine.columns import array_from_buffers, plain
+from millstream.engine.operators.over_accumulators import (
+    Accumulator,
+    CountRows,
+    CountValues,
+    Extreme,
+    Inputs,
+    Ranks,
+    Sum,
+    as_array,
+)
+from millstream.engine.operators.over_rows import FrameRows
+from millstream.engine.state.frames import (
+    PRECEDING_MAX,
+    BoundedFrame,
+    Frame,
+    RowFrame,
+    TimeFrame,
+    WholeFrame,
+    spread_over_peers,
+)
+from millstream.engine.state.keyed_rows import Keys
+from millstream.engine.state.retained_rows import FirstRows
+from millstream.errors import InternalError
+from millstream.kernels.compile import F64
+from millstream.planner.nodes import Over, OverCall
+
+__all__ = ["OverFunctions"]
+
+# Kind of a frame, and how far it reaches; None is without bounds.
+_FrameKey: TypeAlias = tuple[Literal["rows", "range"], int | None]
+_Finish: TypeAlias = Callable[[Inputs], pa.Array]
+_Made = TypeVar("_Made", bound=Accumulator)
+
+_ALL_ROWS: _FrameKey = ("rows", None)
+# Rows of all time, of which each is kept.
+_EVERY_ROW: _FrameKey = ("rows", PRECEDING_MAX)
+
+
+class OverFunctions:
+    """The window functions of a node, and what they remember for each key.
+
+    Args:
+        node: The plan node.
+        keys: Keys of the operator.
+        functions: User-defined DataFusion functions by name.
+
+    Raises:
+        InternalError: The planner put a function on the kernel path that has no kernel.
+    """
+
+    def __init__(self, node: Over, keys: Keys, functions: Mapping[str, object]) -> None:
+        self._node = node
+        self._keys = keys
+        self._frames: dict[_FrameKey, Frame] = {}
+        self._accumulators: dict[Hashable, Accumulator] = {}
+        self._first_columns: dict[str, None] = {}
+        self._frame_columns: dict[_FrameKey, dict[str, None]] = {}
+        self._frame_calls: dict[_FrameKey, list[OverCall]] = {}
+        self._finishes = [self._lower(call) for call in node.calls]
+        self._first_rows = FirstRows(self._schema(self._first_columns))
+        self._first: pa.RecordBatch | None = None
+        self._frame_rows = {key: self._rows_of(key, functions) for key in self._frame_columns}
+        self._keeps_keys = bool(self._first_columns) or not (
+            all(isinstance(frame, TimeFrame) for frame in self._frames.values())
+            and not any(isinstance(value, Ranks) for value in self._accumulators.values())
+        )
+
+    @property
+    def state_rows(self) -> int:
+        """Rows that are kept, once for each frame that reaches them."""
+        return sum(frame.n_rows for frame in self._frames.values())
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes that are kept, without those of columns per key."""
+        frames = sum(frame.state_bytes for frame in self._frames.values())
+        rows = sum(rows.state_bytes for rows in self._frame_rows.values())
+        return frames + rows + self._first_rows.state_bytes
+
+    def compute(self, inputs: Inputs) -> list[pa.Array]:
+        """Compute all functions for the rows of a step: one array per call, by row.
+
+        Raises:
+            TransformFailed: A function fails on the rows of a frame.
+        """
+        rows = inputs.rows
+        for frame in self._frames.values():
+            frame.open(rows)
+        for accumulator in self._accumulators.values():
+            accumulator.update(inputs)
+        for frame_rows in self._frame_rows.values():
+            frame_rows.update(inputs)
+        if self._first_columns:
+            self._first = self._first_rows.first(rows, inputs.batch)
+        results = [finish(inputs) for finish in self._finishes]
+        for frame in self._frames.values():
+            frame.close(rows)
+        for frame_rows in self._frame_rows.values():
+            frame_rows.close(rows)
+        self._first = None
+        return results
+
+    def expire(self, watermark: int) -> None:
+        """Drop what rows at or after the watermark do not reach."""
+        for frame in self._frames.values():
+            if isinstance(frame, TimeFrame):
+                frame.expire(watermark)
+        for frame_rows in self._frame_rows.values():
+            frame_rows.compact()
+
+    def live_keys(self) -> np.ndarray | None:
+        """Return bool[n_keys], whether anything is kept of a key; None if all are kept for ever."""
+        if self._keeps_keys:
+            return None
+        n_keys = self._keys.n_keys
+        is_live = np.zeros(n_keys, np.bool_)
+        for frame in self._frames.values():
+            assert isinstance(frame, TimeFrame), "other frames keep all keys"
+            is_live |= frame.heads.values[:n_keys] < frame.counts.values[:n_keys]
+        return is_live
+
+    def _lower(self, call: OverCall) -> _Finish:
+        lower = _FUNCTIONS.get(call.function)
+        is_constant = call.function not in _WITHOUT_ARGUMENT and not call.arguments
+        # Values of constants are known to DataFusion alone.
+        if call.path == "buffered" or is_constant:
+            return self._buffered(call)
+        if lower is None or len(call.arguments) > 1:
+            n_arguments = len(call.arguments)
+            raise InternalError(f"no kernel computes {call.function} over {n_arguments} columns")
+        return lower(self, call)
+
+    def _frame(self, key: _FrameKey) -> Frame:
+        frame = self._frames.get(key)
+        if frame is None:
+            frame = self._frames[key] = self._new_frame(*key)
+        return frame
+
+    def _new_frame(self, kind: Literal["rows", "range"], preceding: int | None) -> Frame:
+        columns = self._keys.columns
+        if preceding is None:
+            has_peers = kind == "range" and self._node.order_column is not None
+            return WholeFrame(columns, has_peers=has_peers)
+        if kind == "rows":
+            return RowFrame(columns, min(preceding, PRECEDING_MAX))
+        if self._node.order_column is None:
+            raise InternalError("a frame of event time needs an order by it")
+        return TimeFrame(columns, preceding)
+
+    def _share(self, key: Hashable, make: Callable[[], _Made]) -> _Made:
+        found = self._accumulators.get(key)
+        if found is None:
+            found = self._accumulators[key] = make()
+        return found  # type: ignore[return-value]  # The key tells the class.
+
+    def _count_of(self, key: _FrameKey, column: str) -> CountValues:
+        frame = self._frame(key)
+        return self._share(("count", key, column), lambda: CountValues(frame, column))
+
+    def _buffered(self, call: OverCall) -> _Finish:
+        key: _FrameKey = (call.frame_kind, call.preceding)
+        if call.preceding is None:
+            key = _EVERY_ROW
+        columns = self._frame_columns.setdefault(key, {})
+        columns.update(dict.fromkeys(call.arguments))
+        if call.frame_kind == "range" and self._node.order_column is not None:
+            columns[self._node.order_column] = None
+        self._frame(key)
+        self._frame_calls.setdefault(key, []).append(call)
+        return lambda inputs: self._frame_rows[key].computed(call.name)
+
+    def _count(self, call: OverCall) -> _Finish:
+        key: _FrameKey = (call.frame_kind, call.preceding)
+        if call.arguments:
+            count: Accumulator = self._count_of(key, call.arguments[0])
+        else:
+            frame = self._frame(key)
+            count = self._share(("count", key, None), lambda: CountRows(frame))
+        return lambda inputs: as_array(count.values, call.result_type, None)
+
+    def _sum(self, call: OverCall) -> _Finish:
+        total, count = self._sum_and_count(call, pa.types.is_floating(call.result_type))
+        return lambda inputs: as_array(total.values, call.result_type, count.seen)
+
+    def _avg(self, call: OverCall) -> _Finish:
+        total, count = self._sum_and_count(call, True)
+
+        def finish(inputs: Inputs) -> pa.Array:
+            # Frames without values are NULL, whatever the division gives.
+            with np.errstate(divide="ignore", invalid="ignore"):
+                means: F64 = total.values / count.values
+            return as_array(means, call.result_type, count.seen)
+
+        return finish
+
+    def _sum_and_count(self, call: OverCall, is_float: bool) -> tuple[Sum, CountValues]:
+        key: _FrameKey = (call.frame_kind, call.preceding)
+        (column,) = call.arguments
+        frame = self._frame(key)
+        total = self._share(
+            ("sum", key, column, is_float), lambda: Sum(frame, column, is_float=is_float)
+        )
+        return total, self._count_of(key, column)
+
+    def _extreme(self, call: OverCall) -> _Finish:
+        key: _FrameKey = (call.frame_kind, call.preceding)
+        (column,) = call.arguments
+        frame, type_ = self._frame(key), self._node.input.schema.field(column).type
+        is_greatest = call.function == "max"
+        extreme = self._share(
+            (call.function, key, column),
+            lambda: Extreme(frame, column, type_, is_greatest=is_greatest),
+        )
+        count = self._count_of(key, column)
+        return lambda inputs: as_array(extreme.values, call.result_type, count.seen)
+
+    def _row_number(self, call: OverCall) -> _Finish:
+        frame = self._frame(_ALL_ROWS)
+        numbers = self._share(("count", _ALL_ROWS, None), lambda: CountRows(frame))
+        return lambda inputs: as_array(numbers.values, call.result_type, None)
+
+    def _rank(self, call: OverCall) -> _Finish:
+        if self._node.order_column is None:
+            raise InternalError(f"{call.function} needs an order by event time")
+        columns, is_dense = self._keys.columns, call.function == "dense_rank"
+        ranks = self._share((call.function,), lambda: Ranks(columns, is_dense=is_dense))
+        return lambda inputs: as_array(ranks.values, call.result_type, None)
+
+    def _first_value(self, call: OverCall) -> _Finish:
+        (column,) = call.arguments
+        if call.preceding is not None:
+            first = self._first_of((call.frame_kind, call.preceding), column)
+            return lambda inputs: _typed(first(), call.result_type)
+        self._first_columns[column] = None
+
+        def finish(inputs: Inputs) -> pa.Array:
+            assert self._first is not None, "a step is open"
+            return _typed(self._first.column(column), call.result_type)
+
+        return finish
+
+    def _last_value(self, call: OverCall) -> _Finish:
+        (column,) = call.arguments
+
+        def finish(inputs: Inputs) -> pa.Array:
+            array = plain(inputs.batch.column(column))
+            if call.frame_kind == "range" and inputs.rows.has_peers:
+                last = np.arange(inputs.rows.n_rows)
+                spread_over_peers(inputs.rows, last)
+                array = array.take(array_from_buffers(last, pa.int64(), None))
+            return _typed(array, call.result_type)
+
+        return finish
+
+    def _lag(self, call: OverCall) -> _Finish:
+        (column,) = call.arguments
+        assert call.preceding is not None, "lag looks a number of rows back"
+        key: _FrameKey = ("rows", call.preceding)
+        first = self._first_of(key, column)
+        frame, n_back = self._frame(key), call.preceding
+
+        def finish(inputs: Inputs) -> pa.Array:
+            values = first()
+            # The first row of a frame that is not full is not far enough back.
+            is_short = frame.lengths <= n_back
+            if is_short.any():
+                values = pc.if_else(pa.array(is_short), pa.scalar(None, values.type), values)
+            return _typed(values, call.result_type)
+
+        return finish
+
+    def _first_of(self, key: _FrameKey, column: str) -> Callable[[], pa.Array]:
+        self._frame(key)
+        self._frame_columns.setdefault(key, {})[column] = None
+        return lambda: self._frame_rows[key].first(column)
+
+    def _rows_of(self, key: _FrameKey, functions: Mapping[str, object]) -> FrameRows:
+        frame = self._frames[key]
+        assert isinstance(frame, BoundedFrame), "rows are kept for bounded frames"
+        # A batch without columns would not know its number of rows.
+        names = self._frame_columns[key] or self._node.input.schema.names[:1]
+        calls = self._frame_calls.get(key, ())
+        return FrameRows(frame, self._schema(names), calls, self._node.order_column, functions)
+
+    def _schema(self, names: Mapping[str, None] | list[str]) -> pa.Schema:
+        return pa.schema([self._node.input.schema.field(name) for name in names])
+
+
+_Lower: TypeAlias = Callable[[OverFunctions, OverCall], _Finish]
+
+_WITHOUT_ARGUMENT = frozenset({"count", "dense_rank", "rank", "row_number"})
+_FUNCTIONS: dict[str, _Lower] = {
+    "avg": OverFunctions._avg,
+    "count": OverFunctions._count,
+    "dense_rank": OverFunctions._rank,
+    "first_value": OverFunctions._first_value,
+    "lag": OverFunctions._lag,
+    "last_value": OverFunctions._last_value,
+    "max": OverFunctions._extreme,
+    "min": OverFunctions._extreme,
+    "rank": OverFunctions._rank,
+    "row_number": OverFunctions._row_number,
+    "sum": OverFunctions._sum,
+}
+
+
+def _typed(array: pa.Array, type_: pa.DataType) -> pa.Array:
+    return array if array.type.equals(type_) else array.cast(type_)

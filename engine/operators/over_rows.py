@@ -1,0 +1,128 @@
+"""Window functions that look at the rows of a frame themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from millstream.engine.columns import array_from_buffers
+from millstream.engine.datafusion import QueryRunner
+from millstream.engine.operators.over_accumulators import Inputs
+from millstream.engine.state.frames import BoundedFrame
+from millstream.engine.state.keyed_rows import KeyedRows
+from millstream.engine.state.retained_rows import ListedRows, RetainedRows, plain_schema
+from millstream.planner.nodes import HIDDEN_PREFIX, OverCall, quoted
+
+__all__ = ["FrameRows"]
+
+_KEY = HIDDEN_PREFIX + "key"
+_NUMBER = HIDDEN_PREFIX + "number"
+_ROW = HIDDEN_PREFIX + "row"
+
+
+class FrameRows:
+    """The rows that a frame reaches: its first row, and functions that DataFusion computes.
+
+    Args:
+        frame: The frame.
+        schema: Columns to keep: those that are read of first rows, the arguments of ``calls``, and
+            the event time if a call has a frame of time.
+        calls: Functions for DataFusion.
+        order_column: Event time, or None.
+        functions: User-defined DataFusion functions by name.
+    """
+
+    def __init__(
+        self,
+        frame: BoundedFrame,
+        schema: pa.Schema,
+        calls: Sequence[OverCall],
+        order_column: str | None,
+        functions: Mapping[str, object],
+    ) -> None:
+        self._frame = frame
+        self._retained = RetainedRows(frame, schema)
+        self._calls = tuple(calls)
+        self._query = (
+            _query(calls, plain_schema(schema), order_column, functions) if calls else None
+        )
+        self._first: pa.RecordBatch | None = None
+        self._computed: pa.RecordBatch | None = None
+
+    @property
+    def state_bytes(self) -> int:
+        return self._retained.state_bytes
+
+    def update(self, inputs: Inputs) -> None:
+        """Take in a step, while the frame is open.
+
+        Raises:
+            TransformFailed: A function fails on the rows of a frame.
+        """
+        self._retained.open(inputs.batch)
+        if self._query is not None:
+            listed = self._retained.list(inputs.rows)
+            self._computed = _run(self._query, listed, inputs.rows.n_rows)
+        self._first = self._retained.first_of_frames(inputs.rows)
+
+    def first(self, column: str) -> pa.Array:
+        """Return a column of the first row of each row's frame."""
+        assert self._first is not None, "a step is open"
+        return self._first.column(column)
+
+    def computed(self, name: str) -> pa.Array:
+        """Return the results of a call by its name."""
+        assert self._computed is not None, "a step is open"
+        return self._computed.column(name)
+
+    def close(self, rows: KeyedRows) -> None:
+        """End a step, after the frame has been closed."""
+        self._first = self._computed = None
+        self._retained.close(rows)
+
+    def compact(self) -> None:
+        """Give up rows that nobody reaches any more."""
+        self._retained.compact()
+
+
+def _query(
+    calls: Sequence[OverCall],
+    schema: pa.Schema,
+    order_column: str | None,
+    functions: Mapping[str, object],
+) -> QueryRunner:
+    numbers = [pa.field(name, pa.int64()) for name in (_KEY, _NUMBER, _ROW)]
+    selected = [f"{_over(call, order_column)} AS {quoted(call.name)}" for call in calls]
+    inner = f'SELECT {quoted(_ROW)}, {", ".join(selected)} FROM "input"'
+    names = ", ".join(quoted(call.name) for call in calls)
+    return QueryRunner(
+        f"SELECT {names} FROM ({inner}) WHERE {quoted(_ROW)} >= 0 ORDER BY {quoted(_ROW)}",
+        pa.schema([*numbers, *schema]),
+        pa.schema([pa.field(call.name, call.result_type) for call in calls]),
+        functions=functions,
+    )
+
+
+def _over(call: OverCall, order_column: str | None) -> str:
+    order = _NUMBER
+    if call.frame_kind == "range":
+        assert order_column is not None, "a frame of time follows event time"
+        # Rows are listed in the order of arrival, and a sort leaves those of one time like that.
+        order = order_column
+    frame = f" {call.frame_sql}" if call.frame_sql else ""
+    return f"{call.sql} OVER (PARTITION BY {quoted(_KEY)} ORDER BY {quoted(order)}{frame})"
+
+
+def _run(query: QueryRunner, listed: ListedRows, n_rows: int) -> pa.RecordBatch:
+    numbers = np.arange(len(listed.rows))
+    columns = [
+        array_from_buffers(values, pa.int64(), None)
+        for values in (listed.keys, numbers, listed.rows)
+    ]
+    names = [_KEY, _NUMBER, _ROW, *listed.values.schema.names]
+    rows = pa.RecordBatch.from_arrays([*columns, *listed.values.columns], names=names)
+    computed = pa.Table.from_batches(query.run([rows])).combine_chunks().to_batches()[0]
+    assert computed.num_rows == n_rows, "every row has a result"
+    return computed
