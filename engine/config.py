@@ -37,6 +37,7 @@ class SessionConfig:
         inbox_rows_max: Rows per partition that may wait or be in process before ``push`` blocks.
         inbox_bytes_max: Bytes of Arrow data per partition that may wait or be in process before
             ``push`` blocks.
+        linger_seconds: How long the first of several rows pushed one by one waits for the others.
         clock: Seconds of a clock that never goes back. Only idleness of sources depends on it.
         stop_timeout_seconds: How long a stopping job waits for a sink that does not return.
 
@@ -49,6 +50,7 @@ class SessionConfig:
     batch_rows: int | None = 65_536
     inbox_rows_max: int = 1 << 20
     inbox_bytes_max: int = 1 << 28
+    linger_seconds: float = 0.0
     clock: Callable[[], float] = time.monotonic
     stop_timeout_seconds: float = 1.0
 
@@ -60,6 +62,8 @@ class SessionConfig:
         _check_count("inbox_bytes_max", self.inbox_bytes_max)
         if self.changelog not in ("upsert", "retract"):
             raise SchemaError(f"changelog must be 'upsert' or 'retract': {self.changelog!r}")
+        if not self.linger_seconds >= 0:
+            raise SchemaError(f"linger_seconds must not be negative: {self.linger_seconds!r}")
         if not self.stop_timeout_seconds >= 0:
             raise SchemaError(
                 f"stop_timeout_seconds must not be negative: {self.stop_timeout_seconds!r}"

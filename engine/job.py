@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import atexit
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
 
 from millstream.engine.columns import event_times
 from millstream.engine.conform import Conformer
+from millstream.engine.row_buffer import RowBuffer, can_buffer
 from millstream.engine.runtime import Runtime
 from millstream.engine.stats import JobStats
 from millstream.errors import SchemaError, SourceError
@@ -39,14 +42,34 @@ class Job:
     job that nobody holds any more is cancelled. All methods may be called from any thread.
     """
 
-    def __init__(self, runtime: Runtime, streams: Mapping[str, StreamDefinition]) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        streams: Mapping[str, StreamDefinition],
+        *,
+        batch_rows_max: int,
+        linger_seconds: float,
+    ) -> None:
         self._runtime = runtime
         self._streams = dict(streams)
+        self._row_buffers = {
+            name: RowBuffer(
+                name,
+                stream.schema,
+                partial(_deliver, runtime, name),
+                rows_max=batch_rows_max,
+                linger_seconds=linger_seconds,
+            )
+            for name, stream in streams.items()
+            if can_buffer(stream.schema)
+        }
         self._conformers = {
             name: Conformer(stream.schema, name) for name, stream in streams.items()
         }
         _running.add(runtime)
-        self._finalizer = weakref.finalize(self, runtime.cancel)
+        self._finalizer = weakref.finalize(
+            self, _abandon, runtime, list(self._row_buffers.values())
+        )
 
     def push(
         self,
@@ -62,8 +85,9 @@ class Job:
             stream: Name of a stream that the query reads.
             data: A RecordBatch, a Table, anything with ``__arrow_c_stream__`` or
                 ``__arrow_c_array__``, a row as dict or a list of such rows. Each record batch in it
-                is one micro-batch. Columns are matched by name and types that fit are cast. Arrow
-                data is not copied and must not be changed afterwards.
+                is one micro-batch; rows that are pushed one by one are gathered while others are
+                being processed. Columns are matched by name and types that fit are cast. Arrow data
+                is not copied and must not be changed afterwards.
             source_partition: Partition of the source that the rows come from. The stream's
                 watermark is the least over the source's partitions seen so far.
             timeout: Seconds to wait for room at most; None waits as long as it takes.
@@ -76,6 +100,12 @@ class Job:
         """
         self._definition(stream)
         self._runtime.check_running()
+        buffer = self._row_buffers.get(stream)
+        if buffer is not None and timeout is None and source_partition == 0 and _is_row(data):
+            self._flush_rows(except_for=stream)
+            buffer.add(data)
+            return
+        self._flush_rows()
         for batch in self._conformers[stream].conform(data):
             if batch.num_rows == 0:
                 continue
@@ -102,6 +132,7 @@ class Job:
         if definition.event_time is None:
             raise SourceError(f"stream {stream!r} has no event time")
         type_ = definition.schema.field(definition.event_time).type
+        self._flush_rows()
         self._runtime.intake.advance_watermark(stream, _event_time(when, type_))
 
     def finish(self) -> None:
@@ -110,11 +141,19 @@ class Job:
         Raises:
             JobFailed: If the job has failed.
         """
-        self._runtime.finish()
-        self._finalizer.detach()
+        try:
+            self._flush_rows()
+            self._runtime.finish()
+        except BaseException:
+            self._runtime.cancel()
+            raise
+        finally:
+            self._close_rows()
+            self._finalizer.detach()
 
     def cancel(self) -> None:
         """Stop without flushing. What was written stays written, except by sinks that can undo."""
+        self._close_rows()
         self._runtime.cancel()
         self._finalizer.detach()
 
@@ -136,12 +175,39 @@ class Job:
         else:
             self.cancel()
 
+    def _flush_rows(self, except_for: str | None = None) -> None:
+        """Hand over the rows that still wait, so that streams keep their order among each other."""
+        for name, buffer in self._row_buffers.items():
+            if name != except_for:
+                buffer.flush()
+
+    def _close_rows(self) -> None:
+        for buffer in self._row_buffers.values():
+            buffer.close()
+
     def _definition(self, stream: str) -> StreamDefinition:
         definition = self._streams.get(stream)
         if definition is None:
             known = ", ".join(repr(name) for name in sorted(self._streams))
             raise SourceError(f"the query does not read stream {stream!r}; it reads {known}")
         return definition
+
+
+def _deliver(runtime: Runtime, stream: str, batch: pa.RecordBatch) -> None:
+    runtime.intake.push(stream, batch, 0, None)
+
+
+def _abandon(runtime: Runtime, buffers: Sequence[RowBuffer]) -> None:
+    for buffer in buffers:
+        buffer.close()
+    runtime.cancel()
+
+
+def _is_row(data: Any) -> bool:
+    """Say whether data is one row as a dict, and not a dict of columns."""
+    return type(data) is dict and not any(
+        isinstance(value, list | np.ndarray | pa.Array | pa.ChunkedArray) for value in data.values()
+    )
 
 
 def _event_time(when: datetime | date | int, type_: pa.DataType) -> int:

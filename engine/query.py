@@ -25,6 +25,8 @@ __all__ = ["Query"]
 
 _numbers = itertools.count()
 _SESSION_BATCH_ROWS = -1
+# Rows pushed one by one that make a micro-batch at most where the session sets no limit.
+_ROWS_GATHERED_MAX = 65_536
 
 
 class Query:
@@ -195,7 +197,12 @@ class Query:
             config=self._config,
         )
         self._runtimes.add(runtime)
-        return Job(runtime, {stream.name: stream for stream in self._plan.streams})
+        return Job(
+            runtime,
+            {stream.name: stream for stream in self._plan.streams},
+            batch_rows_max=self._config.batch_rows or _ROWS_GATHERED_MAX,
+            linger_seconds=self._config.linger_seconds,
+        )
 
 
 def _exchanges(root: Any) -> list[Exchange]:

@@ -1,0 +1,204 @@
+"""Single rows on their way to a micro-batch.
+
+Making an Arrow batch costs as much for one row as for a thousand. Rows that are pushed one by one
+are therefore checked and kept as Python values, and a thread of their own takes all that wait as
+one micro-batch. When nothing else is going on it takes the first row at once; under load, rows
+gather while the batch before them is being made.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+
+from millstream.errors import SchemaError
+
+__all__ = ["RowBuffer", "can_buffer"]
+
+_Check: TypeAlias = Callable[[Any], bool]
+_Deliver: TypeAlias = Callable[[pa.RecordBatch], None]
+
+
+def can_buffer(schema: pa.Schema) -> bool:
+    """Say whether single rows of a schema can be checked value by value, without Arrow."""
+    return all(_check(field) is not None for field in schema)
+
+
+class RowBuffer:
+    """Gathers rows of one stream and delivers them as record batches, in their order.
+
+    Args:
+        stream: Name of the stream.
+        schema: Its schema, for which :func:`can_buffer` holds.
+        deliver: Takes a batch; may block, and may raise, which is then raised in :meth:`add`.
+        rows_max: Rows that may wait, and rows of a batch.
+        linger_seconds: For how long the first row waits for company.
+    """
+
+    def __init__(
+        self,
+        stream: str,
+        schema: pa.Schema,
+        deliver: _Deliver,
+        *,
+        rows_max: int,
+        linger_seconds: float,
+    ) -> None:
+        self._stream = stream
+        self._schema = schema
+        self._deliver = deliver
+        self._rows_max = rows_max
+        self._linger_seconds = linger_seconds
+        self._checks = [(field.name, _required(field)) for field in schema]
+        self._names = frozenset(schema.names)
+        self._rows: list[Mapping[str, Any]] = []
+        self._changed = threading.Condition()
+        self._delivering = threading.Lock()
+        self._error: BaseException | None = None
+        self._is_closed = False
+        self._thread: threading.Thread | None = None
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take one row; waits while as many wait as may.
+
+        Raises:
+            SchemaError: The row does not fit the stream; it has not been taken.
+        """
+        self._check(row)
+        with self._changed:
+            if self._error is not None:
+                raise self._error
+            while len(self._rows) >= self._rows_max and self._error is None:
+                self._changed.wait()
+            self._rows.append(row)
+            if len(self._rows) == 1:
+                self._wake()
+
+    def flush(self) -> None:
+        """Deliver all rows that were added before, in the caller's thread.
+
+        Raises:
+            SchemaError: A value cannot become one of its column after all.
+        """
+        if self._thread is None:
+            return
+        while self._rows:
+            self._deliver_waiting()
+        with self._delivering:
+            # Whoever delivers now has finished when this lock is free.
+            pass
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """End the thread. Rows that still wait are dropped; flush before."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def _check(self, row: Mapping[str, Any]) -> None:
+        if row.keys() != self._names:
+            self._refuse_names(row)
+        for name, fits in self._checks:
+            if not fits(row[name]):
+                field = self._schema.field(name)
+                required = "" if field.nullable else " and not NULL"
+                raise SchemaError(
+                    f"stream {self._stream!r}: column {name!r} must be a value of type"
+                    f" {field.type}{required}: {row[name]!r}"
+                )
+
+    def _refuse_names(self, row: Mapping[str, Any]) -> None:
+        missing = sorted(self._names - row.keys())
+        if missing:
+            raise SchemaError(f"stream {self._stream!r}: a row lacks the columns {missing}")
+        unknown = sorted(map(str, row.keys() - self._names))
+        raise SchemaError(f"stream {self._stream!r} has no columns {unknown}")
+
+    def _wake(self) -> None:
+        """Start or notify the delivering thread. The caller holds the condition."""
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._run, name=f"millstream-rows-{self._stream}", daemon=True
+            )
+            self._thread.start()
+        else:
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._rows and not self._is_closed:
+                    self._changed.wait()
+                if self._is_closed:
+                    return
+            if self._linger_seconds > 0:
+                time.sleep(self._linger_seconds)
+            try:
+                self._deliver_waiting()
+            except BaseException as error:
+                with self._changed:
+                    self._error = error
+                    self._rows.clear()
+                    self._changed.notify_all()
+                return
+
+    def _deliver_waiting(self) -> None:
+        with self._delivering:
+            with self._changed:
+                rows, self._rows = self._rows[: self._rows_max], self._rows[self._rows_max :]
+                self._changed.notify_all()
+            if rows:
+                self._deliver(self._batch(rows))
+
+    def _batch(self, rows: list[Mapping[str, Any]]) -> pa.RecordBatch:
+        columns = []
+        for field in self._schema:
+            values = [row[field.name] for row in rows]
+            try:
+                columns.append(pa.array(values, field.type))
+            except (pa.ArrowInvalid, OverflowError, UnicodeError) as error:
+                raise SchemaError(
+                    f"stream {self._stream!r}: column {field.name!r}: {error}"
+                ) from error
+        return pa.RecordBatch.from_arrays(columns, schema=self._schema)
+
+
+def _required(field: pa.Field) -> _Check:
+    check = _check(field)
+    assert check is not None, "the caller has asked can_buffer"
+    return check
+
+
+def _check(field: pa.Field) -> _Check | None:
+    """Return what tells whether a Python value can become one of a column as it is, or None."""
+    fits = _fits(field.type)
+    if fits is None or not field.nullable:
+        return fits
+    return lambda value: value is None or fits(value)
+
+
+def _fits(type_: pa.DataType) -> _Check | None:
+    if pa.types.is_integer(type_):
+        signed = pa.types.is_signed_integer(type_)
+        width = type_.bit_width
+        least = -(1 << width - 1) if signed else 0
+        greatest = (1 << width - 1) - 1 if signed else (1 << width) - 1
+        return lambda value: type(value) is int and least <= value <= greatest
+    if pa.types.is_float64(type_):
+        # Greater integers could be rounded on the way.
+        return lambda value: type(value) is float or (type(value) is int and abs(value) <= 1 << 53)
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_):
+        return lambda value: type(value) is str
+    if pa.types.is_binary(type_) or pa.types.is_large_binary(type_):
+        return lambda value: type(value) is bytes
+    if pa.types.is_boolean(type_):
+        return lambda value: type(value) is bool
+    if type_ == pa.timestamp("us") or type_ == pa.timestamp("ns"):
+        return lambda value: type(value) is datetime and value.tzinfo is None
+    return None
