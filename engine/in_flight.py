@@ -18,17 +18,20 @@ class InFlight:
     Args:
         rows_max: Rows that may be under way.
         bytes_max: Bytes that may be under way.
+        steps_max: Steps without rows that may be under way.
     """
 
-    def __init__(self, rows_max: int, bytes_max: int) -> None:
+    def __init__(self, rows_max: int, bytes_max: int, steps_max: int) -> None:
         self._rows_max = rows_max
         self._bytes_max = bytes_max
+        self._steps_max = steps_max
         self._changed = threading.Condition()
         self._is_closed = False
         self.rows_in = 0
         self.rows_done = 0
         self._bytes = 0
         self._items = 0
+        self._steps = 0
 
     @property
     def rows_waiting(self) -> int:
@@ -60,9 +63,26 @@ class InFlight:
             return True
 
     def force(self) -> None:
-        """Take part without rows and without waiting, as a step that carries no batch does."""
+        """Take part with one more item of a batch that has entered."""
         with self._changed:
             self._items += 1
+
+    def enter_step(self) -> bool:
+        """Wait for room for a step without rows and take it.
+
+        Returns:
+            False if the job was closed; nothing has been taken then.
+        """
+        with self._changed:
+            if not self._wait(lambda: self._has_room(0, 0), None) or self._is_closed:
+                return False
+            self._add_step()
+            return True
+
+    def force_step(self) -> None:
+        """Take part with a step without rows, room or not."""
+        with self._changed:
+            self._add_step()
 
     def withdraw(self, n_rows: int, n_bytes: int) -> None:
         """Undo ``enter`` for a batch that was refused after all."""
@@ -80,6 +100,13 @@ class InFlight:
             self._items -= 1
             self._changed.notify_all()
 
+    def leave_step(self) -> None:
+        """Note that a step without rows is done."""
+        with self._changed:
+            self._items -= 1
+            self._steps -= 1
+            self._changed.notify_all()
+
     def wait_empty(self, timeout_seconds: float | None = None) -> bool:
         """Wait until nothing is under way; return False if closed, or out of time, before that."""
         with self._changed:
@@ -94,10 +121,16 @@ class InFlight:
     def _has_room(self, n_rows: int, n_bytes: int) -> bool:
         if self._items == 0:
             return True
+        if self._steps >= self._steps_max:
+            return False
         n_rows_under_way = self.rows_in - self.rows_done
         return (
             n_rows_under_way + n_rows <= self._rows_max and self._bytes + n_bytes <= self._bytes_max
         )
+
+    def _add_step(self) -> None:
+        self._items += 1
+        self._steps += 1
 
     def _wait(self, is_met: Callable[[], bool], timeout_seconds: float | None) -> bool:
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds

@@ -111,14 +111,22 @@ class Intake:
                 raise
             self._deal(stream, parts, n_bytes)
             if self._shape.pace == "deferred" and self._closes_windows():
+                self._in_flight.force_step()
                 self._end_step(is_final=False)
         return True
 
     def advance_watermark(self, stream: str, watermark: int) -> None:
-        """Raise the watermark of a stream."""
-        with self.lock:
+        """Raise the watermark of a stream, waiting for room."""
+        self._check_running()
+        if not self._in_flight.enter_step():
             self._check_running()
-            self.trackers[stream].advance(watermark)
+        with self.lock:
+            try:
+                self._check_running()
+                self.trackers[stream].advance(watermark)
+            except BaseException:
+                self._in_flight.leave_step()
+                raise
             self._end_step(is_final=False)
 
     def replace_table(self, name: str, table: pa.Table) -> None:
@@ -130,6 +138,7 @@ class Intake:
         """Post the last step: the input has ended. The caller holds the lock."""
         for tracker in self.trackers.values():
             tracker.watermark = WATERMARK_END
+        self._in_flight.force_step()
         self._end_step(is_final=True)
 
     def _route(
@@ -186,10 +195,9 @@ class Intake:
         self._n_steps += 1
 
     def _end_step(self, *, is_final: bool) -> None:
-        """Post a step without a micro-batch."""
+        """Post a step without a micro-batch, which has been let in."""
         item = self._item("", None, 0)
         self._add_step(item, is_final=is_final)
-        self._in_flight.force()
         self._post(item)
 
     def _post(self, item: SourceItem) -> None:

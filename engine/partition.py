@@ -77,6 +77,7 @@ class Partition:
         on_error: Called by the thread with what was raised and the item at hand; the thread ends
             afterwards.
         on_mapped: Called when an item that ends no step is done.
+        on_closed: Called when the outputs have been closed.
         name: Name of the job, for the thread's name.
     """
 
@@ -91,6 +92,7 @@ class Partition:
         *,
         on_error: OnError,
         on_mapped: Callable[[SourceItem], None],
+        on_closed: Callable[[], None],
         name: str,
     ) -> None:
         self.index = index
@@ -102,6 +104,8 @@ class Partition:
         self._inbox: SimpleQueue[Message] = SimpleQueue()
         self._on_error = on_error
         self._on_mapped = on_mapped
+        self._on_closed = on_closed
+        self._is_stopping = False
         # The interpreter does not wait for daemon threads, so a sink that never returns cannot keep
         # it from exiting.
         self._thread = threading.Thread(target=self._run, name=f"{name}-{index}", daemon=True)
@@ -132,6 +136,8 @@ class Partition:
 
     def stop(self) -> None:
         """Make the thread leave its loop after the message at hand and abort its sink."""
+        self._is_stopping = True
+        # A thread that has nothing to do has to be woken.
         self._inbox.put(_Stop())
 
     def close(self) -> None:
@@ -150,6 +156,8 @@ class Partition:
         try:
             while True:
                 message = self._inbox.get()
+                if self._is_stopping:
+                    return
                 if isinstance(message, SourceItem):
                     at_hand.item = message
                     self._process(message)
@@ -159,8 +167,7 @@ class Partition:
                 elif isinstance(message, _Close):
                     self._close_outputs()
                     is_committed = True
-                    return
-                else:
+                    self._on_closed()
                     return
         except BaseException as error:
             self._on_error(error, at_hand.item, self.index)

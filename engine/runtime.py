@@ -32,6 +32,10 @@ from millstream.planner.nodes import Node
 
 __all__ = ["Runtime"]
 
+# Steps without rows that may be under way. At each of them, what the other partitions know of a
+# window may wait in the mailbox of one that is slow.
+_STEPS_MAX = 64
+
 State: TypeAlias = Literal["running", "finished", "cancelled", "failed"]
 
 
@@ -72,11 +76,16 @@ class Runtime:
         self._n_partitions = len(sinks)
         self._shape = plan_shape(root, self._n_partitions, is_single=is_single)
         self._in_flight = InFlight(
-            config.inbox_rows_max * self._n_partitions, config.inbox_bytes_max * self._n_partitions
+            config.inbox_rows_max * self._n_partitions,
+            config.inbox_bytes_max * self._n_partitions,
+            _STEPS_MAX,
         )
-        self._ack_lock = threading.Lock()
+        # Reentrant, because the garbage collector may cancel a job in any thread at any place.
+        self._ack_lock = threading.RLock()
         self._latency = LatencyHistogram()
         self.state: State = "running"
+        self._is_ending = False
+        self._is_closing = False
         self._error: JobFailed | None = None
         self._partitions = [
             self._partition(index, name, sink, late)
@@ -133,6 +142,7 @@ class Runtime:
             at_hand,
             on_error=self._fail,
             on_mapped=self._acknowledge,
+            on_closed=self._in_flight.leave_step,
             name=name,
         )
 
@@ -152,20 +162,36 @@ class Runtime:
             raise
 
     def finish(self) -> None:
-        """End the input, wait until everything is at the sinks, close them and end the threads."""
+        """End the input, wait until everything is at the sinks, close them and end the threads.
+
+        Raises:
+            JobFailed: If the job fails or has failed.
+            SourceError: If the job is cancelled meanwhile.
+        """
+        if self.state in ("finished", "cancelled"):
+            return
         with self.intake.lock:
-            if self.state == "running":
+            if self.state == "running" and not self._is_ending:
+                self._is_ending = True
                 self.intake.end()
+        if self._in_flight.wait_empty():
+            self._close_partitions()
+            if self._in_flight.wait_empty():
                 self._set_state("finished")
-            elif self.state != "failed":
+                for partition in self._partitions:
+                    partition.join(None)
+        self._raise_failure()
+        if self.state != "finished":
+            raise SourceError(f"the job was {self.state} before it had finished")
+
+    def _close_partitions(self) -> None:
+        with self.intake.lock:
+            if self._is_closing:
                 return
-        self._in_flight.wait_empty()
-        self._raise_failure()
-        for partition in self._partitions:
-            partition.close()
-        for partition in self._partitions:
-            partition.join(None)
-        self._raise_failure()
+            self._is_closing = True
+            for partition in self._partitions:
+                self._in_flight.force_step()
+                partition.close()
 
     def cancel(self) -> None:
         """Stop without flushing; what was written stays, what is open is dropped."""
@@ -179,10 +205,11 @@ class Runtime:
             JobFailed: If it failed.
             SourceError: If it was finished or cancelled.
         """
-        if self.state == "running":
+        if self.state == "running" and not self._is_ending:
             return
         self._raise_failure()
-        raise SourceError(f"the job is {self.state} and takes no more input")
+        state = "finished" if self._is_ending else self.state
+        raise SourceError(f"the job is {state} and takes no more input")
 
     def stats(self) -> JobStats:
         """Return what has been counted so far."""
@@ -235,7 +262,10 @@ class Runtime:
                 return
             if item.batch is not None:
                 self._latency.record(time.perf_counter_ns() - item.pushed_at_ns)
-        self._in_flight.leave(item.n_rows, item.n_bytes)
+        if item.batch is None:
+            self._in_flight.leave_step()
+        else:
+            self._in_flight.leave(item.n_rows, item.n_bytes)
 
     def _fail(self, error: BaseException, item: SourceItem | None, partition: int) -> None:
         failure = describe_failure(
