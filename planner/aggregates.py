@@ -200,11 +200,11 @@ class Aggregates:
     def _text(self, node: exp.Expr) -> str:
         return self.context.source.splice(node, self.replace)
 
-    def _column(self, sql: str, node: exp.Expr) -> str:
+    def _column(self, sql: str, node: exp.Expr, *beside: exp.Expr) -> str:
         name = self._column_by_sql.get(sql)
         if name is None:
             name = self._column_by_sql[sql] = f"__x{len(self.columns)}"
-            self.columns[name] = Piece(node, sql, self._text)
+            self.columns[name] = Piece(node, sql, self._text, beside)
         return name
 
     def _plain_call(self, parts: CallParts) -> tuple[str, tuple[str, ...]]:
@@ -221,7 +221,8 @@ class Aggregates:
             sql = self._text(argument)
             if condition is not None:
                 sql = f"CASE WHEN {condition} THEN {sql} END"
-            names.append(self._column(sql, argument))
+            beside = () if parts.filter is None else (parts.filter,)
+            names.append(self._column(sql, argument, *beside))
         return f"{function}({', '.join(map(quoted, names))})", tuple(names)
 
     def _general_call(self, parts: CallParts) -> tuple[str, tuple[str, ...], tuple[SortKey, ...]]:

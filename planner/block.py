@@ -354,6 +354,7 @@ def _flattened(context: PlanContext, source: From) -> From:
         },
         window_columns={role: moved(sql) for role, sql in stage.window_columns.items()},
         title=stage.title,
+        settled=stage.settled,
         inferable={moved(sql): column for sql, column in stage.inferable.items()},
     )
     source.scope.window_prefix = ""

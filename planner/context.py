@@ -28,11 +28,13 @@ class Piece:
         node: The expression in the tree, for error places.
         sql: Its SQL over the input.
         render: Gives the SQL of any part of ``node``, to find which part is at fault.
+        beside: Other expressions that went into ``sql``.
     """
 
     node: exp.Expr | None
     sql: str
     render: Callable[[exp.Expr], str] | None = None
+    beside: tuple[exp.Expr, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +166,10 @@ def _subquery_tables(pieces: Iterable[Piece | None]) -> set[str]:
     return {
         identifier_name(table.this)
         for piece in pieces
-        if piece is not None and piece.node is not None
-        for query in piece.node.find_all(exp.Query)
+        if piece is not None
+        for node in (piece.node, *piece.beside)
+        if node is not None
+        for query in node.find_all(exp.Query)
         for table in query.find_all(exp.Table)
     }
 

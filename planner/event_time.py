@@ -19,7 +19,7 @@ from millstream.planner.windows import (
     not_event_time,
 )
 
-__all__ = ["assign_windows", "find_event_time", "resolve_time", "window_times"]
+__all__ = ["assign_windows", "before", "delayed", "find_event_time", "resolve_time", "window_times"]
 
 
 def resolve_time(context: PlanContext, source: From, syntax: WindowSyntax) -> EventTime:
@@ -123,6 +123,18 @@ def assign_windows(context: PlanContext, source: From, syntax: WindowSyntax) -> 
     )
 
 
+def delayed(watermark: tuple[WatermarkBound, ...], delay: int) -> tuple[WatermarkBound, ...]:
+    """A watermark that lags by so much more."""
+    return tuple(WatermarkBound(bound.stream, bound.delay + delay) for bound in watermark)
+
+
+def before(context: PlanContext, sql: str, data_type: pa.DataType) -> str:
+    """SQL of the moment one unit before a time."""
+    number = "Int32" if pa.types.is_date32(data_type) else "Int64"
+    name = context.typer.type_name(data_type)
+    return f"arrow_cast(arrow_cast({sql}, '{number}') - 1, '{name}')"
+
+
 def window_times(
     window: Window, watermark: tuple[WatermarkBound, ...], lateness: int
 ) -> dict[str, tuple[WatermarkBound, ...]]:
@@ -132,10 +144,8 @@ def window_times(
     are revised. So their end and their last moment are not before it, and they began at most their
     size earlier. Nothing bounds how long ago a session began.
     """
-    late = tuple(WatermarkBound(bound.stream, bound.delay + lateness) for bound in watermark)
+    late = delayed(watermark, lateness)
     times = {"window_end": late, "window_time": late}
     if window.kind != "session":
-        times["window_start"] = tuple(
-            WatermarkBound(bound.stream, bound.delay + window.size) for bound in late
-        )
+        times["window_start"] = delayed(late, window.size)
     return times

@@ -51,8 +51,10 @@ def _source(node: Source) -> list[str]:
 
 def _transform(node: Transform) -> list[str]:
     lines = ["Transform " + ", ".join(_projection(p.sql, p.name) for p in node.projections)]
-    if node.tables:
+    if node.from_sql != quoted("input"):
         lines.append(f"from {node.from_sql}")
+    elif node.tables:
+        lines.append(f"with tables {', '.join(node.tables)}")
     if node.where is not None:
         lines.append(f"where {node.where}")
     return lines

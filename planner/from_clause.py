@@ -184,6 +184,7 @@ def _stage(
         title=relation.title,
         keys=tuple(sql[name] for name in relation.key_columns),
         changes=relation.changes,
+        settled=relation.settled,
         inferable=inferable,
         from_sql=f"{quoted(INPUT)} AS {quoted(alias)}" if joined else quoted(INPUT),
     )

@@ -9,8 +9,20 @@ import pyarrow as pa
 from sqlglot import exp
 
 from millstream.planner.aggregates import Aggregates, call_parts, has_over
+from millstream.planner.closing import (
+    NEVER,
+    TIME_COLUMN,
+    Closing,
+    own_window,
+    window_below,
+    with_lateness,
+)
 from millstream.planner.context import Piece, PlanContext
-from millstream.planner.event_time import assign_windows, resolve_time, window_times
+from millstream.planner.event_time import (
+    assign_windows,
+    delayed,
+    window_times,
+)
 from millstream.planner.from_clause import From
 from millstream.planner.grouping_sets import GroupTerms, read_group_terms
 from millstream.planner.nodes import (
@@ -19,8 +31,6 @@ from millstream.planner.nodes import (
     Node,
     Transform,
     Union,
-    WatermarkBound,
-    Window,
     quoted,
 )
 from millstream.planner.place import span_of
@@ -30,14 +40,11 @@ from millstream.planner.stage import EventTime, Stage
 from millstream.planner.streaming_clauses import WindowCall
 from millstream.planner.windows import (
     WindowSyntax,
-    make_window,
     read_group_window,
     read_window_call,
 )
 
 __all__ = ["GroupQuery", "group"]
-
-_TIME = "__time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +255,8 @@ def _conjunction(
     pieces = [stage.piece(context, condition) for condition in conditions]
     if len(pieces) <= 1:
         return pieces[0] if pieces else None
-    return Piece(place, " AND ".join(f"({piece.sql})" for piece in pieces))
+    sql = " AND ".join(f"({piece.sql})" for piece in pieces)
+    return Piece(place, sql, beside=tuple(conditions))
 
 
 def _lower(
@@ -259,41 +267,33 @@ def _lower(
     syntax: WindowSyntax | None,
     terms: GroupTerms,
 ) -> Stage:
-    time = None if syntax is None else resolve_time(context, query.source, syntax)
-    window = None
-    if syntax is not None and time is not None:
-        window = make_window(context, syntax, _TIME, time.data_type)
-    watermark = stage.node.watermark if time is None else time.watermark
-    lateness = max(
-        (context.streams[bound.stream].allowed_lateness for bound in watermark), default=0
-    )
-    if window is not None and not (context.may_revise and len(terms.sets) == 1):
-        # What follows could not take a result back, so windows close later instead.
-        watermark = tuple(WatermarkBound(b.stream, b.delay + lateness) for b in watermark)
-        lateness = 0
+    if syntax is not None:
+        closing = own_window(context, query.source, syntax)
+    else:
+        closing = window_below(context, stage, terms)
+    closing = with_lateness(context, stage, closing, n_sets=len(terms.sets))
     aggregates = [
-        _aggregate(
-            context, block, _rows(context, block, stage, time, kept), window, watermark, lateness
-        )
+        _aggregate(context, block, _rows(context, block, stage, closing, kept), closing)
         for kept in terms.sets
     ]
     node = _united(context, block, aggregates, query.select)
-    return _grouped_stage(block, node, window, watermark, lateness)
+    grouped = _grouped_stage(block, node, closing if syntax else NEVER)
+    return _with_windows_below(block, stage, grouped, closing) if syntax is None else grouped
 
 
 def _rows(
     context: PlanContext,
     block: GroupBlock,
     stage: Stage,
-    time: EventTime | None,
+    closing: Closing,
     kept: frozenset[exp.Expr] | None,
 ) -> Transform:
     """The aggregate's input: keys of one grouping set, arguments and event time."""
     keys = {name: term for term, name in block.keys.items() if kept is None or term in kept}
     columns = [(name, stage.piece(context, term)) for name, term in keys.items()]
     columns.extend(block.aggregates.columns.items())
-    if time is not None:
-        columns.append((_TIME, Piece(None, time.sql)))
+    if closing.window is not None:
+        columns.append((TIME_COLUMN, Piece(None, closing.time_sql)))
     if not columns:
         columns.append(("__x0", Piece(None, _narrowest(stage))))
     node = stage.project(context, columns)
@@ -328,16 +328,10 @@ def _narrowest(stage: Stage) -> str:
     )
 
 
-def _aggregate(
-    context: PlanContext,
-    block: GroupBlock,
-    node: Node,
-    window: Window | None,
-    watermark: tuple[WatermarkBound, ...],
-    lateness: int,
-) -> Aggregate:
+def _aggregate(context: PlanContext, block: GroupBlock, node: Node, closing: Closing) -> Aggregate:
     calls = block.aggregates.typed(node.schema)
     keys = tuple(name for name in block.keys.values() if name in node.schema.names)
+    window = closing.window
     fields: list[pa.Field] = []
     if window is not None:
         fields.extend(pa.field(name, window.time_type, nullable=False) for name in WINDOW_COLUMNS)
@@ -351,8 +345,8 @@ def _aggregate(
         calls=calls,
         emit=emit,
         schema=pa.schema(fields),
-        watermark=watermark,
-        allowed_lateness=0 if window is None else lateness,
+        watermark=closing.watermark,
+        allowed_lateness=closing.lateness,
     )
 
 
@@ -408,15 +402,12 @@ def _set_columns(
     return columns
 
 
-def _grouped_stage(
-    block: GroupBlock,
-    node: Node,
-    window: Window | None,
-    watermark: tuple[WatermarkBound, ...],
-    lateness: int,
-) -> Stage:
+def _grouped_stage(block: GroupBlock, node: Node, closing: Closing) -> Stage:
+    """The groups as rows. Window columns are those of the block's own window, if it has one."""
+    window = closing.window
     roles = {} if window is None else {name: quoted(name) for name in WINDOW_COLUMNS}
-    times = {} if window is None else window_times(window, watermark, lateness)
+    times = {} if window is None else window_times(window, closing.watermark, closing.lateness)
+    changes = isinstance(node, Aggregate) and _is_revised(node)
     return Stage(
         node=node,
         replace=block.replace,
@@ -428,5 +419,27 @@ def _grouped_stage(
         window_columns=roles,
         title="the grouped query",
         keys=(*roles.values(), *(quoted(key) for key in block.keys.values())),
-        changes=isinstance(node, Aggregate) and _is_revised(node),
+        changes=changes,
+        settled=window is not None and not changes,
+    )
+
+
+def _with_windows_below(block: GroupBlock, stage: Stage, grouped: Stage, closing: Closing) -> Stage:
+    """The groups as rows, with the window columns of the input, which are keys here."""
+    columns = {name: sql for name, sql in grouped.columns.items() if name not in WINDOW_COLUMNS}
+    if closing.window is None:
+        return grouped
+    keys = {bound_sql(term): quoted(name) for term, name in block.keys.items()}
+    roles = {role: keys[sql] for role, sql in stage.window_columns.items() if sql in keys}
+    times = {
+        keys[sql]: replace(time, sql=keys[sql], watermark=delayed(time.watermark, closing.lateness))
+        for sql, time in stage.event_times.items()
+        if sql in keys and keys[sql] in roles.values()
+    }
+    return replace(
+        grouped,
+        columns=columns,
+        window_columns=roles,
+        event_times=times,
+        settled=not grouped.changes,
     )

@@ -232,7 +232,13 @@ class _Builder:
             for argument in parts.arguments
         ]
         names = tuple(
-            self._named(Piece(parts.filter, f"CASE WHEN {condition} THEN {value} END"))
+            self._named(
+                Piece(
+                    parts.filter,
+                    f"CASE WHEN {condition} THEN {value} END",
+                    beside=parts.arguments,
+                )
+            )
             for value in values or ["1"]
         )
         sql = f"{parts.function}({', '.join(map(quoted, names))})"

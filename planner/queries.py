@@ -133,7 +133,14 @@ def _united(context: PlanContext, union: exp.Union, relations: Sequence[Relation
         watermark=_combined(bound for branch in branches for bound in branch.watermark),
     )
     columns = {name: name for name in names}
-    return Relation(node, columns, times, "the union", window_columns=windows)
+    return Relation(
+        node=node,
+        columns=columns,
+        event_times=times,
+        title="the union",
+        window_columns=windows,
+        settled=all(relation.settled for relation in relations),
+    )
 
 
 def _combined(bounds: Iterable[WatermarkBound]) -> tuple[WatermarkBound, ...]:

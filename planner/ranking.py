@@ -69,6 +69,7 @@ def rank_in_windows(
         replace=outer,
         columns={name: quoted(name) for name in [*stage.columns, *texts]},
         event_times=times,
+        settled=True,
         inferable={},
         where=None,
     )
@@ -185,4 +186,5 @@ def order_in_windows(
         columns={name: name for name in names},
         event_times=times,
         window_columns=roles,
+        settled=True,
     )

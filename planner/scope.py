@@ -47,6 +47,7 @@ class Relation:
         changes: Whether later rows replace earlier ones that have the same values in
             ``key_columns``.
         key_columns: Visible names of the group's keys where ``changes`` is set.
+        settled: Whether rows come from closed windows, so that none of them is ever late.
         title: What messages call it.
     """
 
@@ -57,6 +58,7 @@ class Relation:
     window_columns: Mapping[str, str] = field(default_factory=dict)
     changes: bool = False
     key_columns: tuple[str, ...] = ()
+    settled: bool = False
 
     def field(self, name: str) -> pa.Field:
         """The Arrow field of a visible column, under its visible name."""

@@ -56,6 +56,7 @@ class Stage:
         title: What messages call the rows.
         keys: SQL of the group's keys where later rows replace earlier ones.
         changes: Whether later rows replace earlier ones.
+        settled: Whether rows come from closed windows, so that none of them is ever late.
         inferable: Columns that could become event time, by their SQL.
         where: Condition that the next transform has to apply.
         from_sql: FROM of the next transform, with its joins.
@@ -70,6 +71,7 @@ class Stage:
     title: str
     keys: tuple[str, ...] = ()
     changes: bool = False
+    settled: bool = False
     inferable: Mapping[str, Inferable] = field(default_factory=dict)
     where: Piece | None = None
     from_sql: str = quoted(INPUT)
@@ -118,5 +120,6 @@ class Stage:
                 roles[sql]: name for name, sql in reversed(sql_by_name.items()) if sql in roles
             },
             changes=self.changes,
+            settled=self.settled,
             key_columns=tuple(name for name, sql in sql_by_name.items() if sql in self.keys),
         )

@@ -181,6 +181,8 @@ def clean_message(message: str) -> str:
     )
     if candidates:
         return f"no function matches {candidates[1]}"
+    if re.search(r"physical plan does not support logical expression \w*Subquery", message):
+        return "a subquery cannot stand in this place; use it in WHERE, or a join"
     first = next((line for line in message.splitlines() if line.strip()), message)
     suggestion = re.search(r"Did you mean '([^']*)'", message)
     while (stripped := _PREFIXES.sub("", first)) != first:

@@ -208,7 +208,51 @@ def test_an_inner_window_waits_for_late_rows_instead_of_being_revised(find):
     )
     outer, inner = find(sql, Aggregate)
     assert (inner.watermark, inner.allowed_lateness) == ((WatermarkBound("ticks", 3),), 0)
-    assert (outer.watermark, outer.allowed_lateness) == ((WatermarkBound("ticks", 3),), 3)
+    assert (outer.watermark, outer.allowed_lateness) == ((WatermarkBound("ticks", 3),), 0)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        "WINDOW TUMBLING(10s)",
+        "WINDOW SLIDING(10s, 5s)",
+        "WINDOW SESSION(10s)",
+        "GROUP BY cumulate(ts, INTERVAL '5' SECOND, INTERVAL '10' SECOND)",
+    ],
+)
+@pytest.mark.parametrize("keys", ["window_end", "window_start, window_end", "window_end, n"])
+def test_groups_of_an_inner_window_close_with_it(plan, find, inner, keys):
+    sql = (
+        f"SELECT {keys}, max(n) AS m FROM (SELECT count(*) AS n, window_start, window_end "
+        f"FROM trades {inner}) GROUP BY {keys}"
+    )
+    outer, _ = find(sql, Aggregate)
+    assert outer.window == Window("tumble", "__time", pa.timestamp("ms"), 1, 1)
+    assert outer.emit == "final"
+    time = outer.input.projections[-1].sql
+    assert time == "arrow_cast(arrow_cast(\"window_end\", 'Int64') - 1, 'Timestamp(ms)')"
+    assert plan(sql).schema.names == [*keys.split(", "), "m"]
+
+
+def test_groups_of_an_inner_window_serve_further_stages(find):
+    sql = (
+        "SELECT window_start, max(m) FROM (SELECT window_start, window_end, quantity, max(n) AS m "
+        "FROM (SELECT count(*) AS n, quantity, symbol, window_start, window_end, window_time "
+        "FROM trades GROUP BY symbol, quantity WINDOW TUMBLING(10s)) "
+        "GROUP BY window_start, window_end, quantity) WINDOW TUMBLING(window_start, 1m)"
+    )
+    outer, middle, _ = find(sql, Aggregate)
+    assert middle.input.projections[-1].sql == '"window_time"'
+    assert outer.watermark == (WatermarkBound("trades", 10_000),)
+
+
+def test_a_growing_window_is_not_closed_by_its_start(find):
+    sql = (
+        "SELECT window_start, count(*) FROM CUMULATE(trades, ts, INTERVAL '5' SECOND, "
+        "INTERVAL '10' SECOND) GROUP BY window_start"
+    )
+    (aggregate,) = find(sql, Aggregate)
+    assert (aggregate.window, aggregate.emit) == (None, "changes")
 
 
 @pytest.mark.parametrize(
