@@ -88,10 +88,6 @@ UNFINISHED: Mapping[str, int] = {
     "aggregates_tumble": 30,
     "deduplication": 12,
     "projection": 62,
-    "late_over": 0,
-    "over_arrival": 0,
-    "over_range": 0,
-    "over_rows": 0,
     "union": 3,
 }
 

@@ -19,9 +19,6 @@ UNSUPPORTED: frozenset[str] = frozenset(
     {
         "coerced_types",
         "final_revisions",
-        "over_arrival",
-        "over_range",
-        "over_rows",
         "union_of_nullable_and_not",
     }
 )
