@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pyarrow as pa
 
 from millstream.engine.datafusion import TransformRunner
-from millstream.engine.exchange import Receiver, Sender
+from millstream.engine.exchange import Mail, Receiver, Sender
 from millstream.engine.operators.changelog import Changelog
 from millstream.engine.operators.registry import OperatorContext, make_operator
 from millstream.engine.partition import Pipelines, SourceLink
@@ -20,13 +20,10 @@ from millstream.engine.pipeline import (
     union_ports,
 )
 from millstream.engine.plan_shape import has_exchange
-from millstream.engine.step import Contribution
 from millstream.planner import nodes
 from millstream.planner.catalog import StreamDefinition
 
 __all__ = ["build_pipelines"]
-
-Post = Callable[[int, Contribution], None]
 
 
 class _Builder:
@@ -36,13 +33,15 @@ class _Builder:
         streams: Mapping[str, StreamDefinition],
         tables: Mapping[str, pa.Table],
         n_partitions: int,
-        post: Post,
+        mail: Mail,
+        is_eager: bool,
     ) -> None:
         self._context = context
         self._streams = streams
         self._tables = tables
         self._n_partitions = n_partitions
-        self._post = post
+        self._mail = mail
+        self._is_eager = is_eager
         self._n_exchanges = 0
         self.pipelines = Pipelines()
 
@@ -95,10 +94,19 @@ class _Builder:
     def _exchange(self, node: nodes.Exchange, downstream: Link) -> None:
         number = self._n_exchanges
         self._n_exchanges += 1
-        n_senders = self._n_partitions if has_exchange(node.input) else None
-        self.pipelines.receivers[number] = Receiver(n_senders, self._context.at_hand, downstream)
+        is_first = not has_exchange(node.input)
+        at_hand = self._context.at_hand
+        n_senders = None if is_first else self._n_partitions
+        self.pipelines.receivers[number] = Receiver(n_senders, at_hand, self._mail, downstream)
         sender = Sender(
-            number, node.kind, node.keys, self._context.partition, self._n_partitions, self._post
+            number,
+            node.kind,
+            node.keys,
+            self._context.partition,
+            self._n_partitions,
+            self._mail,
+            at_hand,
+            is_eager=self._is_eager and is_first,
         )
         self.build(node.input, sender)
 
@@ -111,7 +119,8 @@ def build_pipelines(
     streams: Mapping[str, StreamDefinition],
     tables: Mapping[str, pa.Table],
     n_partitions: int,
-    post: Post,
+    mail: Mail,
+    is_eager: bool,
 ) -> Pipelines:
     """Build the pipelines of one partition.
 
@@ -122,8 +131,9 @@ def build_pipelines(
         streams: Streams of the plan by name.
         tables: Contents of the session's tables.
         n_partitions: Number of partitions of the job.
-        post: Puts a contribution into the mailbox of a partition.
+        mail: Between the partitions.
+        is_eager: Whether rows may pass the first exchange before their step ends, in any order.
     """
-    builder = _Builder(context, streams, tables, n_partitions, post)
+    builder = _Builder(context, streams, tables, n_partitions, mail, is_eager)
     builder.build(root, sink)
     return builder.pipelines

@@ -4,11 +4,16 @@ A sender collects what a step produces and, at the step's end, gives each receiv
 or not. A receiver takes up a step when every sender has contributed to it and all earlier steps are
 done. So all partitions see the steps in one order, though the threads run freely. No thread ever
 waits for room in an exchange: what is on its way is bounded by what ``push`` has let in.
+
+Where steps are far apart, a sender does not wait for the end of one with all that it has: rows that
+only add to the state behind the exchange, whose order does not matter, go early. They count as part
+of the item that brought them, so that its room is not given back before they have arrived.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -17,9 +22,25 @@ from millstream.engine.routing import split
 from millstream.engine.step import AtHand, Contribution, SourceItem
 from millstream.planner.nodes import ExchangeKind
 
-__all__ = ["Receiver", "Sender"]
+__all__ = ["Mail", "Receiver", "Sender"]
 
-Post = Callable[[int, Contribution], None]
+# Rows for one receiver that are worth a message of their own.
+_EARLY_ROWS = 1 << 13
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """How contributions travel between partitions.
+
+    Attributes:
+        post: Puts a contribution into the mailbox of a partition; never blocks.
+        hold: Keeps an item from being complete until it has been acknowledged once more.
+        acknowledge: Takes one acknowledgement of an item.
+    """
+
+    post: Callable[[int, Contribution], None]
+    hold: Callable[[SourceItem], None]
+    acknowledge: Callable[[SourceItem], None]
 
 
 class Sender:
@@ -31,7 +52,9 @@ class Sender:
         keys: Columns whose hash decides, for kind ``hash``.
         partition: The partition that sends.
         n_partitions: Number of receivers.
-        post: Puts a contribution into the mailbox of a partition.
+        mail: Between the partitions.
+        at_hand: Of the partition.
+        is_eager: Whether rows may go before their step ends, in any order.
     """
 
     def __init__(
@@ -41,35 +64,56 @@ class Sender:
         keys: Sequence[str],
         partition: int,
         n_partitions: int,
-        post: Post,
+        mail: Mail,
+        at_hand: AtHand,
+        *,
+        is_eager: bool,
     ) -> None:
         self._exchange = exchange
         self._kind = kind
         self._keys = keys
         self._partition = partition
         self._n_partitions = n_partitions
-        self._post = post
+        self._mail = mail
+        self._at_hand = at_hand
+        self._is_eager = is_eager
+        self._n_steps_ended = 0
         self._parts: list[list[pa.RecordBatch]] = [[] for _ in range(n_partitions)]
+        self._n_rows = [0] * n_partitions
 
     def emit(self, batch: pa.RecordBatch) -> None:
         if self._kind == "hash":
-            for part, rows in zip(
-                self._parts, split(batch, self._keys, self._n_partitions), strict=True
-            ):
+            slices = split(batch, self._keys, self._n_partitions)
+            for receiver, rows in enumerate(slices):
                 if rows.num_rows > 0:
-                    part.append(rows)
+                    self._add(receiver, rows)
         elif self._kind == "single":
-            self._parts[0].append(batch)
+            self._add(0, batch)
         elif self._kind == "forward":
-            self._parts[self._partition].append(batch)
+            self._add(self._partition, batch)
         else:
-            for part in self._parts:
-                part.append(batch)
+            for receiver in range(self._n_partitions):
+                self._add(receiver, batch)
 
     def end_step(self, item: SourceItem) -> None:
+        self._n_steps_ended += 1
         parts, self._parts = self._parts, [[] for _ in range(self._n_partitions)]
+        self._n_rows = [0] * self._n_partitions
         for receiver, batches in enumerate(parts):
-            self._post(receiver, Contribution(self._exchange, item, self._partition, batches))
+            self._mail.post(receiver, Contribution(self._exchange, item, self._partition, batches))
+
+    def _add(self, receiver: int, rows: pa.RecordBatch) -> None:
+        self._parts[receiver].append(rows)
+        self._n_rows[receiver] += rows.num_rows
+        item = self._at_hand.item
+        if self._is_eager and self._n_rows[receiver] >= _EARLY_ROWS and item is not None:
+            batches, self._parts[receiver] = self._parts[receiver], []
+            self._n_rows[receiver] = 0
+            self._mail.hold(item)
+            self._mail.post(
+                receiver,
+                Contribution(self._exchange, item, self._partition, batches, self._n_steps_ended),
+            )
 
 
 class Receiver:
@@ -79,31 +123,41 @@ class Receiver:
         n_senders: Partitions that contribute to each step; None where those of the step's source
             side do.
         at_hand: Of the partition; follows the steps.
+        mail: Between the partitions.
         downstream: What follows.
     """
 
-    def __init__(self, n_senders: int | None, at_hand: AtHand, downstream: Link) -> None:
+    def __init__(
+        self, n_senders: int | None, at_hand: AtHand, mail: Mail, downstream: Link
+    ) -> None:
         self._n_senders = n_senders
         self._at_hand = at_hand
+        self._mail = mail
         self._downstream = downstream
         self._next_step = 0
         self._arrived: dict[int, list[Contribution]] = {}
+        self._early: dict[int, list[Contribution]] = {}
 
     def take(self, contribution: Contribution) -> None:
         """Take in a contribution, and process all steps that are complete now."""
+        if contribution.early_for is not None:
+            self._early.setdefault(contribution.early_for, []).append(contribution)
+            self._process_early()
+            return
         number = step_of(contribution.item).number
         self._arrived.setdefault(number, []).append(contribution)
         while self._is_complete(self._next_step):
             self._process(self._arrived.pop(self._next_step))
+            self._process_early()
 
     def _is_complete(self, number: int) -> bool:
         contributions = self._arrived.get(number)
         if contributions is None:
             return False
         n_senders = self._n_senders
-        return len(contributions) == (
-            step_of(contributions[0].item).n_sources if n_senders is None else n_senders
-        )
+        if n_senders is None:
+            n_senders = step_of(contributions[0].item).n_sources
+        return len(contributions) == n_senders
 
     def _process(self, contributions: list[Contribution]) -> None:
         self._next_step += 1
@@ -113,3 +167,11 @@ class Receiver:
             for batch in contribution.batches:
                 self._downstream.emit(batch)
         self._downstream.end_step(contributions[0].item)
+
+    def _process_early(self) -> None:
+        """Process what has come for the step that is next to end."""
+        for contribution in self._early.pop(self._next_step, ()):
+            self._at_hand.item = contribution.item
+            for batch in contribution.batches:
+                self._downstream.emit(batch)
+            self._mail.acknowledge(contribution.item)

@@ -12,6 +12,7 @@ import pyarrow as pa
 from millstream.engine.build import build_pipelines
 from millstream.engine.config import SessionConfig
 from millstream.engine.event_time import NO_WATERMARK
+from millstream.engine.exchange import Mail
 from millstream.engine.failures import describe_failure
 from millstream.engine.in_flight import InFlight
 from millstream.engine.intake import Intake
@@ -131,7 +132,8 @@ class Runtime:
             streams=self._streams,
             tables=self._tables,
             n_partitions=self._n_partitions,
-            post=post,
+            mail=Mail(post, self._hold, self._acknowledge),
+            is_eager=self._shape.pace == "deferred",
         )
         return Partition(
             index,
@@ -254,6 +256,10 @@ class Runtime:
             state_rows=sum(operator.state_rows for operator in operators),
             state_bytes=sum(operator.state_bytes for operator in operators),
         )
+
+    def _hold(self, item: SourceItem) -> None:
+        with self._ack_lock:
+            item.n_waiting += 1
 
     def _acknowledge(self, item: SourceItem) -> None:
         with self._ack_lock:

@@ -62,12 +62,22 @@ class SourceItem:
 
 @dataclass(slots=True, eq=False)
 class Contribution:
-    """What one partition gives to one receiver of an exchange in one step."""
+    """What one partition gives to one receiver of an exchange in one step.
+
+    Attributes:
+        exchange: Number of the exchange in the plan.
+        item: Item that ends the step; for an early contribution the one whose rows it carries.
+        sender: Partition that gives it.
+        batches: Rows for the receiver.
+        early_for: Number of the step to come that an early contribution belongs to, or None for the
+            contribution that ends its step.
+    """
 
     exchange: int
     item: SourceItem
     sender: int
     batches: list[pa.RecordBatch] = field(default_factory=list)
+    early_for: int | None = None
 
 
 class AtHand:

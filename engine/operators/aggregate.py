@@ -13,8 +13,10 @@ from millstream.engine.late_rows import LateRows
 from millstream.engine.operators.base import Collector, Counters
 from millstream.engine.operators.calls import Calls
 from millstream.engine.operators.changelog import Changelog
+from millstream.engine.operators.reduction import Reduction
 from millstream.engine.operators.windowing import WindowGrid, or_all_windows
 from millstream.engine.row_watermarks import RowWatermarks
+from millstream.engine.state.accumulators import Accumulators
 from millstream.engine.state.group_state import GroupState
 from millstream.kernels.compile import I64, U32
 from millstream.planner.nodes import HIDDEN_PREFIX, Node
@@ -56,6 +58,13 @@ class _Grouping:
         group_ids = self.state.update(batch.num_rows, prefix, keys, self.calls.values(batch))
         self.calls.keep(batch, group_ids)
         return group_ids
+
+    def row_states(self, batch: pa.RecordBatch) -> list[pa.Array]:
+        """Return the accumulators of groups of one row each, for every row of a batch."""
+        accumulators = Accumulators(self.calls.specs, merges=False)
+        rows = np.arange(batch.num_rows, dtype=np.uint32)
+        accumulators.update(self.calls.values(batch), rows, batch.num_rows)
+        return accumulators.columns(slice(0, batch.num_rows))
 
     def add_partials(self, batch: pa.RecordBatch, prefix: Sequence[I64]) -> U32:
         """Add groups that another phase has accumulated and return their groups here."""
@@ -109,24 +118,37 @@ class PartialAggregate:
         self._late_rows = late_rows
         self._is_deferred = is_deferred and node.emit == "final"
         self._closed_below = NO_WATERMARK
+        self._reduction = Reduction()
         grid_words = 0 if node.window is None else 1 if node.window.kind == "tumble" else 2
         self._grouping = _Grouping(node, node.input.schema, {}, grid_words, merges=False)
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
-        grouping = self._grouping
-        if grouping.grid is None:
-            grouping.add_rows(batch, ())
+        grid = self._grouping.grid
+        if grid is None:
+            self._add(batch, [], out)
             return
-        panes = grouping.grid.assign(batch, self._watermarks.of(batch), self._late_rows)
+        panes = grid.assign(batch, self._watermarks.of(batch), self._late_rows)
         self._counters.rows_late += panes.n_late
         prefix = [panes.panes]
-        if grouping.grid.is_overlapping:
+        if grid.is_overlapping:
             prefix.append(or_all_windows(panes.first_ends, len(panes.panes)))
-        grouping.add_rows(panes.batch, prefix)
+        self._add(panes.batch, prefix, out)
+
+    def _add(self, batch: pa.RecordBatch, prefix: list[I64], out: Collector) -> None:
+        grouping = self._grouping
+        if self._reduction.is_bypassed:
+            self._reduction.bypass(batch.num_rows)
+            keys = [batch.column(key) for key in grouping.node.keys]
+            out.emit(self._partials(keys, prefix, grouping.row_states(batch)))
+            return
+        n_before = grouping.state.n_groups
+        grouping.add_rows(batch, prefix)
+        if self._reduction.observe(batch.num_rows, grouping.state.n_groups - n_before):
+            self._flush_all(out)
 
     def end_batch(self, out: Collector) -> None:
         if not self._is_deferred:
-            self._flush(out, slice(0, self._grouping.state.n_groups), np.empty(0, np.uint32))
+            self._flush_all(out)
 
     def process_watermark(self, watermark: int, out: Collector) -> None:
         grid = self._grouping.grid
@@ -138,7 +160,7 @@ class PartialAggregate:
             self._flush(out, *self._grouping.state.split(closed_below))
 
     def end_input(self, out: Collector) -> None:
-        self._flush(out, slice(0, self._grouping.state.n_groups), np.empty(0, np.uint32))
+        self._flush_all(out)
 
     @property
     def state_rows(self) -> int:
@@ -148,28 +170,27 @@ class PartialAggregate:
     def state_bytes(self) -> int:
         return self._grouping.state_bytes
 
+    def _flush_all(self, out: Collector) -> None:
+        self._flush(out, slice(0, self._grouping.state.n_groups), np.empty(0, np.uint32))
+
     def _flush(self, out: Collector, group_ids: U32 | slice, rest: U32) -> None:
         n_groups = group_ids.stop if isinstance(group_ids, slice) else len(group_ids)
         if n_groups == 0:
             return
-        out.emit(self._partials(group_ids))
-        self._grouping.retain(rest)
-
-    def _partials(self, group_ids: U32 | slice) -> pa.RecordBatch:
         grouping, state = self._grouping, self._grouping.state
-        names = list(grouping.node.keys)
-        columns = state.keys(group_ids)
-        if grouping.grid is not None:
-            names.append(_PANE)
-            columns.append(array_from_buffers(state.prefix_words(0)[group_ids], pa.int64(), None))
-            if grouping.grid.is_overlapping:
-                names.append(_FIRST_END)
-                columns.append(
-                    array_from_buffers(state.prefix_words(1)[group_ids], pa.int64(), None)
-                )
-        accumulated = state.accumulated(group_ids)
-        names += [f"{_STATE}{index}" for index in range(len(accumulated))]
-        columns += accumulated
+        n_words = 0 if grouping.grid is None else 2 if grouping.grid.is_overlapping else 1
+        prefix = [state.prefix_words(index)[group_ids] for index in range(n_words)]
+        out.emit(self._partials(state.keys(group_ids), prefix, state.accumulated(group_ids)))
+        grouping.retain(rest)
+
+    def _partials(
+        self, keys: list[pa.Array], prefix: Sequence[I64], states: list[pa.Array]
+    ) -> pa.RecordBatch:
+        names = list(self._grouping.node.keys)
+        names += [_PANE, _FIRST_END][: len(prefix)]
+        names += [f"{_STATE}{index}" for index in range(len(states))]
+        words = [array_from_buffers(values, pa.int64(), None) for values in prefix]
+        columns = [*keys, *words, *states]
         if not columns:
             # A global aggregate without calls has no columns, but the group itself has to arrive.
             return pa.RecordBatch.from_arrays([pa.nulls(1)], [_PANE])

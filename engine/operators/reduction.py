@@ -1,0 +1,48 @@
+"""Whether adding up before an exchange is worth its cost, measured as rows go by."""
+
+from __future__ import annotations
+
+__all__ = ["Reduction"]
+
+# A verdict needs this many rows, and holds for this many more before it is tried again.
+_PROBE_ROWS = 1 << 15
+_BYPASS_ROWS = 1 << 21
+# With fewer rows per group than this, a group costs more to keep and hand on than its rows.
+_ROWS_PER_GROUP_MIN = 2.0
+
+
+class Reduction:
+    """Watches how many rows share a group, and says when to stop looking for groups.
+
+    Input changes: keys that repeated may stop to, and the other way round. So the answer is
+    measured again after a while.
+    """
+
+    def __init__(self) -> None:
+        self._n_rows = 0
+        self._n_groups = 0
+        self._n_rows_to_bypass = 0
+
+    @property
+    def is_bypassed(self) -> bool:
+        """Whether rows should be handed on without looking for their groups."""
+        return self._n_rows_to_bypass > 0
+
+    def observe(self, n_rows: int, n_new_groups: int) -> bool:
+        """Note what a batch came to.
+
+        Returns:
+            Whether rows should be handed on as they are from now on.
+        """
+        self._n_rows += n_rows
+        self._n_groups += n_new_groups
+        if self._n_rows < _PROBE_ROWS:
+            return False
+        if self._n_rows < _ROWS_PER_GROUP_MIN * self._n_groups:
+            self._n_rows_to_bypass = _BYPASS_ROWS
+        self._n_rows = self._n_groups = 0
+        return self.is_bypassed
+
+    def bypass(self, n_rows: int) -> None:
+        """Note rows that were handed on as they are."""
+        self._n_rows_to_bypass = max(self._n_rows_to_bypass - n_rows, 0)
