@@ -55,7 +55,8 @@ def test_rows_go_where_their_keys_are(plan, sql, expected):
 @pytest.mark.parametrize(
     "sql",
     [
-        "SELECT symbol, max(n) FROM (SELECT symbol, day, count(*) AS n, window_end AS e FROM trades "
+        "SELECT symbol, max(n) FROM (SELECT symbol, day, count(*) AS n, "
+        "window_end AS e FROM trades "
         "GROUP BY symbol, day WINDOW TUMBLING(1s)) GROUP BY symbol WINDOW TUMBLING(e, 1m)",
         "SELECT count(*) FROM (SELECT symbol, count(*) AS n, window_end AS e FROM trades "
         "GROUP BY symbol WINDOW TUMBLING(1s)) GROUP BY upper(symbol) WINDOW TUMBLING(e, 1m)",
@@ -75,7 +76,8 @@ def test_rows_are_exchanged_again_where_fewer_keys_are_asked_for(plan, sql):
         "(PARTITION BY symbol ORDER BY ts) AS l FROM trades) GROUP BY symbol, day "
         "WINDOW TUMBLING(1m)",
         "SELECT symbol, row_number() OVER (PARTITION BY window_end, symbol ORDER BY n) AS r FROM "
-        "(SELECT symbol, window_end, count(*) AS n FROM trades GROUP BY symbol WINDOW TUMBLING(1s))",
+        "(SELECT symbol, window_end, count(*) AS n FROM trades GROUP BY symbol "
+        "WINDOW TUMBLING(1s))",
     ],
 )
 def test_rows_stay_where_keys_that_are_asked_for_include_those_that_placed_them(plan, sql):

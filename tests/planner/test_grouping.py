@@ -271,7 +271,8 @@ def test_grouping_sets_are_a_union_of_aggregates(find):
         ),
         (
             "SELECT max(c) FROM (SELECT ^count(*) AS c FROM trades GROUP BY symbol) AS counts",
-            "subquery 'counts' gives results that are still revised, which can only be filtered and "
+            "subquery 'counts' gives results that are still revised, which can "
+            "only be filtered and "
             "projected; give it a window, or add EMIT FINAL to the query",
         ),
         (

@@ -190,15 +190,18 @@ def test_order_by_event_time_is_inferred_for_bounded_tables(catalog):
         ),
         (
             "SELECT ^lead(price) OVER (ORDER BY ts) FROM trades",
-            "lead needs rows that are still to come; use it within a window, by adding the window's "
+            "lead needs rows that are still to come; use it within a window, by "
+            "adding the window's "
             "end to PARTITION BY",
         ),
         (
-            "SELECT sum(price) OVER (ORDER BY ts ROWS BETWEEN ^1 PRECEDING AND 1 FOLLOWING) FROM trades",
+            "SELECT sum(price) OVER (ORDER BY ts ROWS BETWEEN ^1 PRECEDING AND 1 "
+            "FOLLOWING) FROM trades",
             "a frame with FOLLOWING needs rows that are still to come; end it at CURRENT ROW",
         ),
         (
-            "SELECT sum(price) OVER (ORDER BY ts ROWS BETWEEN ^2 PRECEDING AND 1 PRECEDING) FROM trades",
+            "SELECT sum(price) OVER (ORDER BY ts ROWS BETWEEN ^2 PRECEDING AND 1 "
+            "PRECEDING) FROM trades",
             "a frame must end at CURRENT ROW",
         ),
         (

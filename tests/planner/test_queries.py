@@ -10,12 +10,14 @@ from millstream.planner.nodes import Source, Transform, Union, WatermarkBound
 
 def test_a_join_with_a_table_is_a_transform(plan):
     root = plan(
-        "SELECT t.symbol, name FROM trades t JOIN symbols AS s ON t.symbol = s.symbol AND price > 1 "
+        "SELECT t.symbol, name FROM trades t JOIN symbols AS s ON t.symbol = "
+        "s.symbol AND price > 1 "
         "WHERE s.name LIKE 'a%'"
     ).root
     assert isinstance(root, Transform)
     assert root.from_sql == (
-        '"input" AS "t" INNER JOIN "symbols" AS "s" ON "t"."symbol" = "s"."symbol" AND "t"."price" > 1'
+        '"input" AS "t" INNER JOIN "symbols" AS "s" ON "t"."symbol" = '
+        '"s"."symbol" AND "t"."price" > 1'
     )
     assert (root.where, root.tables) == ('"s"."name" LIKE \'a%\'', ("symbols",))
     assert root.input.schema.names == ["symbol", "price"]

@@ -125,7 +125,10 @@ def test_the_keys_of_a_session_may_be_said_in_its_table_argument(find, sql):
 
 
 def test_a_table_function_without_group_by_passes_rows_through(plan, find):
-    sql = "SELECT price, window_start, window_time FROM HOP(trades, ts, INTERVAL '5' SECOND, INTERVAL '10' SECOND)"
+    sql = (
+        "SELECT price, window_start, window_time FROM HOP(trades, ts, INTERVAL "
+        "'5' SECOND, INTERVAL '10' SECOND)"
+    )
     assert plan(sql).schema == pa.schema(
         [
             ("price", pa.float64()),
@@ -138,7 +141,10 @@ def test_a_table_function_without_group_by_passes_rows_through(plan, find):
 
 
 def test_grouping_by_less_than_the_window_aggregates_rows_with_windows(find):
-    sql = "SELECT symbol, max(window_end) FROM TUMBLE(trades, ts, INTERVAL '5' SECOND) GROUP BY symbol"
+    sql = (
+        "SELECT symbol, max(window_end) FROM TUMBLE(trades, ts, INTERVAL '5' "
+        "SECOND) GROUP BY symbol"
+    )
     (aggregate,) = find(sql, Aggregate)
     assert aggregate.window is None
     assert len(find(sql, AssignWindows)) == 1
@@ -273,7 +279,8 @@ def test_a_growing_window_is_not_closed_by_its_start(find):
             "or name the column in the window",
         ),
         (
-            "SELECT count(*) FROM trades GROUP BY tumble(^ts + INTERVAL '1' HOUR, INTERVAL '1' HOUR)",
+            "SELECT count(*) FROM trades GROUP BY tumble(^ts + INTERVAL '1' "
+            "HOUR, INTERVAL '1' HOUR)",
             "a window needs a plain column as event time; compute it in a subquery",
         ),
         (
@@ -364,7 +371,8 @@ def test_a_growing_window_is_not_closed_by_its_start(find):
         (
             "SELECT count(*) FROM TUMBLE(trades, ts, INTERVAL '1' HOUR) "
             "WHERE ^ts > window_start GROUP BY window_end",
-            "a condition cannot mix window columns with others here; put the window into a subquery",
+            "a condition cannot mix window columns with others here; put the "
+            "window into a subquery",
         ),
         (
             "SELECT max(n) FROM (SELECT window_start AS s, count(*) AS n FROM trades "
