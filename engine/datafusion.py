@@ -248,7 +248,8 @@ class TransformRunner:
         select = [
             f"{projection.sql} AS {quoted(projection.name)}" for projection in node.projections
         ]
-        select += [f'"{INPUT_TABLE}".{quoted(name)} AS {quoted(name)}' for name in hidden]
+        # Only the input has such names, whatever FROM calls it.
+        select += [f"{quoted(name)} AS {quoted(name)}" for name in hidden]
         where = f" WHERE {node.where}" if node.where is not None else ""
         sql = f"SELECT {', '.join(select)} FROM {node.from_sql}{where}"
         if self._tables:
