@@ -29,12 +29,12 @@ from rich.table import Table
 
 import millstream as ms
 
-__all__ = ["MAX_OUT_OF_ORDERNESS", "QUERY", "Run", "airline_names", "departures", "main", "stream"]
+__all__ = ["MAX_OUT_OF_ORDERNESS", "QUERY", "Run", "airlines", "departures", "main", "stream"]
 
 QUERY = """
-SELECT carrier, window_start AS hour, count(*) AS flights, avg(dep_delay) AS mean_delay
-FROM flights
-GROUP BY carrier
+SELECT window_start AS hour, a.name AS airline, count(*) AS flights, avg(dep_delay) AS mean_delay
+FROM flights f JOIN airlines a ON f.carrier = a.carrier
+GROUP BY a.name
 WINDOW TUMBLING(scheduled, INTERVAL '1' HOUR)
 """
 
@@ -81,10 +81,9 @@ def departures() -> pa.Table:
     return flights.add_column(0, "scheduled", times).take(pa.array(left)).combine_chunks()
 
 
-def airline_names() -> dict[str, str]:
-    """Read the names of the airlines by their codes."""
-    airlines = pacsv.read_csv(_data_folder() / "airlines.csv")
-    return dict(zip(*airlines.to_pydict().values(), strict=True))
+def airlines() -> pa.Table:
+    """Read the airlines: ``carrier`` is the code that flights have, ``name`` the name."""
+    return pacsv.read_csv(_data_folder() / "airlines.csv")
 
 
 def stream(
@@ -116,6 +115,7 @@ def stream(
         event_time="scheduled",
         max_out_of_orderness=max_out_of_orderness,
     )
+    session.create_table("airlines", airlines())
     query = session.sql(QUERY)
     collected = ms.CollectSink()
     started = time.perf_counter()
@@ -200,21 +200,20 @@ def _count(text: str) -> int:
 
 
 def _show(run: Run, n_rows: int) -> None:
-    answer = run.rows.sort_by([("hour", "ascending"), ("carrier", "ascending")])
+    answer = run.rows.sort_by([("hour", "ascending"), ("airline", "ascending")])
     n_hidden = max(answer.num_rows - 2 * n_rows, 0)
     table = Table(title="Departures from New York in 2013", caption_justify="left")
     table.add_column("hour")
     table.add_column("airline")
     table.add_column("flights", justify="right")
     table.add_column("mean delay, minutes", justify="right")
-    names = airline_names()
     head, tail = answer.slice(0, n_rows if n_hidden else None), answer.slice(n_rows + n_hidden)
     for part in (head, tail) if n_hidden else (head,):
         for row in part.to_pylist():
             delay = row["mean_delay"]
             table.add_row(
                 f"{row['hour']:%Y-%m-%d %H:%M}",
-                names[row["carrier"]],
+                row["airline"],
                 str(row["flights"]),
                 "cancelled" if delay is None else f"{delay:.1f}",
             )
