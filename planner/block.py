@@ -158,8 +158,9 @@ class _Block:
         return self._result(stage, items, order)
 
     def _check_functions(self, roots: Sequence[exp.Expr]) -> None:
-        clauses = (self.select.args.get(key) for key in ("where", "group", "having", "qualify"))
-        for root in (*roots, *(clause for clause in clauses if clause is not None)):
+        keys = ("where", "group", "having", "qualify", "order")
+        clauses = [self.select.args[key] for key in keys if self.select.args.get(key) is not None]
+        for root in (*roots, *clauses):
             for call in root.find_all(exp.Anonymous):
                 self._check_function(call)
 

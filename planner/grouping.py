@@ -33,6 +33,7 @@ from millstream.planner.nodes import (
     Union,
     quoted,
 )
+from millstream.planner.over_clause import over_calls
 from millstream.planner.place import span_of
 from millstream.planner.scope import WINDOW_COLUMNS, bound_column, bound_sql, window_role
 from millstream.planner.select_list import alias_of, bind_with_aliases
@@ -79,7 +80,7 @@ def group(context: PlanContext, query: GroupQuery) -> Stage:
     stage = query.source.stage
     if query.source.window is not None and syntax is None:
         stage = assign_windows(context, query.source, query.source.window)
-    block = GroupBlock(context, query.aliases, windowed=syntax is not None, sets=len(terms.sets))
+    block = GroupBlock(context, query.aliases, windowed=syntax is not None)
     for term in terms.keys:
         if syntax is None or window_role(term) is None:
             block.keys.setdefault(term, f"__k{len(block.keys)}")
@@ -90,8 +91,9 @@ def group(context: PlanContext, query: GroupQuery) -> Stage:
     rows, groups = _split_where(context, query, windowed=syntax is not None)
     stage = replace(stage, where=_conjunction(context, stage, query.where, rows))
     grouped = _lower(context, query, block, stage, syntax, terms)
-    conditions = [*groups, *([having] if having is not None else [])]
-    return replace(grouped, where=_conjunction(context, grouped, having or query.where, conditions))
+    place = query.where if having is None else having
+    conditions = groups if having is None else [*groups, having]
+    return replace(grouped, where=_conjunction(context, grouped, place, conditions))
 
 
 @dataclass(slots=True)
@@ -102,7 +104,6 @@ class GroupBlock:
         context: Of the block.
         aliases: Select list by output name.
         windowed: Whether groups are of windows.
-        sets: Number of grouping sets, of which each has its own aggregate.
         keys: Column by expression for all that is grouped by.
         groupings: Column by expressions for calls of ``grouping``.
         aggregates: The aggregates found so far.
@@ -111,7 +112,6 @@ class GroupBlock:
     context: PlanContext
     aliases: Mapping[str, exp.Expr]
     windowed: bool
-    sets: int
     keys: dict[exp.Expr, str] = field(default_factory=dict)
     groupings: dict[tuple[str, ...], str] = field(default_factory=dict)
     aggregates: Aggregates = field(init=False)
@@ -216,6 +216,10 @@ def _having(context: PlanContext, query: GroupQuery) -> exp.Expr | None:
     if clause is None:
         return None
     condition: exp.Expr = clause.this
+    for parts in over_calls(condition):
+        raise context.source.error(
+            f"{parts.function} with OVER cannot be used in HAVING; use QUALIFY", parts.node
+        )
     bind_with_aliases(query.source, condition, query.aliases)
     return condition
 

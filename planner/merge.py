@@ -21,7 +21,10 @@ def merged(outer: Transform) -> Transform:
     Columns that the inner transform computes may be used once; those that it merely picks, freely.
     """
     inner = outer.input
-    if not isinstance(inner, Transform) or outer.tables or inner.tables:
+    if not isinstance(inner, Transform) or outer.tables:
+        return outer
+    if inner.tables and outer.picks is None:
+        # A condition could not tell apart columns of the input and of the tables by name alone.
         return outer
     texts = [projection.sql for projection in outer.projections]
     if outer.where is not None:

@@ -100,20 +100,23 @@ def _over(
     for term, key in zip(clause.partition, keys, strict=True):
         check_key_type(context, term, node.schema.field(key).type)
     first = len(stage.columns)
-    typed = [
-        call.typed(context, f"__w{first + index}", node.schema, keys, order)
-        for index, call in enumerate(pending)
-    ]
-    fields = [pa.field(call.name, call.result_type) for call in typed]
+    typed: dict[_Pending, OverCall] = {}
+    for call in pending:
+        if call not in typed:
+            name = f"__w{first + len(typed)}"
+            typed[call] = call.typed(context, name, node.schema, keys, order)
+    fields = [pa.field(call.name, call.result_type) for call in typed.values()]
     over = Over(
         input=node,
         keys=keys,
         order_column=order,
-        calls=tuple(typed),
+        calls=tuple(typed.values()),
         schema=pa.schema([*node.schema, *fields]),
         watermark=node.watermark if time is None else time.watermark,
     )
-    names = {id(parts.node): call.name for (parts, _), call in zip(calls, typed, strict=True)}
+    names = {
+        id(parts.node): typed[call].name for (parts, _), call in zip(calls, pending, strict=True)
+    }
     return replace(
         stage,
         node=over,
@@ -247,9 +250,9 @@ class _Builder:
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """A call that is not typed yet."""
+    """A call that is not typed yet. Equal ones compute the same."""
 
-    parts: CallParts
+    parts: CallParts = field(compare=False)
     sql: str
     arguments: tuple[str, ...]
     frame_kind: Literal["rows", "range"]

@@ -116,6 +116,8 @@ def _read(
     named: Mapping[str, exp.Window],
     depth: int = 0,
 ) -> OverClause:
+    if window.args.get("first") is not None:
+        raise context.source.error("FIRST and LAST have no meaning in OVER", place)
     terms = window.args.get("partition_by") or []
     order = window.args.get("order")
     clause = OverClause(

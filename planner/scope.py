@@ -169,7 +169,7 @@ class Scope:
 
     def _table_columns(self, table: exp.Table) -> list[str]:
         name = identifier_name(table.this)
-        if name not in self.tables:
+        if name not in self.tables or name == "input":
             raise self.source.error(
                 "a subquery in an expression can read tables of the session only: "
                 f"{name!r} is none",

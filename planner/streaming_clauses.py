@@ -32,7 +32,7 @@ class WindowCall(exp.Expression):
 class WindowArgument(exp.Expression):
     """One argument of a window: its upper-case ``name``, if it has one, and its value."""
 
-    arg_types = {"this": True, "name": False, "kind": False, "partition_by": False}
+    arg_types = {"this": True, "name": False, "partition_by": False}
 
 
 class Duration(exp.Expression):
@@ -170,14 +170,12 @@ class StreamingClauses(ParserBase):
         if self._curr.token_type == TokenType.TABLE:
             self._advance()
             table = self._parse_window_data()
-            return WindowArgument(
-                this=table, name=name, kind="table", partition_by=self._partition()
-            )
+            return WindowArgument(this=table, name=name, partition_by=self._partition())
         if self._match_text_seq("DESCRIPTOR"):
             self._match_l_paren()
             column = self._parse_column()
             self._match_r_paren()
-            return WindowArgument(this=column, name=name, kind="descriptor")
+            return WindowArgument(this=column, name=name)
         if self._at_duration():
             start = self._index
             self._advance(2)
@@ -188,9 +186,7 @@ class StreamingClauses(ParserBase):
             TokenType.WITH,
         ):
             data = self._parse_window_data()
-            return WindowArgument(
-                this=data, name=name, kind="table", partition_by=self._partition()
-            )
+            return WindowArgument(this=data, name=name, partition_by=self._partition())
         value = self._parse_disjunction()
         if value is None:
             self.raise_error("Expected a window argument")

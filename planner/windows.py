@@ -17,7 +17,6 @@ from millstream.planner.streaming_clauses import Duration, WindowArgument, Windo
 from millstream.planner.typing import TypingError
 
 __all__ = [
-    "GROUP_WINDOWS",
     "WindowSyntax",
     "check_time_type",
     "interval_units",
@@ -43,7 +42,7 @@ _CLAUSE_PARAMETERS: Mapping[str, tuple[WindowKind, tuple[str, ...]]] = {
 _GROUP_PARAMETERS: Mapping[str, tuple[WindowKind, tuple[str, ...]]] = {
     name: (kind, roles[1:]) for name, (kind, roles) in _TABLE_PARAMETERS.items()
 }
-GROUP_WINDOWS = frozenset(name.lower() for name in _GROUP_PARAMETERS)
+_GROUP_WINDOWS = frozenset(name.lower() for name in _GROUP_PARAMETERS)
 
 _ROLE_BY_NAME = {
     "DATA": "data",
@@ -101,7 +100,7 @@ class WindowSyntax:
 
 def is_group_window(node: exp.Expr) -> bool:
     """Whether an expression is a window such as ``tumble(ts, INTERVAL '1' MINUTE)``."""
-    return isinstance(node, exp.Anonymous) and str(node.name).lower() in GROUP_WINDOWS
+    return isinstance(node, exp.Anonymous) and str(node.name).lower() in _GROUP_WINDOWS
 
 
 def read_window_call(context: PlanContext, call: WindowCall, *, clause: bool) -> WindowSyntax:
@@ -117,7 +116,12 @@ def read_window_call(context: PlanContext, call: WindowCall, *, clause: bool) ->
         if isinstance(argument, WindowArgument)
     ]
     kind, roles = parameters[call.this]
-    if clause and arguments and arguments[0][0] is None and not _is_time(arguments[0][1]):
+    if (
+        clause
+        and arguments
+        and arguments[0][0] is None
+        and not isinstance(arguments[0][1], exp.Column)
+    ):
         return _assign(context, call, kind, roles[1:], arguments)
     return _assign(context, call, kind, roles, _without_swallowed(arguments, len(roles)))
 
@@ -181,10 +185,6 @@ def _without_swallowed(arguments: Sequence[_Argument], n_roles: int) -> list[_Ar
             place.set("partition_by", terms[:-missing])
             taken.extend((None, term, term) for term in terms[-missing:])
     return taken
-
-
-def _is_time(node: exp.Expr) -> bool:
-    return isinstance(node, exp.Column)
 
 
 def _assign(

@@ -91,6 +91,14 @@ def test_calls_over_the_same_rows_share_a_node(find):
     assert nodes[0].input.projections[-1].sql == 'upper("symbol")'
 
 
+def test_equal_calls_are_computed_once(find):
+    sql = (
+        "SELECT price FROM trades QUALIFY sum(price) OVER (ORDER BY ts) > 1 "
+        "OR sum(price) OVER (ORDER BY ts) < -1"
+    )
+    only_call(find, sql)
+
+
 def test_expressions_around_and_inside_calls_are_computed_beside_them(plan, find):
     sql = "SELECT price - avg(price * 2) OVER (ORDER BY ts) AS d FROM trades WHERE price > 0"
     (over,) = find(sql, Over)
@@ -241,6 +249,10 @@ def test_order_by_event_time_is_inferred_for_bounded_tables(catalog):
         (
             "SELECT price FROM trades WHERE ^row_number() OVER (ORDER BY ts) = 1",
             "row_number with OVER cannot be used in WHERE; use QUALIFY",
+        ),
+        (
+            "SELECT count(*) FROM trades GROUP BY symbol HAVING ^sum(count(*)) OVER () > 1",
+            "sum with OVER cannot be used in HAVING; use QUALIFY",
         ),
         (
             "SELECT price FROM trades QUALIFY ^price > 1",

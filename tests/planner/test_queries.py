@@ -64,6 +64,13 @@ def test_a_subquery_in_an_expression_reads_tables(plan):
     assert root.tables == ("symbols",)
 
 
+def test_a_join_in_a_subquery_is_merged_with_what_only_picks_from_it(plan):
+    sql = "SELECT n AS m FROM (SELECT name AS n, price FROM trades CROSS JOIN symbols) AS q"
+    root = plan(sql).root
+    assert isinstance(root.input, Source)
+    assert root.projections[0].sql == '"symbols"."name"'
+
+
 def test_unread_columns_are_not_read(find):
     sql = "SELECT a FROM (SELECT symbol AS a, price AS b, ts FROM trades WHERE quantity > 1)"
     (source,) = find(sql, Source)
