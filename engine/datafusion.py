@@ -8,6 +8,7 @@ its logical plan and is planned and executed once per micro-batch.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -32,6 +33,9 @@ INPUT_TABLE = "input"
 # own.
 _RESIDENT_BATCH_ROWS = 1
 _WHOLE_BATCH_ROWS = 8192
+_CLOCK_FUNCTIONS = re.compile(
+    r"\b(now|current_timestamp|current_date|current_time|today)\b", re.IGNORECASE
+)
 
 
 class TransformFailed(MillstreamError):
@@ -145,6 +149,11 @@ def aggregate_function(
     return udaf(accumulator, list(argument_types), return_type, list(state_types), volatility, name)
 
 
+def tells_time(sql: str) -> bool:
+    """Say whether a query may ask for the current time, so that it cannot be planned for ever."""
+    return _CLOCK_FUNCTIONS.search(sql) is not None
+
+
 class QueryRunner:
     """Runs one query again and again, each time over other rows. Belongs to one thread.
 
@@ -168,7 +177,9 @@ class QueryRunner:
         self._context = _context(tables or {}, functions or {}, batch_rows=_WHOLE_BATCH_ROWS)
         self._live = _LiveTable(in_schema)
         self._context.register_dataset(INPUT_TABLE, self._live)
+        self._sql = sql
         self._query = self._context.sql(sql)
+        self._tells_time = tells_time(sql)
         self._out_schema = out_schema
 
     def run(self, batches: Iterable[pa.RecordBatch]) -> list[pa.RecordBatch]:
@@ -179,6 +190,9 @@ class QueryRunner:
         """
         self._live.waiting.extend(batches)
         try:
+            if self._tells_time:
+                # DataFusion puts the time of parsing in the place of now().
+                self._query = self._context.sql(self._sql)
             # Planned anew, because joins keep what they collected in their physical plan.
             stream = self._context.execute(self._query.execution_plan(), 0)
             results = [result.to_pyarrow() for result in stream]
@@ -252,7 +266,7 @@ class TransformRunner:
         select += [f"{quoted(name)} AS {quoted(name)}" for name in hidden]
         where = f" WHERE {node.where}" if node.where is not None else ""
         sql = f"SELECT {', '.join(select)} FROM {node.from_sql}{where}"
-        if self._tables:
+        if self._tables or tells_time(sql):
             return QueryRunner(
                 sql, in_schema, out_schema, tables=self._tables, functions=self._functions
             )
