@@ -1,0 +1,134 @@
+"""Folds over frames, step by step, against folds over lists of values."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millstream.kernels.frames import close_row_frames
+from millstream.kernels.sliding import ADD, LEAST, from_comparable, run, slide, to_comparable
+from tests.kernels.rows_of_keys import CAPACITY, N_KEYS, Array, RowsOfKeys, locked, long, steps_of
+
+INT64 = np.iinfo(np.int64)
+SIGN = INT64.min
+
+int64s = st.integers(-9, 9) | st.integers(INT64.min, INT64.max)
+float64s = st.sampled_from([0.5, -2.0, 3.0, 1e6, math.inf, -math.inf, math.nan])
+all_floats = st.floats(allow_nan=True, allow_infinity=True, allow_subnormal=True)
+
+FOLDS = [(ADD, np.int64, int64s), (LEAST, np.int64, int64s), (ADD, np.float64, float64s)]
+
+
+def identity(operation: int) -> int:
+    return INT64.max if operation == LEAST else 0
+
+
+def folded(operation: int, values: list[Any], dtype: type) -> Any:
+    if operation == LEAST:
+        return min(values)
+    with np.errstate(invalid="ignore"):
+        return np.array(values, dtype).sum(dtype=dtype).item()
+
+
+def same(left: float, right: float) -> bool:
+    return left == right or left == pytest.approx(right, rel=1e-12, nan_ok=True)
+
+
+@pytest.mark.parametrize(("operation", "dtype", "values"), FOLDS)
+def test_slide_folds_each_frame_alone(operation: int, dtype: type, values: Any) -> None:
+    @given(steps_of(values), st.integers(0, 9))
+    def check(steps: list[list[tuple[int, Any]]], preceding: int) -> None:
+        state = RowsOfKeys()
+        seen: dict[int, list[Any]] = {}
+        ring, boundaries = np.zeros(N_KEYS * CAPACITY, dtype), long()
+        backs = np.full(N_KEYS, identity(operation), dtype)
+        for step in steps:
+            state.sort([key for key, _ in step])
+            state.open(preceding)
+            out = np.empty(len(step), dtype)
+            slide(
+                operation,
+                dtype(identity(operation)),
+                *state.rows,
+                locked([value for _, value in step], dtype),
+                state.starts,
+                *state.rings,
+                ring,
+                boundaries,
+                backs,
+                out,
+            )
+            close_row_frames(state.groups, state.offsets, preceding, state.heads, state.counts)
+            for row, (key, value) in enumerate(step):
+                seen.setdefault(key, []).append(value)
+                frame = seen[key][-preceding - 1 :]
+                assert same(out[row].item(), folded(operation, frame, dtype))
+
+    check()
+
+
+@pytest.mark.parametrize(("operation", "dtype", "values"), FOLDS)
+def test_run_folds_all_rows_so_far(operation: int, dtype: type, values: Any) -> None:
+    @given(steps_of(values))
+    def check(steps: list[list[tuple[int, Any]]]) -> None:
+        state = RowsOfKeys()
+        seen: dict[int, list[Any]] = {}
+        totals = np.full(N_KEYS, identity(operation), dtype)
+        for step in steps:
+            state.sort([key for key, _ in step])
+            out = np.empty(len(step), dtype)
+            column = locked([value for _, value in step], dtype)
+            run(operation, *state.rows, column, totals, out)
+            for row, (key, value) in enumerate(step):
+                seen.setdefault(key, []).append(value)
+                assert same(out[row].item(), folded(operation, seen[key], dtype))
+
+    check()
+
+
+def there_and_back(words: Array, is_float: bool, flip: int) -> tuple[list[int], Array]:
+    comparable, back = long(len(words)), long(len(words))
+    to_comparable(locked(words, np.int64), is_float, flip, comparable)
+    from_comparable(locked(comparable, np.int64), is_float, flip, back)
+    return comparable.tolist(), back
+
+
+@given(hnp.arrays(np.int64, st.integers(0, 20), elements=int64s))
+def test_comparable_integers(values: Array) -> None:
+    comparable, back = there_and_back(values, False, 0)
+    assert comparable == values.tolist() == back.tolist()
+    descending, back = there_and_back(values, False, -1)
+    assert descending == [-1 - value for value in values.tolist()]
+    assert back.tolist() == values.tolist()
+
+
+@given(hnp.arrays(np.uint64, st.integers(0, 20)))
+def test_comparable_unsigned_integers(values: Array) -> None:
+    comparable, back = there_and_back(values.view(np.int64), False, SIGN)
+    assert comparable == [value - 2**63 for value in values.tolist()]
+    assert back.view(np.uint64).tolist() == values.tolist()
+
+
+@given(hnp.arrays(np.float64, st.integers(0, 20), elements=all_floats))
+def test_comparable_floats_ascend_as_floats_do_and_nan_is_last(values: Array) -> None:
+    values = np.concatenate([values, [-math.nan, math.nan, math.inf, -0.0, 0.0]])
+    comparable, back = there_and_back(values.view(np.int64), True, 0)
+    ordered = sorted(
+        range(len(values)),
+        key=lambda row: (math.isnan(values[row]), values[row], math.copysign(1, values[row])),
+    )
+    is_nan = [comparable[row] for row in ordered if math.isnan(values[row])]
+    assert len(set(is_nan)) == 1
+    assert comparable == sorted(comparable) or sorted(comparable) == [
+        comparable[r] for r in ordered
+    ]
+    np.testing.assert_array_equal(back.view(np.float64), values)
+    greatest, back = there_and_back(values.view(np.int64), True, -1)
+    assert greatest == [-1 - word for word in comparable]
+    np.testing.assert_array_equal(back.view(np.float64), values)
