@@ -155,7 +155,8 @@ class PartialAggregate:
         if grid is None or not self._is_deferred:
             return
         closed_below = grid.closed_below(watermark)
-        if closed_below > self._closed_below:
+        # Rows that come late but are allowed fall into panes that were closed before.
+        if closed_below > self._closed_below or self._grouping.node.allowed_lateness > 0:
             self._closed_below = closed_below
             self._flush(out, *self._grouping.state.split(closed_below))
 

@@ -86,9 +86,9 @@ class BufferedCalls:
         if len(group_ids) == 0:
             self._chunks, self._group_ids = [], []
             return
+        new_ids = self._numbers(group_ids)
         chunks, ids = self._chunks, self._group_ids
         self._chunks, self._group_ids = [], []
-        new_ids = self._numbers(group_ids)
         for chunk, chunk_ids in zip(chunks, ids, strict=True):
             renumbered = new_ids[chunk_ids]
             is_kept = renumbered != _NOT_WANTED
