@@ -1,0 +1,58 @@
+"""Functions of the user in queries."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from datafusion import Accumulator, udaf, udf
+
+from millstream.planner import plan_query
+from millstream.planner.nodes import Aggregate
+
+
+class Longest(Accumulator):
+    """Length of the longest text."""
+
+    def __init__(self):
+        self.length = 0
+
+    def update(self, values):
+        self.length = max(self.length, pc.max(pc.utf8_length(values)).as_py() or 0)
+
+    def merge(self, states):
+        self.length = max(self.length, pc.max(states[0]).as_py() or 0)
+
+    def state(self):
+        return [pa.scalar(self.length)]
+
+    def evaluate(self):
+        return pa.scalar(self.length)
+
+
+@pytest.fixture
+def extended(catalog):
+    catalog.functions["half"] = udf(
+        lambda values: pc.divide(values, 2.0), [pa.float64()], pa.float64(), "volatile", "half"
+    )
+    catalog.functions["longest"] = udaf(
+        Longest, pa.string(), pa.int64(), [pa.int64()], "volatile", "longest"
+    )
+    return catalog
+
+
+def test_a_scalar_function_is_typed_like_any_other(extended):
+    plan = plan_query("SELECT HALF(price) AS h FROM trades WHERE half(price) > 1", extended)
+    assert plan.schema == pa.schema([("h", pa.float64())])
+
+
+def test_an_aggregate_function_groups_and_is_buffered(extended):
+    root = plan_query("SELECT longest(symbol) AS l FROM trades EMIT FINAL", extended).root
+    assert isinstance(root.input, Aggregate)
+    (call,) = root.input.calls
+    assert (call.function, call.path) == ("longest", "buffered")
+    assert call.result_type == pa.int64()
+
+
+def test_a_function_that_is_not_registered_is_unknown(refusal):
+    assert refusal("SELECT ^half(price) FROM trades").reason == "unknown function 'half'"
