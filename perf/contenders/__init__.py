@@ -1,0 +1,17 @@
+"""Who takes part: Millstream, and those that it is compared with."""
+
+from perf.contenders.arrow_loop import ArrowLoop
+from perf.contenders.engines import BatchSql, DataFusion, DuckDb, Polars, duckdb_answer
+from perf.contenders.limit import SumColumns
+from perf.contenders.stream import Millstream
+
+__all__ = [
+    "ArrowLoop",
+    "BatchSql",
+    "DataFusion",
+    "DuckDb",
+    "Millstream",
+    "Polars",
+    "SumColumns",
+    "duckdb_answer",
+]
