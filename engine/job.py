@@ -59,6 +59,7 @@ class Job:
                 partial(_deliver, runtime, name),
                 rows_max=batch_rows_max,
                 linger_seconds=linger_seconds,
+                event_time=stream.event_time,
             )
             for name, stream in streams.items()
             if can_buffer(stream.schema)

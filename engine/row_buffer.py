@@ -38,6 +38,7 @@ class RowBuffer:
         deliver: Takes a batch; may block, and may raise, which is then raised in :meth:`add`.
         rows_max: Rows that may wait, and rows of a batch.
         linger_seconds: For how long the first row waits for company.
+        event_time: Column that must not be NULL, or None.
     """
 
     def __init__(
@@ -48,13 +49,19 @@ class RowBuffer:
         *,
         rows_max: int,
         linger_seconds: float,
+        event_time: str | None = None,
     ) -> None:
         self._stream = stream
         self._schema = schema
         self._deliver = deliver
         self._rows_max = rows_max
         self._linger_seconds = linger_seconds
-        self._checks = [(field.name, _required(field)) for field in schema]
+        # What is wrong with a row has to be found before it is among others.
+        self._fields = {
+            field.name: field.with_nullable(field.nullable and field.name != event_time)
+            for field in schema
+        }
+        self._checks = [(name, _required(field)) for name, field in self._fields.items()]
         self._names = frozenset(schema.names)
         self._rows: list[Mapping[str, Any]] = []
         self._changed = threading.Condition()
@@ -106,7 +113,7 @@ class RowBuffer:
             self._refuse_names(row)
         for name, fits in self._checks:
             if not fits(row[name]):
-                field = self._schema.field(name)
+                field = self._fields[name]
                 required = "" if field.nullable else " and not NULL"
                 raise SchemaError(
                     f"stream {self._stream!r}: column {name!r} must be a value of type"
