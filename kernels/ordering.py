@@ -12,48 +12,52 @@ _DIGIT_BITS = 11
 _N_DIGITS = 1 << _DIGIT_BITS
 _DIGIT_MASK = np.uint64(_N_DIGITS - 1)
 _WORD_BITS = 64
+# With more groups than this for each one that occurs, it is not worth going through all of them.
+_GROUPS_PER_FOUND = 8
 
 
 @kernel
 def group_rows(group_ids: U32, marks: U32, groups: U32, offsets: I64, order: U32) -> int:
     """Bring the rows of each group together, in the order in which they are.
 
-    The cost depends on the rows alone and not on how many groups there are beside theirs.
+    If few of the groups occur, the cost does not depend on how many others there are. If many
+    occur, they are put in ascending order, so that what follows goes through the state of groups
+    from front to back.
 
     Args:
         group_ids: uint32[n_rows].
         marks: uint32[n_groups], all 0; used in between and left all 0. That it covers every id
             goes unchecked.
-        groups: uint32[at least as many as different ids], the ids in the order in which they first
-            occur.
-        offsets: int64[one more than ``groups``], where in ``order`` the rows of each group begin;
-            the last one is n_rows.
+        groups: uint32[at least as many as different ids], the ids that occur.
+        offsets: int64[one more than ``groups``], where in ``order`` the rows of each begin; the
+            last one is n_rows.
         order: uint32[n_rows], the indices of the rows, group after group.
 
     Returns:
         The number of different ids.
     """
     n_found = 0
-    offsets[0] = 0
     for row in range(group_ids.shape[0]):
-        mark = marks[group_ids[row]]
-        if mark == 0:
+        if marks[group_ids[row]] == 0:
             groups[n_found] = group_ids[row]
             n_found += 1
-            offsets[n_found] = 0
-            marks[group_ids[row]] = n_found
-            mark = np.uint32(n_found)
-        offsets[mark] += 1
+        marks[group_ids[row]] += np.uint32(1)
+    if n_found * _GROUPS_PER_FOUND >= marks.shape[0]:
+        place = 0
+        for group in range(marks.shape[0]):
+            if marks[group] > 0:
+                groups[place] = group
+                place += 1
+    total = 0
     for place in range(n_found):
-        offsets[place + 1] += offsets[place]
+        n_rows = marks[groups[place]]
+        offsets[place] = total
+        marks[groups[place]] = total
+        total += n_rows
+    offsets[n_found] = total
     for row in range(group_ids.shape[0]):
-        place = marks[group_ids[row]] - np.uint32(1)
-        order[offsets[place]] = row
-        offsets[place] += 1
-    # Each offset has moved to the end of its group, which is where the next one begins.
-    for place in range(n_found, 0, -1):
-        offsets[place] = offsets[place - 1]
-    offsets[0] = 0
+        order[marks[group_ids[row]]] = row
+        marks[group_ids[row]] += np.uint32(1)
     for place in range(n_found):
         marks[groups[place]] = 0
     return n_found

@@ -67,6 +67,7 @@ class OverFunctions:
         self._accumulators: dict[Hashable, Accumulator] = {}
         self._first_columns: dict[str, None] = {}
         self._frame_columns: dict[_FrameKey, dict[str, None]] = {}
+        self._frames_read_first: set[_FrameKey] = set()
         self._frame_calls: dict[_FrameKey, list[OverCall]] = {}
         self._finishes = [self._lower(call) for call in node.calls]
         self._first_rows = FirstRows(self._schema(self._first_columns))
@@ -284,6 +285,7 @@ class OverFunctions:
     def _first_of(self, key: _FrameKey, column: str) -> Callable[[], pa.Array]:
         self._frame(key)
         self._frame_columns.setdefault(key, {})[column] = None
+        self._frames_read_first.add(key)
         return lambda: self._frame_rows[key].first(column)
 
     def _rows_of(self, key: _FrameKey, functions: Mapping[str, object]) -> FrameRows:
@@ -292,7 +294,14 @@ class OverFunctions:
         # A batch without columns would not know its number of rows.
         names = self._frame_columns[key] or self._node.input.schema.names[:1]
         calls = self._frame_calls.get(key, ())
-        return FrameRows(frame, self._schema(names), calls, self._node.order_column, functions)
+        return FrameRows(
+            frame,
+            self._schema(names),
+            calls,
+            self._node.order_column,
+            functions,
+            reads_first=key in self._frames_read_first,
+        )
 
     def _schema(self, names: Mapping[str, None] | list[str]) -> pa.Schema:
         return pa.schema([self._node.input.schema.field(name) for name in names])

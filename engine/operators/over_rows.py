@@ -32,6 +32,7 @@ class FrameRows:
         calls: Functions for DataFusion.
         order_column: Event time, or None.
         functions: User-defined DataFusion functions by name.
+        reads_first: Whether first rows are wanted.
     """
 
     def __init__(
@@ -41,10 +42,12 @@ class FrameRows:
         calls: Sequence[OverCall],
         order_column: str | None,
         functions: Mapping[str, object],
+        *,
+        reads_first: bool,
     ) -> None:
         self._frame = frame
         self._retained = RetainedRows(frame, schema)
-        self._calls = tuple(calls)
+        self._reads_first = reads_first
         self._query = (
             _query(calls, plain_schema(schema), order_column, functions) if calls else None
         )
@@ -65,7 +68,10 @@ class FrameRows:
         if self._query is not None:
             listed = self._retained.list(inputs.rows)
             self._computed = _run(self._query, listed, inputs.rows.n_rows)
-        self._first = self._retained.first_of_frames(inputs.rows)
+        if self._reads_first:
+            self._first = self._retained.first_of_frames(inputs.rows)
+        else:
+            self._retained.enter(inputs.rows)
 
     def first(self, column: str) -> pa.Array:
         """Return a column of the first row of each row's frame."""

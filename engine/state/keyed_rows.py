@@ -132,7 +132,8 @@ class Keys:
         groups = np.empty(n_found_max, np.uint32)
         offsets = np.empty(n_found_max + 1, np.int64)
         order = np.empty(n_rows, np.uint32)
-        n_found = group_rows(group_ids, self._marks.values, groups, offsets, order)
+        marks = self._marks.values[: self.n_keys]
+        n_found = group_rows(group_ids, marks, groups, offsets, order)
         return KeyedRows(
             n_rows,
             n_known_keys,

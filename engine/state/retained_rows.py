@@ -67,7 +67,6 @@ class RetainedRows:
         self._ring = frame.new_ring(np.int64)
         self._store = _Rows(self._schema)
         self._fresh: pa.RecordBatch | None = None
-        self._n_before = 0
 
     @property
     def state_bytes(self) -> int:
@@ -77,7 +76,6 @@ class RetainedRows:
     def open(self, batch: pa.RecordBatch) -> None:
         """Begin a step with rows that have at least the columns to keep."""
         self._fresh = _picked(batch, self._schema)
-        self._n_before = self._frame.n_rows
 
     def list(self, rows: KeyedRows) -> ListedRows:
         """List what the frames of a step see; to be called before :meth:`first_of_frames`."""
@@ -105,13 +103,31 @@ class RetainedRows:
 
     def first_of_frames(self, rows: KeyedRows) -> pa.RecordBatch:
         """Return for each row the first row of its frame; to be called once per step."""
-        positions = self._enter(rows)
+        positions = self.enter(rows)
         assert self._fresh is not None, "a step is open"
         return self._store.take_with(positions, self._fresh)
 
-    def enter(self, rows: KeyedRows) -> None:
-        """Take new rows in without looking at them; instead of :meth:`first_of_frames`."""
-        self._enter(rows)
+    def enter(self, rows: KeyedRows) -> I64:
+        """Take new rows in; instead of :meth:`first_of_frames`, of which it is the first half.
+
+        Returns:
+            int64[n_rows], where the first row of each frame is.
+        """
+        frame = self._frame
+        positions = np.empty(rows.n_rows, np.int64)
+        look_up_first_rows(
+            rows.groups,
+            rows.offsets,
+            rows.order,
+            frame.starts,
+            frame.counts.values,
+            frame.places.values,
+            frame.capacities.values,
+            self._ring.slots,
+            self._store.n_rows,
+            positions,
+        )
+        return positions
 
     def close(self, rows: KeyedRows) -> None:
         """End a step, after the frame has been closed."""
@@ -148,23 +164,6 @@ class RetainedRows:
             positions,
         )
         self._store.rewrite(positions)
-
-    def _enter(self, rows: KeyedRows) -> I64:
-        frame = self._frame
-        positions = np.empty(rows.n_rows, np.int64)
-        look_up_first_rows(
-            rows.groups,
-            rows.offsets,
-            rows.order,
-            frame.starts,
-            frame.counts.values,
-            frame.places.values,
-            frame.capacities.values,
-            self._ring.slots,
-            self._store.n_rows,
-            positions,
-        )
-        return positions
 
 
 class FirstRows:
