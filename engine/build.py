@@ -58,7 +58,7 @@ class _Builder:
         elif isinstance(node, nodes.Exchange):
             self._exchange(node, downstream)
         elif isinstance(node, nodes.Union):
-            ports = union_ports(len(node.branches), downstream)
+            ports = union_ports(len(node.branches), node.schema, downstream)
             for branch, port in zip(node.branches, ports, strict=True):
                 self.build(branch, port)
         else:

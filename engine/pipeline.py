@@ -124,7 +124,7 @@ class UnionPort:
         if self.is_ended:
             self._ahead.append(batch)
         else:
-            self._union.downstream.emit(batch)
+            self._union.downstream.emit(self._union.relabelled(batch))
 
     def end_step(self, item: SourceItem) -> None:
         if self.is_ended:
@@ -144,9 +144,20 @@ class UnionPort:
 
 
 class _Union:
-    def __init__(self, downstream: Link) -> None:
+    def __init__(self, schema: pa.Schema, downstream: Link) -> None:
         self.downstream = downstream
         self.ports: list[UnionPort] = []
+        self._schema = schema
+
+    def relabelled(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Give a batch the schema of the union: branches differ in what may be NULL."""
+        n_columns = len(self._schema)
+        if batch.num_columns == n_columns:
+            return pa.RecordBatch.from_arrays(batch.columns, schema=self._schema)
+        schema = self._schema
+        for field in list(batch.schema)[n_columns:]:
+            schema = schema.append(field)
+        return pa.RecordBatch.from_arrays(batch.columns, schema=schema)
 
     def port_ended(self, item: SourceItem) -> None:
         if not all(port.is_ended for port in self.ports):
@@ -158,9 +169,9 @@ class _Union:
             port.resume()
 
 
-def union_ports(n_ports: int, downstream: Link) -> list[UnionPort]:
-    """Return the inputs of a new union that feeds ``downstream``."""
-    union = _Union(downstream)
+def union_ports(n_ports: int, schema: pa.Schema, downstream: Link) -> list[UnionPort]:
+    """Return the inputs of a new union that feeds ``downstream`` with batches of ``schema``."""
+    union = _Union(schema, downstream)
     union.ports = [UnionPort(union) for _ in range(n_ports)]
     return union.ports
 

@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 import pyarrow as pa
 
 __all__ = [
+    "ARRIVAL_COLUMN",
     "HIDDEN_PREFIX",
     "OP_COLUMN",
     "Aggregate",
@@ -40,6 +41,8 @@ __all__ = [
 
 HIDDEN_PREFIX = "__ms_"
 OP_COLUMN = "_op"
+# In the query of a WindowSelect: the place of each row in the order of arrival, int64.
+ARRIVAL_COLUMN = "__arrival"
 
 Emit: TypeAlias = Literal["append", "final", "changes"]
 ExchangeKind: TypeAlias = Literal["hash", "single", "broadcast", "forward"]

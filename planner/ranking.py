@@ -10,13 +10,24 @@ from sqlglot import exp
 
 from millstream.planner.aggregates import CallParts
 from millstream.planner.context import INPUT, Piece, PlanContext
-from millstream.planner.nodes import WatermarkBound, WindowSelect, quoted
+from millstream.planner.nodes import (
+    ARRIVAL_COLUMN,
+    AssignWindows,
+    Node,
+    Source,
+    Transform,
+    WatermarkBound,
+    WindowSelect,
+    quoted,
+)
 from millstream.planner.over_clause import OverClause
 from millstream.planner.scope import Relation
 from millstream.planner.stage import Stage
 from millstream.planner.typing import TypingError
 
 __all__ = ["SortTerm", "order_in_windows", "rank_in_windows"]
+
+_ARRIVAL = pa.field(ARRIVAL_COLUMN, pa.int64(), nullable=False)
 
 
 def rank_in_windows(
@@ -37,13 +48,15 @@ def rank_in_windows(
     node = stage.project(context, columns)
     windows = set(stage.window_columns.values())
     keys = tuple(names[sql] for sql in partition if sql not in windows)
+    ties = _tie_breakers(node)
     texts = {
-        f"__w{len(stage.columns) + index}": _call_sql(context, stage, parts, clause)
+        f"__w{len(stage.columns) + index}": _call_sql(context, stage, parts, clause, ties)
         for index, (parts, clause) in enumerate(calls)
     }
-    listed = ", ".join(f"{text} AS {quoted(name)}" for name, text in texts.items())
-    sql = f"SELECT *, {listed} FROM {quoted(INPUT)}"
-    typed = _typed(context, sql, node.schema, calls)
+    passed = [quoted(name) for name in node.schema.names]
+    listed = ", ".join([*passed, *(f"{text} AS {quoted(name)}" for name, text in texts.items())])
+    sql = f"SELECT {listed} FROM {quoted(INPUT)}"
+    typed = _typed(context, sql, node.schema.append(_ARRIVAL), calls)
     end = _end_column(stage)
     select = WindowSelect(
         input=node,
@@ -75,16 +88,45 @@ def rank_in_windows(
     )
 
 
-def _call_sql(context: PlanContext, stage: Stage, parts: CallParts, clause: OverClause) -> str:
+def _tie_breakers(node: Node) -> list[str]:
+    """Return what orders rows that agree in all else, so that the answer is always the same.
+
+    Rows straight from a stream keep the order in which they came. What other operators give comes
+    in an order that depends on how they were run, so there the rows themselves have to decide.
+    """
+    if isinstance(node, Transform):
+        order = _tie_breakers(node.input)
+        return order if order == [quoted(ARRIVAL_COLUMN)] else _sortable(node.schema)
+    if isinstance(node, Source):
+        return [quoted(ARRIVAL_COLUMN)]
+    if isinstance(node, AssignWindows):
+        # The copies of a row are in different windows: within each, rows are still in order.
+        return _tie_breakers(node.input)
+    return _sortable(node.schema)
+
+
+def _sortable(schema: pa.Schema) -> list[str]:
+    return [quoted(field.name) for field in schema if not pa.types.is_nested(field.type)]
+
+
+def _call_sql(
+    context: PlanContext,
+    stage: Stage,
+    parts: CallParts,
+    clause: OverClause,
+    ties: Sequence[str],
+) -> str:
     assert parts.over is not None
     call = context.source.splice_call(parts.over, stage.replace)
     words = []
     if clause.partition:
         terms = ", ".join(stage.render(context, term) for term in clause.partition)
         words.append(f"PARTITION BY {terms}")
-    if clause.order:
-        terms = ", ".join(_ordered(stage.render(context, t.this), t) for t in clause.order)
-        words.append(f"ORDER BY {terms}")
+    order = [_ordered(stage.render(context, t.this), t) for t in clause.order]
+    if parts.function == "row_number":
+        order += ties
+    if order:
+        words.append(f"ORDER BY {', '.join(order)}")
     if clause.frame is not None:
         words.append(clause.frame.sql(lambda node: _plain(context, node)))
     return f"{call} OVER ({' '.join(words)})"
@@ -156,9 +198,10 @@ def order_in_windows(
     ]
     columns = [*outputs, *sorts, *windows]
     node = stage.project(context, columns)
-    terms = ", ".join(
+    sorted_by = [
         _ordered(quoted(name), term.term) for (name, _), term in zip(sorts, order, strict=True)
-    )
+    ]
+    terms = ", ".join([*sorted_by, *_tie_breakers(node)])
     partition = ", ".join(quoted(name) for name, _ in windows)
     listed = ", ".join(quoted(name) for name, _ in outputs)
     numbered = (

@@ -65,8 +65,12 @@ class Typer:
             self._register(name, schema)
         try:
             frame = self._context.sql_with_options(sql, _QUERY_ONLY)
-            schema = frame.schema()
             frame.execution_plan()
+            # The schema before optimization has types from before coercion, as of CASE branches.
+            coerced = self._context.create_dataframe_from_logical_plan(
+                frame.optimized_logical_plan()
+            )
+            schema = coerced.schema()
         except BaseException as error:
             raise self._failure(error) from error
         return pa.schema([pa.field(f.name, f.type, f.nullable) for f in schema])

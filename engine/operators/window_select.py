@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import pyarrow as pa
 
-from millstream.engine.columns import event_times
+from millstream.engine.columns import array_from_buffers, event_times
 from millstream.engine.datafusion import QueryRunner
 from millstream.engine.event_time import WATERMARK_END
 from millstream.engine.operators.base import Collector
 from millstream.kernels.compile import I64
+from millstream.planner.nodes import ARRIVAL_COLUMN
 from millstream.planner.nodes import WindowSelect as WindowSelectNode
 
 __all__ = ["WindowSelect"]
@@ -28,7 +30,9 @@ class WindowSelect:
 
     def __init__(self, node: WindowSelectNode, functions: Mapping[str, object]) -> None:
         self._node = node
-        self._schema = node.input.schema
+        arrival = pa.field(ARRIVAL_COLUMN, pa.int64(), nullable=False)
+        self._schema = node.input.schema.append(arrival)
+        self._n_arrived = 0
         self._query = QueryRunner(node.sql, self._schema, node.schema, functions=functions)
         self._chunks: list[pa.RecordBatch] = []
         self._ends: list[I64] = []
@@ -38,7 +42,11 @@ class WindowSelect:
         ends = event_times(batch.column(self._node.window_end_column))
         if batch.num_rows == 0:
             return
-        self._chunks.append(batch)
+        first, self._n_arrived = self._n_arrived, self._n_arrived + batch.num_rows
+        places = array_from_buffers(np.arange(first, self._n_arrived), pa.int64(), None)
+        self._chunks.append(
+            pa.RecordBatch.from_arrays([*batch.columns, places], schema=self._schema)
+        )
         self._ends.append(ends)
         self._next_end = min(self._next_end, int(ends.min()))
 

@@ -162,7 +162,7 @@ def test_what_follows_a_receiver_knows_the_step_that_is_processed():
 def test_a_union_ends_a_step_when_all_its_inputs_have(data, n_ports, n_steps):
     """Ports advance in any order, each through its own steps."""
     link = Recorder()
-    ports = union_ports(n_ports, link)
+    ports = union_ports(n_ports, rows(0).schema, link)
     turns = data.draw(st.permutations([port for port in range(n_ports) for _ in range(n_steps)]))
     reached = [0] * n_ports
     for port in turns:
@@ -179,7 +179,7 @@ def test_a_union_ends_a_step_when_all_its_inputs_have(data, n_ports, n_steps):
 
 def test_rows_of_a_step_ahead_wait_for_the_other_input():
     link = Recorder()
-    left, right = union_ports(2, link)
+    left, right = union_ports(2, rows(0).schema, link)
     left.emit(rows(1))
     left.end_step(item_of(0))
     left.emit(rows(2))

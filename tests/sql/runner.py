@@ -15,13 +15,7 @@ __all__ = ["UNSUPPORTED", "check"]
 
 # Features that case files require and that do not work yet. A case that needs one of them has to
 # fail.
-UNSUPPORTED: frozenset[str] = frozenset(
-    {
-        "coerced_types",
-        "final_revisions",
-        "union_of_nullable_and_not",
-    }
-)
+UNSUPPORTED: frozenset[str] = frozenset()
 
 BATCH_ROWS: tuple[int | None, ...] = (1, 3, None)
 PARTITIONS = (1, 2, 3)
