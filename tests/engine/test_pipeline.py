@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.engine.event_time import WATERMARK_END
-from millstream.engine.exchange import Receiver, Sender
+from millstream.engine.exchange import Mail, Receiver, Sender
 from millstream.engine.in_flight import InFlight
 from millstream.engine.operators.base import Counters
 from millstream.engine.pipeline import OperatorLink, SinkLink, union_ports
@@ -22,6 +22,16 @@ TIMEOUT_SECONDS = 30
 
 def rows(*values):
     return pa.record_batch({"k": pa.array(values, pa.int64())})
+
+
+def mail_of(post=lambda receiver, contribution: None, events=None):
+    """Mail that notes in ``events`` which items are held and acknowledged."""
+    events = [] if events is None else events
+    return Mail(
+        post,
+        lambda item, *_: events.append(("hold", item.batch_number)),
+        lambda item, *_: events.append(("acknowledge", item.batch_number)),
+    )
 
 
 def item_of(number, *, watermark=0, is_final=False, n_sources=1):
@@ -54,7 +64,9 @@ def sent(kind, batches, n_partitions=3, partition=1):
         assert (contribution.exchange, contribution.sender) == (7, partition)
         posted[receiver].append(contribution)
 
-    sender = Sender(7, kind, ("k",), partition, n_partitions, post)
+    sender = Sender(
+        7, kind, ("k",), partition, n_partitions, mail_of(post), AtHand(), is_eager=False
+    )
     for batch in batches:
         sender.emit(batch)
     sender.end_step(item_of(0))
@@ -94,7 +106,16 @@ def test_broadcast_rows_reach_every_partition():
 
 def test_a_sender_starts_each_step_with_nothing():
     got = []
-    sender = Sender(0, "single", (), 0, 1, lambda receiver, contribution: got.append(contribution))
+    sender = Sender(
+        0,
+        "single",
+        (),
+        0,
+        1,
+        mail_of(lambda receiver, contribution: got.append(contribution)),
+        AtHand(),
+        is_eager=False,
+    )
     for number in range(2):
         sender.emit(rows(number))
         sender.end_step(item_of(number))
@@ -109,7 +130,7 @@ def test_a_receiver_takes_steps_in_order_whatever_arrives_first(data, n_senders,
         for sender in range(n_senders)
     ]
     link = Recorder()
-    receiver = Receiver(n_senders, AtHand(), link)
+    receiver = Receiver(n_senders, AtHand(), mail_of(), link)
     for contribution in data.draw(st.permutations(contributions)):
         receiver.take(contribution)
     expected = []
@@ -121,7 +142,7 @@ def test_a_receiver_takes_steps_in_order_whatever_arrives_first(data, n_senders,
 
 def test_a_receiver_waits_for_every_sender():
     link = Recorder()
-    receiver = Receiver(2, AtHand(), link)
+    receiver = Receiver(2, AtHand(), mail_of(), link)
     receiver.take(Contribution(0, item_of(0), 1, [rows(1)]))
     receiver.take(Contribution(0, item_of(1), 1, [rows(2)]))
     receiver.take(Contribution(0, item_of(1), 0, []))
@@ -132,7 +153,7 @@ def test_a_receiver_waits_for_every_sender():
 
 def test_a_step_says_how_many_sources_it_has():
     link = Recorder()
-    receiver = Receiver(None, AtHand(), link)
+    receiver = Receiver(None, AtHand(), mail_of(), link)
     receiver.take(Contribution(0, item_of(0, n_sources=1), 2, [rows(1)]))
     receiver.take(Contribution(0, item_of(1, n_sources=2), 0, [rows(2)]))
     assert link.events == [1, "end 0"]
@@ -148,11 +169,47 @@ def test_what_follows_a_receiver_knows_the_step_that_is_processed():
         def emit(self, batch):
             seen.append(at_hand.item.step.number)
 
-    receiver = Receiver(1, at_hand, Follower())
+    receiver = Receiver(1, at_hand, mail_of(), Follower())
     receiver.take(Contribution(0, item_of(1), 0, [rows(1)]))
     at_hand.item = item_of(5)
     receiver.take(Contribution(0, item_of(0), 0, [rows(1)]))
     assert seen == [0, 1]
+
+
+def test_early_rows_are_processed_before_their_step_ends_and_then_acknowledged():
+    link, events = Recorder(), []
+    receiver = Receiver(1, AtHand(), mail_of(events=events), link)
+    receiver.take(Contribution(0, item_of(0), 0, [rows(1)], early_for=0))
+    assert link.events == [1]
+    assert events == [("acknowledge", 0)]
+    receiver.take(Contribution(0, item_of(0), 0, [rows(2)]))
+    assert link.events == [1, 2, "end 0"]
+
+
+def test_early_rows_of_a_step_ahead_wait_for_the_step_before():
+    link, events = Recorder(), []
+    receiver = Receiver(2, AtHand(), mail_of(events=events), link)
+    receiver.take(Contribution(0, item_of(0), 0, []))
+    receiver.take(Contribution(0, item_of(1), 0, [rows(5)], early_for=1))
+    assert link.events == []
+    assert events == []
+    receiver.take(Contribution(0, item_of(0), 1, [rows(3)]))
+    assert link.events == [3, "end 0", 5]
+    assert events == [("acknowledge", 1)]
+
+
+def test_an_eager_sender_keeps_its_item_open_until_early_rows_have_arrived():
+    posted, events = [], []
+    at_hand = AtHand()
+    at_hand.item = item_of(4)
+    mail = mail_of(lambda receiver, contribution: posted.append(contribution), events)
+    sender = Sender(0, "single", (), 0, 1, mail, at_hand, is_eager=True)
+    sender.emit(rows(*range(100)))
+    assert posted == []
+    sender.emit(rows(*range(10_000)))
+    assert [part.early_for for part in posted] == [0]
+    assert sum(batch.num_rows for batch in posted[0].batches) == 10_100
+    assert events == [("hold", 4)]
 
 
 # Unions
