@@ -18,7 +18,7 @@ import numpy as np
 from millstream.kernels.compile import F64, I64, U8, U16, U32, U64, kernel
 from millstream.kernels.compile import _pointer as pointer
 
-__all__ = ["IDENTITY", "STATE_DTYPE", "STATE_WIDTH", "Field", "Opcode", "ValueKind", "accumulate"]
+__all__ = ["IDENTITY", "STATE_DTYPE", "Field", "Opcode", "ValueKind", "accumulate"]
 
 
 class Field(IntEnum):
@@ -31,15 +31,10 @@ class Field(IntEnum):
     VALIDITY_OFFSET = 4
     STATE = 5
     SEEN = 6
-    EXTRA = 7
 
 
 class ValueKind(IntEnum):
-    """How values lie in memory: numbers, decimals as two words, moments as three doubles.
-
-    The numbers tell the width: of those below 16 the last two bits are the logarithm of the bytes,
-    the others are the bytes.
-    """
+    """How values lie in memory. The last two bits are the logarithm of their bytes."""
 
     I8 = 0
     I16 = 1
@@ -51,8 +46,6 @@ class ValueKind(IntEnum):
     U64 = 7
     F32 = 10
     F64 = 11
-    I128 = 16
-    MOMENTS = 24
 
 
 class Opcode(IntEnum):
@@ -60,7 +53,7 @@ class Opcode(IntEnum):
 
     Opcodes that read their values alike are neighbours, because they are told apart by ranges.
     Partial states are merged by the same opcodes, with the states as values: counts by ``SUM_I64``,
-    moments by ``MERGE_MOMENTS``, all others by their own.
+    all others by their own.
 
     Attributes:
         COUNT: Counts rows whose value is not NULL, or all rows where there are no values.
@@ -77,12 +70,6 @@ class Opcode(IntEnum):
         BIT_AND: Bitwise and of 64-bit words.
         BIT_OR: Bitwise or.
         BIT_XOR: Bitwise exclusive or.
-        SUM_I128: Adds decimals, modulo 2 ** 128. State: low and high word.
-        MOMENTS: Takes doubles into their count, mean and sum of squared distances from the mean.
-        MERGE_MOMENTS: Merges such triples.
-        FIRST: The value with the least order, of several the first. State: value and order. EXTRA
-            has the order of each row, int64, and SEEN is required.
-        LAST: The value with the greatest order, of several the last.
     """
 
     COUNT = 0
@@ -95,20 +82,15 @@ class Opcode(IntEnum):
     BIT_XOR = 7
     MIN_U64 = 8
     MAX_U64 = 9
-    SUM_I128 = 10
-    SUM_F64 = 11
-    MIN_F64 = 12
-    MAX_F64 = 13
-    MOMENTS = 14
-    MERGE_MOMENTS = 15
-    FIRST = 16
-    LAST = 17
+    SUM_F64 = 10
+    MIN_F64 = 11
+    MAX_F64 = 12
 
 
 _INT64_MIN = -(2**63)
 _INT64_MAX = 2**63 - 1
 
-IDENTITY: dict[Opcode, int | float | tuple[int, int]] = {
+IDENTITY: dict[Opcode, int | float] = {
     Opcode.COUNT: 0,
     Opcode.SUM_I64: 0,
     Opcode.SUM_U64: 0,
@@ -122,32 +104,20 @@ IDENTITY: dict[Opcode, int | float | tuple[int, int]] = {
     Opcode.BIT_AND: -1,
     Opcode.BIT_OR: 0,
     Opcode.BIT_XOR: 0,
-    Opcode.SUM_I128: 0,
-    Opcode.MOMENTS: 0.0,
-    Opcode.MERGE_MOMENTS: 0.0,
-    Opcode.FIRST: (0, _INT64_MAX),
-    Opcode.LAST: (0, _INT64_MIN),
 }
 """What states of new groups hold, by opcode: ``state[n_before:n_after] = IDENTITY[opcode]``."""
-
-STATE_WIDTH: dict[Opcode, int] = {
-    **dict.fromkeys(Opcode, 1),
-    **dict.fromkeys((Opcode.SUM_I128, Opcode.FIRST, Opcode.LAST), 2),
-    **dict.fromkeys((Opcode.MOMENTS, Opcode.MERGE_MOMENTS), 3),
-}
-"""Words of state per group, by opcode. A state is [capacity], or [capacity, width] over 1."""
 
 STATE_DTYPE: dict[Opcode, np.dtype[np.float64 | np.int64 | np.uint64]] = {
     opcode: np.dtype(
         np.float64
-        if Opcode.SUM_F64 <= opcode <= Opcode.MERGE_MOMENTS
+        if opcode >= Opcode.SUM_F64
         else np.uint64
         if opcode in (Opcode.SUM_U64, Opcode.MIN_U64, Opcode.MAX_U64)
         else np.int64
     )
     for opcode in Opcode
 }
-"""Type of the words of a state, by opcode."""
+"""Type of the words of a state, one per group, by opcode."""
 
 _BLOCK_ROWS = 1024
 
@@ -159,14 +129,13 @@ _VALIDITY = int(Field.VALIDITY)
 _VALIDITY_OFFSET = int(Field.VALIDITY_OFFSET)
 _STATE = int(Field.STATE)
 _SEEN = int(Field.SEEN)
-_EXTRA = int(Field.EXTRA)
 _F32 = int(ValueKind.F32)
-_I128 = int(ValueKind.I128)
+_STEP_BYTES = 8 * len(Field)
 
 
 @kernel
 def _takes_doubles(opcode: int) -> bool:
-    return Opcode.SUM_F64 <= opcode <= Opcode.MOMENTS
+    return opcode >= Opcode.SUM_F64
 
 
 @kernel
@@ -223,28 +192,13 @@ def _find_valid_rows(validity: U8, bit: int, n_rows: int, rows: U16) -> int:
 
 
 @kernel
-def _gather_words(words_at: int, width: int, rows: U16, n_rows: int, gathered_at: int) -> None:
-    words = pointer(words_at, np.int64)
-    gathered = pointer(gathered_at, np.int64)
-    # Rows ascend, so nothing is overwritten before it is read even where both are one array.
-    if width == 1:
-        for row in range(n_rows):
-            gathered[row] = words[rows[row]]
-    else:
-        for row in range(n_rows):
-            for word in range(width):
-                gathered[row * width + word] = words[rows[row] * width + word]
-
-
-@kernel
 def _load_block(
     step: I64, first: int, n_rows: int, ids_at: int, scratch_at: int
-) -> tuple[int, int, int, int]:
-    """Return addresses of a block's ids, values and orders, and how many rows have a value."""
+) -> tuple[int, int, int]:
+    """Return addresses of a block's ids and values, and how many rows have a value."""
     kind = step[_VALUE_KIND]
-    n_bytes = kind if kind >= _I128 else 1 << (kind & 3)
+    n_bytes = 1 << (kind & 3)
     values_at = step[_VALUES] + first * n_bytes
-    orders_at = step[_EXTRA] + first * 8
     has_values = step[_VALUES] != 0
     if has_values and kind < _F32 and n_bytes < 8:
         _widen(kind, values_at, n_rows, pointer(scratch_at, np.int64))
@@ -253,9 +207,8 @@ def _load_block(
         _widen_to_doubles(kind, values_at, n_rows, pointer(scratch_at, np.float64))
         values_at = scratch_at
     if step[_VALIDITY] == 0:
-        return ids_at, values_at, orders_at, n_rows
-    taken_orders_at = scratch_at + 3 * 8 * _BLOCK_ROWS
-    taken_ids_at = taken_orders_at + 8 * _BLOCK_ROWS
+        return ids_at, values_at, n_rows
+    taken_ids_at = scratch_at + 8 * _BLOCK_ROWS
     rows = pointer(taken_ids_at + 4 * _BLOCK_ROWS, np.uint16)
     validity = pointer(step[_VALIDITY], np.uint8)
     n_taken = _find_valid_rows(validity, step[_VALIDITY_OFFSET] + first, n_rows, rows)
@@ -264,10 +217,12 @@ def _load_block(
     for row in range(n_taken):
         taken_ids[row] = ids[rows[row]]
     if has_values:
-        _gather_words(values_at, (n_bytes + 7) >> 3, rows, n_taken, scratch_at)
-    if step[_EXTRA] != 0:
-        _gather_words(orders_at, 1, rows, n_taken, taken_orders_at)
-    return taken_ids_at, scratch_at, taken_orders_at, n_taken
+        # Rows ascend, so nothing is overwritten before it is read even where both are one array.
+        words = pointer(values_at, np.int64)
+        taken_words = pointer(scratch_at, np.int64)
+        for row in range(n_taken):
+            taken_words[row] = words[rows[row]]
+    return taken_ids_at, scratch_at, n_taken
 
 
 @kernel
@@ -303,12 +258,6 @@ def _apply_to_unsigned(opcode: int, n_rows: int, ids: U32, values: U64, state: U
     elif opcode == Opcode.MAX_U64:
         for row in range(n_rows):
             state[ids[row]] = max(state[ids[row]], values[row])
-    elif opcode == Opcode.SUM_I128:
-        for row in range(n_rows):
-            low = 2 * ids[row]
-            state[low] += values[2 * row]
-            carry = np.uint64(state[low] < values[2 * row])
-            state[low + 1] += values[2 * row + 1] + carry
 
 
 @kernel
@@ -367,48 +316,6 @@ def _apply_to_doubles_of_one(opcode: int, n_rows: int, values: F64, state: F64) 
 
 
 @kernel
-def _merge_moments(state: F64, n_added: float, mean_added: float, distances_added: float) -> None:
-    # Chan's rule; with one value added it is Welford's.
-    n_before = state[0]
-    state[0] = n_before + n_added
-    share = n_added / state[0]
-    gap = mean_added - state[1]
-    # The factors stand in an order in which those of a first value cannot overflow.
-    state[2] += distances_added + gap * (n_before * share) * gap
-    state[1] += gap * share
-
-
-@kernel
-def _apply_moments(opcode: int, n_rows: int, ids: U32, values: F64, state_at: int) -> None:
-    if opcode == Opcode.MOMENTS:
-        for row in range(n_rows):
-            state = pointer(state_at + 24 * ids[row], np.float64)
-            _merge_moments(state, 1.0, values[row], 0.0)
-    else:
-        for row in range(n_rows):
-            state = pointer(state_at + 24 * ids[row], np.float64)
-            if values[3 * row] > 0.0:
-                _merge_moments(state, values[3 * row], values[3 * row + 1], values[3 * row + 2])
-
-
-@kernel
-def _pick_by_order(
-    opcode: int, n_rows: int, ids: U32, values: I64, orders: I64, state: I64, seen: U8
-) -> None:
-    for row in range(n_rows):
-        place = 2 * ids[row]
-        if opcode == Opcode.FIRST:
-            # Any order goes before none, even the greatest int64, which is what identity holds.
-            taken = orders[row] < state[place + 1] or seen[ids[row]] == 0
-        else:
-            taken = orders[row] >= state[place + 1]
-        if taken:
-            state[place] = values[row]
-            state[place + 1] = orders[row]
-            seen[ids[row]] = 1
-
-
-@kernel
 def _is_one_group(n_rows: int, ids: U32) -> bool:
     differences = np.uint32(0)
     for row in range(n_rows):
@@ -417,31 +324,23 @@ def _is_one_group(n_rows: int, ids: U32) -> bool:
 
 
 @kernel
-def _apply(
-    step: I64, n_rows: int, ids: U32, values_at: int, orders_at: int, one_group: bool
-) -> None:
+def _apply(step: I64, n_rows: int, ids: U32, values_at: int, one_group: bool) -> None:
     opcode = step[_OPCODE]
     state_at = step[_STATE]
     words = pointer(values_at, np.int64)
     unsigned = pointer(values_at, np.uint64)
     doubles = pointer(values_at, np.float64)
-    state_words = pointer(state_at, np.int64)
-    seen = pointer(step[_SEEN], np.uint8)
     if opcode <= Opcode.BIT_XOR:
-        _apply_to_words(opcode, n_rows, ids, words, state_words)
-    elif opcode <= Opcode.SUM_I128:
+        _apply_to_words(opcode, n_rows, ids, words, pointer(state_at, np.int64))
+    elif opcode <= Opcode.MAX_U64:
         _apply_to_unsigned(opcode, n_rows, ids, unsigned, pointer(state_at, np.uint64))
-    elif opcode <= Opcode.MAX_F64 and one_group:
+    elif one_group:
         state_of_one = pointer(state_at + 8 * ids[0], np.float64)
         _apply_to_doubles_of_one(opcode, n_rows, doubles, state_of_one)
-    elif opcode <= Opcode.MAX_F64:
-        _apply_to_doubles(opcode, n_rows, ids, doubles, pointer(state_at, np.float64))
-    elif opcode <= Opcode.MERGE_MOMENTS:
-        _apply_moments(opcode, n_rows, ids, doubles, state_at)
     else:
-        orders = pointer(orders_at, np.int64)
-        _pick_by_order(opcode, n_rows, ids, words, orders, state_words, seen)
+        _apply_to_doubles(opcode, n_rows, ids, doubles, pointer(state_at, np.float64))
     if step[_SEEN] != 0:
+        seen = pointer(step[_SEEN], np.uint8)
         for row in range(n_rows):
             seen[ids[row]] = 1
 
@@ -451,8 +350,6 @@ def _same_values(step: I64, other: I64) -> bool:
     for field in range(_VALUES, _STATE):
         if step[field] != other[field]:
             return False
-    if step[_EXTRA] != other[_EXTRA]:
-        return False
     # Integers are loaded as they are for some opcodes and as doubles for others.
     return step[_VALUE_KIND] >= _F32 or (
         _takes_doubles(step[_OPCODE]) == _takes_doubles(other[_OPCODE])
@@ -464,33 +361,32 @@ def accumulate(program: I64, group_ids: U32, start: int, stop: int) -> None:
     """Take rows into the states of their groups, for several accumulators at once.
 
     Args:
-        program: int64[n_accumulators, 8], columns as :class:`Field` says. ``VALUES`` is the address
+        program: int64[n_accumulators, 7], columns as :class:`Field` says. ``VALUES`` is the address
             of values of ``VALUE_KIND`` for the rows from 0 on; ``VALIDITY`` that of an Arrow bitmap
             whose bit ``VALIDITY_OFFSET`` belongs to row 0; ``STATE`` that of the groups' states,
-            see ``STATE_DTYPE`` and ``STATE_WIDTH``; ``SEEN`` that of one byte per group, set to 1
-            when the group takes a value. The caller keeps them alive. Addresses, and whether
-            kinds suit opcodes, go unchecked.
+            see ``STATE_DTYPE``; ``SEEN`` that of one byte per group, set to 1 when the group takes
+            a value. The caller keeps them alive. Addresses, and whether kinds suit opcodes, go
+            unchecked.
         group_ids: uint32[n_rows], the group of each row. States and ``SEEN`` reach beyond the
             greatest: unchecked.
         start: First row to take.
         stop: Row to stop before.
     """
-    scratch = np.empty(5 * _BLOCK_ROWS, np.int64)
+    scratch = np.empty(2 * _BLOCK_ROWS, np.int64)
     scratch_at = int(np.int64(scratch.ctypes.data))
     for first in range(start, stop, _BLOCK_ROWS):
         n_rows = min(_BLOCK_ROWS, stop - first)
         block_ids_at = int(np.int64(group_ids.ctypes.data)) + 4 * first
         one_group = _is_one_group(n_rows, pointer(block_ids_at, np.uint32))
-        ids_at = values_at = orders_at = n_taken = 0
+        ids_at = values_at = n_taken = 0
         for index in range(program.shape[0]):
-            step_at = int(np.int64(program.ctypes.data)) + 64 * index
+            step_at = int(np.int64(program.ctypes.data)) + _STEP_BYTES * index
             step = pointer(step_at, np.int64)
-            if index == 0 or not _same_values(step, pointer(step_at - 64, np.int64)):
-                ids_at, values_at, orders_at, n_taken = _load_block(
+            if index == 0 or not _same_values(step, pointer(step_at - _STEP_BYTES, np.int64)):
+                ids_at, values_at, n_taken = _load_block(
                     step, first, n_rows, block_ids_at, scratch_at
                 )
             if n_taken > 0:
-                ids = pointer(ids_at, np.uint32)
-                _apply(step, n_taken, ids, values_at, orders_at, one_group)
+                _apply(step, n_taken, pointer(ids_at, np.uint32), values_at, one_group)
     # Named once more, because memory is freed after the last mention of its array.
     scratch[0] = 0

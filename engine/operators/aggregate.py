@@ -18,6 +18,7 @@ from millstream.engine.operators.windowing import WindowGrid, or_all_windows
 from millstream.engine.row_watermarks import RowWatermarks
 from millstream.engine.state.accumulators import Accumulators
 from millstream.engine.state.group_state import GroupState
+from millstream.engine.step import AtHand
 from millstream.kernels.compile import I64, U32
 from millstream.planner.nodes import HIDDEN_PREFIX, Node
 from millstream.planner.nodes import Aggregate as AggregateNode
@@ -45,10 +46,11 @@ class _Grouping:
         n_prefix_words: int,
         *,
         merges: bool,
+        at_hand: AtHand | None = None,
     ) -> None:
         self.node = node
         self.grid = None if node.window is None else WindowGrid(node.window, node.allowed_lateness)
-        self.calls = Calls(node.calls, rows_schema, functions)
+        self.calls = Calls(node.calls, rows_schema, functions, at_hand)
         key_types = [rows_schema.field(key).type for key in node.keys]
         self.state = GroupState(key_types, n_prefix_words, self.calls.specs, merges=merges)
 
@@ -100,6 +102,7 @@ class PartialAggregate:
         counters: Of the partition.
         watermarks: Judges rows.
         late_rows: Where late rows go, or None.
+        at_hand: What the partition is working on.
         is_deferred: Whether groups of final results may wait until their window closes; else they
             are handed on after each step, as changes are anyway.
     """
@@ -110,6 +113,7 @@ class PartialAggregate:
         counters: Counters,
         watermarks: RowWatermarks,
         late_rows: LateRows | None,
+        at_hand: AtHand,
         *,
         is_deferred: bool,
     ) -> None:
@@ -120,7 +124,9 @@ class PartialAggregate:
         self._closed_below = NO_WATERMARK
         self._reduction = Reduction()
         grid_words = 0 if node.window is None else 1 if node.window.kind == "tumble" else 2
-        self._grouping = _Grouping(node, node.input.schema, {}, grid_words, merges=False)
+        self._grouping = _Grouping(
+            node, node.input.schema, {}, grid_words, merges=False, at_hand=at_hand
+        )
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
         grid = self._grouping.grid

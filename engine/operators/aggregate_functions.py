@@ -1,25 +1,36 @@
-"""Which accumulators an aggregate function needs, and how its result is computed from them."""
+"""Which accumulators an aggregate function needs, and how its result is computed from them.
+
+Sums of integers and durations wrap around at 64 bits and those of decimals at 128, as DataFusion's
+do. Averages of integers are sums of doubles divided by the count. Of floats, NaN is the greatest
+value, wherever it stands among the rows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from millstream.engine.columns import array_from_buffers, fixed_values
+from millstream.engine.operators.statistics import PAIR_STATISTICS, STATISTICS
 from millstream.engine.state.accumulators import AccumulatorSpec
+from millstream.engine.state.decimals import DecimalSpec, average_of
+from millstream.engine.state.moments import CoMomentsSpec, MomentsSpec, moments_of
+from millstream.engine.state.picks import PickSpec, TextExtremeSpec, picked_values
+from millstream.engine.state.state_columns import valid_flags
+from millstream.engine.state.words import WordSpec
 from millstream.errors import InternalError
 from millstream.kernels.aggregation import Opcode
 from millstream.planner.nodes import AggregateCall
 
-__all__ = ["AccumulatorPlan", "empty_group", "plan_accumulators"]
+__all__ = ["AccumulatorPlan", "Finish", "plan_accumulators"]
 
-_Finish = Callable[[Sequence[pa.Array]], pa.Array]
-
-_SUM = {"int64": Opcode.SUM_I64, "uint64": Opcode.SUM_U64, "double": Opcode.SUM_F64}
-_MIN = {"int64": Opcode.MIN_I64, "uint64": Opcode.MIN_U64, "double": Opcode.MIN_F64}
-_MAX = {"int64": Opcode.MAX_I64, "uint64": Opcode.MAX_U64, "double": Opcode.MAX_F64}
+Finish: TypeAlias = Callable[[Sequence[pa.Array]], pa.Array]
 
 
 @dataclass(slots=True)
@@ -27,18 +38,28 @@ class AccumulatorPlan:
     """The accumulators of a list of calls, shared where two calls need the same one.
 
     Attributes:
+        schema: Input of the aggregate before any exchange.
         specs: The accumulators.
         finishes: Per call, the function from all accumulator columns to the result column.
     """
 
+    schema: pa.Schema
     specs: list[AccumulatorSpec] = field(default_factory=list)
-    finishes: list[_Finish] = field(default_factory=list)
+    finishes: list[Finish] = field(default_factory=list)
 
     def need(self, spec: AccumulatorSpec) -> int:
         """Return the index of an accumulator, adding it if it is new."""
         if spec not in self.specs:
             self.specs.append(spec)
         return self.specs.index(spec)
+
+    def count(self, column: str | None) -> int:
+        """Return the index of the accumulator that counts rows, or the values of a column."""
+        return self.need(WordSpec(Opcode.COUNT, column))
+
+    def type_of(self, column: str) -> pa.DataType:
+        """Return the type of the values of an input column, as the accumulators see them."""
+        return _decoded(self.schema.field(column).type)
 
 
 def plan_accumulators(calls: Sequence[AggregateCall], schema: pa.Schema) -> AccumulatorPlan:
@@ -51,92 +72,181 @@ def plan_accumulators(calls: Sequence[AggregateCall], schema: pa.Schema) -> Accu
     Raises:
         InternalError: If the planner put a function on the kernel path that has no kernel.
     """
-    plan = AccumulatorPlan()
+    plan = AccumulatorPlan(schema)
     for call in calls:
         lower = _FUNCTIONS.get(call.function)
-        if lower is None or len(call.arguments) > 1:
-            raise InternalError(
-                f"no kernel computes {call.function} over {len(call.arguments)} columns"
-            )
-        plan.finishes.append(lower(plan, call, schema))
+        if lower is None:
+            raise InternalError(f"no kernel computes {call.function}")
+        plan.finishes.append(lower(plan, call))
     return plan
 
 
-def _state_type(type_: pa.DataType) -> pa.DataType:
-    if pa.types.is_floating(type_):
-        return pa.float64()
-    return pa.uint64() if pa.types.is_unsigned_integer(type_) else pa.int64()
+_Lower = Callable[[AccumulatorPlan, AggregateCall], Finish]
 
 
-def _count(plan: AccumulatorPlan, call: AggregateCall, schema: pa.Schema) -> _Finish:
-    column = call.arguments[0] if call.arguments else None
-    index = _need_count(plan, column)
-    return lambda columns: columns[index]
+def _count(plan: AccumulatorPlan, call: AggregateCall) -> Finish:
+    index = plan.count(call.arguments[0] if call.arguments else None)
+    return lambda states: states[index]
 
 
-def _need_count(plan: AccumulatorPlan, column: str | None) -> int:
-    return plan.need(AccumulatorSpec(Opcode.COUNT, Opcode.SUM_I64, column, pa.int64(), False))
+def _sum(plan: AccumulatorPlan, call: AggregateCall) -> Finish:
+    index = _need_sum(plan, call.arguments[0])
+    return lambda states: _as_type(states[index], call.result_type)
 
 
-def _sum(plan: AccumulatorPlan, call: AggregateCall, schema: pa.Schema) -> _Finish:
+def _need_sum(plan: AccumulatorPlan, column: str) -> int:
+    type_ = plan.type_of(column)
+    if pa.types.is_decimal128(type_):
+        return plan.need(DecimalSpec("sum", column, pa.decimal128(38, type_.scale)))
+    return plan.need(WordSpec(_by_sign(type_, _SUMS), column))
+
+
+def _avg(plan: AccumulatorPlan, call: AggregateCall) -> Finish:
     column = call.arguments[0]
-    state_type = _state_type(call.result_type)
-    opcode = _SUM[str(state_type)]
-    index = plan.need(AccumulatorSpec(opcode, opcode, column, state_type, True))
-    return lambda columns: _as_type(columns[index], call.result_type)
+    type_ = plan.type_of(column)
+    count = plan.count(column)
+    if pa.types.is_decimal128(type_):
+        total = _need_sum(plan, column)
+        return lambda states: average_of(states[total], states[count], call.result_type)
+    if pa.types.is_duration(type_):
+        total = _need_sum(plan, column)
+        return lambda states: _truncated(states[total], states[count]).view(call.result_type)
+    total = plan.need(WordSpec(Opcode.SUM_F64, column))
+    return lambda states: pc.divide(states[total], states[count].cast(pa.float64()))
 
 
-def _avg(plan: AccumulatorPlan, call: AggregateCall, schema: pa.Schema) -> _Finish:
+def _extreme(name: Literal["min", "max"], plan: AccumulatorPlan, call: AggregateCall) -> Finish:
     column = call.arguments[0]
-    total = plan.need(AccumulatorSpec(Opcode.SUM_F64, Opcode.SUM_F64, column, pa.float64(), True))
-    count = _need_count(plan, column)
+    type_ = plan.type_of(column)
+    if pa.types.is_decimal128(type_):
+        index = plan.need(DecimalSpec(name, column, type_))
+    elif _is_bytes(type_):
+        index = plan.need(TextExtremeSpec(column, name == "max", type_))
+    else:
+        index = plan.need(WordSpec(_by_sign(type_, _MINIMA if name == "min" else _MAXIMA), column))
+    return lambda states: _as_type(states[index], call.result_type)
 
-    def finish(columns: Sequence[pa.Array]) -> pa.Array:
-        return _as_type(
-            pc.divide(columns[total], columns[count].cast(pa.float64())), call.result_type
+
+def _fold(opcode: Opcode, plan: AccumulatorPlan, call: AggregateCall) -> Finish:
+    index = plan.need(WordSpec(opcode, call.arguments[0]))
+    return lambda states: _as_type(states[index], call.result_type)
+
+
+def _statistic(plan: AccumulatorPlan, call: AggregateCall) -> Finish:
+    index = plan.need(MomentsSpec(call.arguments[0]))
+    compute = STATISTICS[call.function]
+    return lambda states: compute(moments_of(states[index]))
+
+
+def _pair_statistic(plan: AccumulatorPlan, call: AggregateCall) -> Finish:
+    index = plan.need(CoMomentsSpec(*call.arguments))
+    compute = PAIR_STATISTICS[call.function]
+    return lambda states: compute(moments_of(states[index]))
+
+
+def _pick(plan: AccumulatorPlan, call: AggregateCall) -> Finish:
+    column, *condition = call.arguments
+    index = plan.need(
+        PickSpec(
+            column,
+            takes_last=call.function == "last_value",
+            order_by=call.order_by,
+            condition=condition[0] if condition else None,
+            ignores_nulls=call.function == "any_value",
+            value_type=plan.type_of(column),
         )
-
-    return finish
-
-
-def _extreme(
-    opcodes: dict[str, Opcode],
-) -> Callable[[AccumulatorPlan, AggregateCall, pa.Schema], _Finish]:
-    def lower(plan: AccumulatorPlan, call: AggregateCall, schema: pa.Schema) -> _Finish:
-        column = call.arguments[0]
-        state_type = _state_type(schema.field(column).type)
-        opcode = opcodes[str(state_type)]
-        index = plan.need(AccumulatorSpec(opcode, opcode, column, state_type, True))
-        return lambda columns: _as_type(columns[index], call.result_type)
-
-    return lower
+    )
+    return lambda states: _as_type(picked_values(states[index]), call.result_type)
 
 
-_FUNCTIONS: dict[str, Callable[[AccumulatorPlan, AggregateCall, pa.Schema], _Finish]] = {
+_SUMS = (Opcode.SUM_I64, Opcode.SUM_U64, Opcode.SUM_F64)
+_MINIMA = (Opcode.MIN_I64, Opcode.MIN_U64, Opcode.MIN_F64)
+_MAXIMA = (Opcode.MAX_I64, Opcode.MAX_U64, Opcode.MAX_F64)
+
+_FUNCTIONS: dict[str, _Lower] = {
     "count": _count,
     "sum": _sum,
     "avg": _avg,
-    "mean": _avg,
-    "min": _extreme(_MIN),
-    "max": _extreme(_MAX),
+    "min": partial(_extreme, "min"),
+    "max": partial(_extreme, "max"),
+    "bool_and": partial(_fold, Opcode.BIT_AND),
+    "bool_or": partial(_fold, Opcode.BIT_OR),
+    "bit_and": partial(_fold, Opcode.BIT_AND),
+    "bit_or": partial(_fold, Opcode.BIT_OR),
+    "bit_xor": partial(_fold, Opcode.BIT_XOR),
+    "first_value": _pick,
+    "last_value": _pick,
+    "any_value": _pick,
+    **dict.fromkeys(STATISTICS, _statistic),
+    **dict.fromkeys(PAIR_STATISTICS, _pair_statistic),
 }
 
 
+def _by_sign(type_: pa.DataType, opcodes: tuple[Opcode, Opcode, Opcode]) -> Opcode:
+    """Choose among opcodes for signed integers, for unsigned ones and for doubles."""
+    if pa.types.is_floating(type_):
+        return opcodes[2]
+    is_unsigned = pa.types.is_unsigned_integer(type_) or pa.types.is_boolean(type_)
+    return opcodes[1 if is_unsigned else 0]
+
+
+def _decoded(type_: pa.DataType) -> pa.DataType:
+    """Return the type that values have without dictionaries and views."""
+    if pa.types.is_dictionary(type_):
+        return _decoded(type_.value_type)
+    return {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}.get(
+        type_, type_
+    )
+
+
+def _is_bytes(type_: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_string(type_)
+        or pa.types.is_large_string(type_)
+        or pa.types.is_binary(type_)
+        or pa.types.is_large_binary(type_)
+    )
+
+
+def _truncated(sums: pa.Array, counts: pa.Array) -> pa.Array:
+    """Divide integers by counts, towards zero; NULL where there is nothing to divide."""
+    totals, divisors = fixed_values(sums), np.maximum(fixed_values(counts), 1)
+    quotients = totals // divisors
+    quotients += (quotients < 0) & (quotients * divisors != totals)
+    flags = valid_flags(sums)
+    return array_from_buffers(quotients, pa.int64(), flags if len(flags) > 0 else None)
+
+
 def _as_type(array: pa.Array, type_: pa.DataType) -> pa.Array:
-    """Give state values their result type: the same bits, or the low half of them."""
+    """Give values of an accumulator the type of a result."""
     if array.type == type_:
         return array
-    if type_.bit_width == array.type.bit_width:
-        return array.view(type_)
-    storage = {32: pa.int32(), 16: pa.int16(), 8: pa.int8()}[type_.bit_width]
+    if pa.types.is_dictionary(type_):
+        encoded = array.dictionary_encode()
+        return pa.DictionaryArray.from_arrays(
+            encoded.indices.cast(type_.index_type),
+            encoded.dictionary.cast(type_.value_type),
+            ordered=type_.ordered,
+        )
+    if not _is_word(array.type):
+        return _as_same_kind(array, type_)
     if pa.types.is_floating(type_):
         return array.cast(type_, safe=False)
-    if pa.types.is_unsigned_integer(type_):
+    if type_.bit_width == 64:
+        return array.view(type_)
+    # The word has the value of the narrow type.
+    if pa.types.is_boolean(type_):
         return array.cast(type_)
-    narrow = array.cast(storage)
-    return narrow if type_ == storage else narrow.view(type_)
+    if pa.types.is_unsigned_integer(type_):
+        return array.view(pa.uint64()).cast(type_)
+    narrow = array.cast({32: pa.int32(), 16: pa.int16(), 8: pa.int8()}[type_.bit_width])
+    return narrow if narrow.type == type_ else narrow.view(type_)
 
 
-def empty_group(finish: _Finish, specs: Sequence[AccumulatorSpec]) -> pa.Array:
-    """Return the result of a call for a group without rows, as a one-row array."""
-    return finish([pa.array([None if spec.can_be_null else 0], spec.state_type) for spec in specs])
+def _as_same_kind(array: pa.Array, type_: pa.DataType) -> pa.Array:
+    # Sums of decimals may have more digits than any type allows, which a cast would look at.
+    return array.view(type_) if pa.types.is_decimal(type_) else array.cast(type_)
+
+
+def _is_word(type_: pa.DataType) -> bool:
+    return type_ in (pa.int64(), pa.uint64(), pa.float64())

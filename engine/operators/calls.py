@@ -1,4 +1,7 @@
-"""The aggregate functions of a GROUP BY: some live in accumulators, others in kept rows."""
+"""The aggregate functions of a GROUP BY, by group ids.
+
+Some live in accumulators, others need the distinct values of a group or all of its rows.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,11 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from millstream.engine.operators.aggregate_functions import plan_accumulators
-from millstream.engine.state.accumulators import AccumulatorSpec
+from millstream.engine.operators.distinct_calls import DistinctCalls
+from millstream.engine.state.accumulators import AccumulatorSpec, values_of
 from millstream.engine.state.buffered_calls import BufferedCalls
+from millstream.engine.state.state_columns import Arrivals
+from millstream.engine.step import AtHand
 from millstream.kernels.compile import U32
 from millstream.planner.nodes import AggregateCall
 
@@ -16,12 +22,14 @@ __all__ = ["Calls"]
 
 
 class Calls:
-    """Computes the calls of one node, whose accumulators the caller keeps together with the keys.
+    """Computes the calls of one node; the caller keeps the accumulators themselves, with the keys.
 
     Args:
         calls: Aggregates over columns of ``rows_schema``.
         rows_schema: Schema of the rows that are aggregated.
         functions: User-defined DataFusion functions by name.
+        at_hand: What the partition is working on, which tells the order of rows among partitions
+            whose groups are merged afterwards. None where all rows of a group come by here.
 
     Attributes:
         n_rows_kept: Rows kept for calls without a kernel.
@@ -32,13 +40,18 @@ class Calls:
         calls: Sequence[AggregateCall],
         rows_schema: pa.Schema,
         functions: Mapping[str, object],
+        at_hand: AtHand | None = None,
     ) -> None:
         self._calls = tuple(calls)
-        self._plan = plan_accumulators(
-            [call for call in calls if call.path == "kernel"], rows_schema
-        )
+        self._at_hand = at_hand
+        self._n_rows_seen = 0
+        folded = [call for call in calls if call.path == "kernel" and not call.distinct]
+        distinct = [call for call in calls if call.path == "kernel" and call.distinct]
         buffered = [call for call in calls if call.path == "buffered"]
+        self._plan = plan_accumulators(folded, rows_schema)
+        self._distinct = DistinctCalls(distinct, rows_schema) if distinct else None
         self._buffered = BufferedCalls(buffered, rows_schema, functions) if buffered else None
+        self._kept = [kept for kept in (self._distinct, self._buffered) if kept is not None]
         self.n_rows_kept = 0
 
     @property
@@ -48,32 +61,52 @@ class Calls:
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of the rows kept."""
-        return 0 if self._buffered is None else self._buffered.state_bytes
+        """Bytes of the rows and values kept."""
+        return sum(kept.state_bytes for kept in self._kept)
 
     def values(self, batch: pa.RecordBatch) -> list[pa.Array | None]:
         """Return what each accumulator takes of a batch; None stands for the rows themselves."""
-        return [None if spec.column is None else batch.column(spec.column) for spec in self.specs]
+        number = 0 if self._at_hand is None else _number_of(self._at_hand)
+        arrivals = Arrivals(number, self._n_rows_seen, batch.num_rows)
+        self._n_rows_seen += batch.num_rows
+        return values_of(self.specs, batch, arrivals)
 
     def keep(self, batch: pa.RecordBatch, group_ids: U32) -> None:
         """Keep rows, as far as some call needs them: uint32[n_rows] tells the group of each."""
+        for kept in self._kept:
+            kept.add(batch, group_ids)
         if self._buffered is not None:
-            self._buffered.add(batch, group_ids)
             self.n_rows_kept += batch.num_rows
 
     def results(self, accumulated: Sequence[pa.Array], group_ids: U32 | slice) -> list[pa.Array]:
         """Return one array per call for some groups, whose accumulators are given."""
-        kernel = (finish(accumulated) for finish in self._plan.finishes)
-        buffered = iter(() if self._buffered is None else self._buffered.results(group_ids))
-        return [next(kernel if call.path == "kernel" else buffered) for call in self._calls]
+        folded = (finish(accumulated) for finish in self._plan.finishes)
+        distinct = iter([] if self._distinct is None else self._distinct.results(group_ids))
+        buffered = iter([] if self._buffered is None else self._buffered.results(group_ids))
+        return [
+            next(buffered if call.path == "buffered" else distinct if call.distinct else folded)
+            for call in self._calls
+        ]
 
     def merge(self, sources: U32, targets: U32) -> None:
         """Give the rows of each group in ``sources`` to the one at that place in ``targets``."""
-        if self._buffered is not None:
-            self._buffered.merge(sources, targets)
+        for kept in self._kept:
+            kept.merge(sources, targets)
 
     def retain(self, group_ids: U32) -> None:
         """Keep the rows of these groups only, renumbered from 0 in this order."""
+        for kept in self._kept:
+            kept.retain(group_ids)
         if self._buffered is not None:
-            self._buffered.retain(group_ids)
             self.n_rows_kept = self._buffered.n_rows
+
+
+def _number_of(at_hand: AtHand) -> int:
+    """Return the position in the input of the rows at hand: their step, or else their micro-batch.
+
+    Steps number rows where each micro-batch is one, and where rows come out of steps. For one
+    operator it is always the same of the two.
+    """
+    item = at_hand.item
+    assert item is not None, "rows come with an item"
+    return item.batch_number if item.step is None else item.step.number

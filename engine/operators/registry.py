@@ -58,6 +58,7 @@ def _aggregate(node: nodes.Aggregate, context: OperatorContext) -> Operator:
             context.counters,
             context.watermarks(node),
             context.late_rows,
+            context.at_hand,
             is_deferred=context.is_deferred,
         )
     if node.window is not None and node.window.kind == "session":

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from millstream.kernels.aggregation import (
     IDENTITY,
     STATE_DTYPE,
-    STATE_WIDTH,
     Field,
     Opcode,
     ValueKind,
@@ -72,10 +71,7 @@ class Column:
 
 
 def new_state(opcode: Opcode) -> npt.NDArray[Any]:
-    width = STATE_WIDTH[opcode]
-    state = np.empty((N_GROUPS, width) if width > 1 else N_GROUPS, STATE_DTYPE[opcode])
-    state[:] = IDENTITY[opcode]
-    return state
+    return np.full(N_GROUPS, IDENTITY[opcode], STATE_DTYPE[opcode])
 
 
 @dataclass
@@ -83,7 +79,6 @@ class Accumulator:
     opcode: Opcode
     kind: ValueKind
     column: Column | None
-    orders: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         self.state = new_state(self.opcode)
@@ -101,8 +96,6 @@ class Accumulator:
             fields[Field.VALIDITY_OFFSET] = self.column.bit_offset
         if self.bitmap is not None:
             fields[Field.VALIDITY] = self.bitmap.ctypes.data
-        if self.orders is not None:
-            fields[Field.EXTRA] = self.orders.ctypes.data
         return [fields[field] for field in Field]
 
 
@@ -250,77 +243,6 @@ def test_extremes_do_not_depend_on_the_sign_of_zero_or_of_nan(n_groups: int) -> 
     assert least.state[:n_groups].tolist() == [0.0] * n_groups
     assert not np.signbit(least.state[:n_groups]).any()
     assert np.isnan(greatest.state[:n_groups]).all()
-
-
-@given(columns([*DTYPES]), CUTS)
-def test_first_and_last_by_order(drawn: tuple[ValueKind, Column, Any], cuts: Any) -> None:
-    kind, column, group_ids = drawn
-    orders = np.array([INT64.max, 3, INT64.min, 3, -1] * 8, np.int64)[: len(group_ids)]
-    first = Accumulator(Opcode.FIRST, kind, column, orders)
-    last = Accumulator(Opcode.LAST, kind, column, orders)
-    run([first, last], group_ids, cuts)
-    # Words hold floats as doubles.
-    wide = column.values.astype(np.float64 if kind in FLOATS else np.int64).view(np.int64)
-    for group in range(N_GROUPS):
-        rows = column.rows(group_ids, group)
-        assert [first.seen[group], last.seen[group]] == [bool(rows)] * 2
-        if rows:
-            earliest = min(rows, key=lambda row: (orders[row], row))
-            latest = max(rows, key=lambda row: (orders[row], row))
-            assert first.state[group].tolist() == [wide[earliest], orders[earliest]]
-            assert last.state[group].tolist() == [wide[latest], orders[latest]]
-        else:
-            assert first.state[group].tolist() == list(IDENTITY[Opcode.FIRST])  # type: ignore[arg-type]
-
-
-@given(st.lists(st.integers(-(2**127), 2**127 - 1), max_size=30), st.data())
-def test_decimals_add_exactly(decimals: list[int], data: st.DataObject) -> None:
-    group_ids = data.draw(group_ids_of(len(decimals)))
-    valid = data.draw(st.none() | hnp.arrays(np.bool_, len(decimals)))
-    stored = b"".join(value.to_bytes(16, "little", signed=True) for value in decimals)
-    words = np.frombuffer(stored + bytes(16), np.int64)[: 2 * len(decimals)].reshape(-1, 2)
-    column = Column(words, valid, 5)
-    total = Accumulator(Opcode.SUM_I128, ValueKind.I128, column)
-    run([total], group_ids, [3, 11])
-    for group in range(N_GROUPS):
-        expected = wrap(sum(decimals[row] for row in column.rows(group_ids, group)), 128)
-        assert int.from_bytes(total.state[group].tobytes(), "little", signed=True) == expected
-
-
-modest = st.floats(-1e6, 1e6)
-
-
-@given(hnp.arrays(np.float64, st.integers(0, 40), elements=modest), st.data())
-def test_moments_and_their_merge(values: npt.NDArray[np.float64], data: st.DataObject) -> None:
-    group_ids = data.draw(group_ids_of(len(values)))
-    column = Column(values, data.draw(st.none() | hnp.arrays(np.bool_, len(values))), 1)
-    halves = [group_ids.copy(), group_ids.copy()]
-    whole = Accumulator(Opcode.MOMENTS, ValueKind.F64, column)
-    run([whole], group_ids)
-    parts = []
-    for start, stop in ((0, len(values) // 2), (len(values) // 2, len(values))):
-        valid = None if column.valid is None else column.valid[start:stop]
-        part = Accumulator(Opcode.MOMENTS, ValueKind.F64, Column(values[start:stop], valid))
-        run([part], halves[0][start:stop])
-        parts.append(part.state)
-    merged = Accumulator(Opcode.MERGE_MOMENTS, ValueKind.MOMENTS, Column(np.concatenate(parts)))
-    run([merged], np.tile(np.arange(N_GROUPS, dtype=np.uint32), 2))
-    for group in range(N_GROUPS):
-        members = np.array(column.of_group(group_ids, group))
-        n_members = len(members)
-        mean = members.mean() if n_members else 0.0
-        distances = float(((members - mean) ** 2).sum())
-        scale = float((members**2).sum()) + 1.0
-        for state in (whole.state[group], merged.state[group]):
-            assert state[0] == n_members
-            assert state[1] == pytest.approx(mean, rel=1e-9, abs=1e-7)
-            assert state[2] == pytest.approx(distances, rel=1e-9, abs=1e-12 * scale)
-
-
-def test_moments_of_one_huge_value_are_finite() -> None:
-    moments = Accumulator(Opcode.MOMENTS, ValueKind.F64, Column(np.array([1e300, 1e300])))
-    run([moments], np.zeros(2, np.uint32))
-    assert moments.state[0].tolist() == [2.0, 1e300, 0.0]
 
 
 @pytest.mark.parametrize("n_rows", [1023, 1024, 1025, 5000])

@@ -1,0 +1,188 @@
+"""Accumulators of one word per group, all updated by one call of one kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from millstream.engine.columns import array_from_buffers, fixed_values, plain
+from millstream.engine.state.state_columns import resized, valid_flags
+from millstream.kernels.aggregation import (
+    IDENTITY,
+    STATE_DTYPE,
+    Field,
+    Opcode,
+    ValueKind,
+    accumulate,
+)
+from millstream.kernels.compile import I64, U8, U32
+
+__all__ = ["WordSpec", "Words"]
+
+_KINDS: dict[pa.DataType, ValueKind] = {
+    pa.int8(): ValueKind.I8,
+    pa.int16(): ValueKind.I16,
+    pa.int32(): ValueKind.I32,
+    pa.int64(): ValueKind.I64,
+    pa.uint8(): ValueKind.U8,
+    pa.uint16(): ValueKind.U16,
+    pa.uint32(): ValueKind.U32,
+    pa.uint64(): ValueKind.U64,
+    pa.float32(): ValueKind.F32,
+    pa.float64(): ValueKind.F64,
+    pa.date32(): ValueKind.I32,
+    pa.time32("s"): ValueKind.I32,
+    pa.time32("ms"): ValueKind.I32,
+}
+_STATE_TYPES = {
+    np.dtype(np.int64): pa.int64(),
+    np.dtype(np.uint64): pa.uint64(),
+    np.dtype(np.float64): pa.float64(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WordSpec:
+    """One running value per group.
+
+    Attributes:
+        opcode: What a row does to it.
+        column: Input column that is accumulated, or None to count rows.
+    """
+
+    opcode: Opcode
+    column: str | None
+
+    @property
+    def merge_opcode(self) -> Opcode:
+        """What a partial value of the same group does to it."""
+        return Opcode.SUM_I64 if self.opcode == Opcode.COUNT else self.opcode
+
+    @property
+    def state_type(self) -> pa.DataType:
+        """int64, uint64 or float64."""
+        return _STATE_TYPES[STATE_DTYPE[self.opcode]]
+
+    @property
+    def can_be_null(self) -> bool:
+        """Whether a group without a value is NULL: all are but counts."""
+        return self.opcode != Opcode.COUNT
+
+    def values(self, batch: pa.RecordBatch) -> pa.Array | None:
+        """Return what the accumulator takes of the rows of a batch; None stands for the rows."""
+        if self.column is None:
+            return None
+        array = plain(batch.column(self.column))
+        if pa.types.is_null(array.type):
+            # The null type has no bitmap of its own.
+            return array.cast(pa.int8())
+        if self.opcode == Opcode.COUNT:
+            return array
+        if pa.types.is_boolean(array.type):
+            return _bytes_of(array)
+        return array.cast(pa.float32()) if pa.types.is_float16(array.type) else array
+
+
+class Words:
+    """The state of a list of accumulators, one array per accumulator.
+
+    Args:
+        specs: The accumulators.
+        merges: Whether rows are partial values of the accumulators themselves.
+    """
+
+    def __init__(self, specs: Sequence[WordSpec], *, merges: bool) -> None:
+        self._specs = tuple(specs)
+        self._program = np.zeros((len(specs), len(Field)), np.int64)
+        for step, spec in zip(self._program, specs, strict=True):
+            step[Field.OPCODE] = spec.merge_opcode if merges else spec.opcode
+        self._values = [np.zeros(0, STATE_DTYPE[spec.opcode]) for spec in specs]
+        self._seen: list[U8 | None] = [
+            np.zeros(0, np.uint8) if spec.can_be_null else None for spec in specs
+        ]
+
+    def update(self, arrays: Sequence[pa.Array | None], group_ids: U32) -> None:
+        """Add one value per row to each accumulator.
+
+        Args:
+            arrays: Per accumulator the values, or None to count rows.
+            group_ids: uint32[n_rows], each within the room that there is.
+        """
+        self._run(self._program, arrays, group_ids)
+
+    def merge(self, states: Sequence[pa.Array], group_ids: U32) -> None:
+        """Add states that :meth:`take` gave: uint32[n_rows] tells the group that each goes to."""
+        program = self._program.copy()
+        program[:, Field.OPCODE] = [spec.merge_opcode for spec in self._specs]
+        self._run(program, states, group_ids)
+
+    def take(self, group_ids: U32 | slice) -> list[pa.Array]:
+        """Return the states of some groups; a slice is not copied."""
+        return [
+            array_from_buffers(
+                values[group_ids], spec.state_type, None if seen is None else seen[group_ids]
+            )
+            for spec, values, seen in zip(self._specs, self._values, self._seen, strict=True)
+        ]
+
+    def reallocate(self, capacity: int, kept: U32 | slice) -> None:
+        """Make new arrays for ``capacity`` groups, the first of which are those of ``kept``."""
+        self._values = [
+            resized(values, capacity, kept, IDENTITY[spec.opcode])
+            for spec, values in zip(self._specs, self._values, strict=True)
+        ]
+        self._seen = [
+            None if seen is None else resized(seen, capacity, kept) for seen in self._seen
+        ]
+        for step, values, seen in zip(self._program, self._values, self._seen, strict=True):
+            step[Field.STATE] = values.ctypes.data
+            step[Field.SEEN] = 0 if seen is None else seen.ctypes.data
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of all arrays."""
+        flags = sum(seen.nbytes for seen in self._seen if seen is not None)
+        return flags + sum(values.nbytes for values in self._values)
+
+    @staticmethod
+    def _run(program: I64, arrays: Sequence[pa.Array | None], group_ids: U32) -> None:
+        for step, array in zip(program, arrays, strict=True):
+            _point_at(step, array)
+        accumulate(program, group_ids, 0, len(group_ids))
+
+
+def _point_at(step: I64, array: pa.Array | None) -> None:
+    """Enter the addresses of an array, which has to outlive the step."""
+    if array is None or len(array) == 0:
+        step[Field.VALUES] = step[Field.VALIDITY] = 0
+        return
+    validity, values = array.buffers()[:2]
+    offset = array.offset
+    step[Field.VALIDITY] = validity.address if array.null_count > 0 else 0
+    step[Field.VALIDITY_OFFSET] = offset
+    kind = _value_kind(array.type)
+    if kind is None:
+        # Only COUNT takes such a column, and looks at validity alone; without NULLs it counts rows.
+        step[Field.VALUES] = 0
+        return
+    step[Field.VALUE_KIND] = kind
+    step[Field.VALUES] = values.address + offset * (array.type.bit_width // 8)
+
+
+def _value_kind(type_: pa.DataType) -> ValueKind | None:
+    kind = _KINDS.get(type_)
+    if kind is not None:
+        return kind
+    if pa.types.is_decimal32(type_):
+        return ValueKind.I32
+    is_word = pa.types.is_temporal(type_) and not pa.types.is_interval(type_)
+    return ValueKind.I64 if is_word or pa.types.is_decimal64(type_) else None
+
+
+def _bytes_of(array: pa.Array) -> pa.Array:
+    """Return booleans as integers of 0 and 1."""
+    flags = valid_flags(array)
+    return array_from_buffers(fixed_values(array), pa.uint8(), flags if len(flags) > 0 else None)

@@ -1,0 +1,121 @@
+"""The row of each group that comes first or last in an order.
+
+What a row holds does not matter here: kernels find the rows, and callers take the values of those
+few that are better than what their group had.
+"""
+
+from __future__ import annotations
+
+from millstream.kernels.compile import I32, I64, U8, U32, inlined_kernel, kernel
+
+__all__ = ["NO_ROW", "pick_by_text", "pick_by_words"]
+
+NO_ROW = -1
+"""In ``winners``: no row of the batch has been picked for the group."""
+
+
+@kernel
+def pick_by_words(
+    orders: I64,
+    valid: U8,
+    group_ids: U32,
+    takes_last: bool,
+    bests: I64,
+    seen: U8,
+    winners: I64,
+    changed: U32,
+) -> int:
+    """Find for each group the row with the least or greatest order, if it beats the group's own.
+
+    Args:
+        orders: int64[n_words, n_rows], at least one word; the first is compared first.
+        valid: uint8[n_rows], 0 for rows to leave out; or empty if there are none.
+        group_ids: uint32[n_rows]. Unchecked.
+        takes_last: Whether the greatest order wins, and of equal ones the later row; else the least
+            order wins, and of equal ones the earlier row.
+        bests: int64[capacity, n_words], the order of each group's pick, updated.
+        seen: uint8[capacity], whether a group has a pick, updated.
+        winners: int64[capacity], ``NO_ROW`` everywhere; out: the picked row of changed groups.
+        changed: uint32[n_rows], out: the groups that have a new pick.
+
+    Returns:
+        How many groups have changed.
+    """
+    has_nulls = valid.shape[0] > 0
+    n_words = orders.shape[0]
+    n_changed = 0
+    for row in range(group_ids.shape[0]):
+        if has_nulls and valid[row] == 0:
+            continue
+        group = group_ids[row]
+        is_taken = True
+        if seen[group]:
+            is_taken = takes_last
+            for word in range(n_words):
+                if orders[word, row] != bests[group, word]:
+                    is_taken = (orders[word, row] > bests[group, word]) == takes_last
+                    break
+        if not is_taken:
+            continue
+        for word in range(n_words):
+            bests[group, word] = orders[word, row]
+        seen[group] = 1
+        if winners[group] == NO_ROW:
+            changed[n_changed] = group
+            n_changed += 1
+        winners[group] = row
+    return n_changed
+
+
+@inlined_kernel
+def _compare(offsets: I32 | I64, data: U8, row: int, other: int) -> int:
+    start, other_start = int(offsets[row]), int(offsets[other])
+    length = int(offsets[row + 1]) - start
+    other_length = int(offsets[other + 1]) - other_start
+    for place in range(min(length, other_length)):
+        byte, other_byte = data[start + place], data[other_start + place]
+        if byte != other_byte:
+            return -1 if byte < other_byte else 1
+    return length - other_length
+
+
+@kernel
+def pick_by_text(
+    offsets: I32 | I64,
+    data: U8,
+    valid: U8,
+    group_ids: U32,
+    takes_greatest: bool,
+    winners: I64,
+    changed: U32,
+) -> int:
+    """Find for each group the row with the least or greatest text, byte by byte.
+
+    Args:
+        offsets: int32 or int64 [n_rows + 1].
+        data: uint8[n_bytes], row ``i`` is ``data[offsets[i]:offsets[i + 1]]``.
+        valid: uint8[n_rows], 0 for rows to leave out; or empty if there are none.
+        group_ids: uint32[n_rows]. Unchecked.
+        takes_greatest: Whether the greatest text wins, else the least.
+        winners: int64[capacity], ``NO_ROW`` everywhere; out: the picked row of each group found.
+        changed: uint32[n_rows], out: the groups found.
+
+    Returns:
+        How many groups have been found.
+    """
+    has_nulls = valid.shape[0] > 0
+    n_changed = 0
+    for row in range(group_ids.shape[0]):
+        if has_nulls and valid[row] == 0:
+            continue
+        group = group_ids[row]
+        winner = winners[group]
+        if winner == NO_ROW:
+            changed[n_changed] = group
+            n_changed += 1
+            winners[group] = row
+            continue
+        comparison = _compare(offsets, data, row, winner)
+        if (comparison > 0) if takes_greatest else (comparison < 0):
+            winners[group] = row
+    return n_changed

@@ -1,0 +1,113 @@
+"""Picks against sorted lists of rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millstream.kernels.picking import NO_ROW, pick_by_text, pick_by_words
+
+N_GROUPS = 4
+ORDERS = st.sampled_from([-(2**63), -1, 0, 3, 2**63 - 1])
+
+
+def group_ids_of(draw: st.DrawFn, n_rows: int) -> Any:
+    ids = draw(hnp.arrays(np.uint32, n_rows, elements=st.integers(0, N_GROUPS - 1)))
+    valid = draw(
+        st.just(np.empty(0, np.uint8)) | hnp.arrays(np.uint8, n_rows, elements=st.integers(0, 1))
+    )
+    return ids, valid
+
+
+@st.composite
+def ordered_rows(draw: st.DrawFn) -> Any:
+    n_rows, n_words = draw(st.integers(0, 30)), draw(st.integers(1, 3))
+    orders = draw(hnp.arrays(np.int64, (n_words, n_rows), elements=ORDERS))
+    return orders, *group_ids_of(draw, n_rows)
+
+
+def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view
+
+
+@pytest.mark.parametrize("takes_last", [False, True])
+@given(ordered_rows(), st.integers(0, 30))
+def test_picks_are_the_ends_of_the_order(takes_last: bool, drawn: Any, cut: int) -> None:
+    orders, group_ids, valid = drawn
+    n_rows = len(group_ids)
+    bests = np.zeros((N_GROUPS, len(orders)), np.int64)
+    seen = np.zeros(N_GROUPS, np.uint8)
+    winners = np.full(N_GROUPS, NO_ROW, np.int64)
+    picked: dict[int, int] = {}
+    for start, stop in ((0, min(cut, n_rows)), (min(cut, n_rows), n_rows)):
+        changed = np.empty(stop - start, np.uint32)
+        n_changed = pick_by_words(
+            frozen(orders[:, start:stop]),
+            frozen(valid[start:stop]),
+            frozen(group_ids[start:stop]),
+            takes_last,
+            bests,
+            seen,
+            winners,
+            changed,
+        )
+        groups = changed[:n_changed].tolist()
+        assert len(set(groups)) == len(groups)
+        picked.update((group, start + int(winners[group])) for group in groups)
+        winners[changed[:n_changed]] = NO_ROW
+        assert set(winners.tolist()) == {NO_ROW}
+    for group in range(N_GROUPS):
+        rows = [
+            row
+            for row in range(n_rows)
+            if group_ids[row] == group and (len(valid) == 0 or valid[row])
+        ]
+        in_order = sorted(rows, key=lambda row: (*orders[:, row].tolist(), row))
+        assert seen[group] == bool(rows)
+        assert picked.get(group) == (in_order[-1 if takes_last else 0] if rows else None)
+        if rows:
+            assert bests[group].tolist() == orders[:, picked[group]].tolist()
+
+
+@st.composite
+def texts(draw: st.DrawFn) -> Any:
+    values = draw(
+        st.lists(st.sampled_from([b"", b"a", b"ab", b"b", b"\xff", b"\x00"]), max_size=30)
+    )
+    return values, *group_ids_of(draw, len(values))
+
+
+@pytest.mark.parametrize("takes_greatest", [False, True])
+@given(texts(), st.sampled_from([np.int32, np.int64]))
+def test_text_is_compared_by_bytes(takes_greatest: bool, drawn: Any, dtype: Any) -> None:
+    values, group_ids, valid = drawn
+    lengths = [2, *(len(value) for value in values)]
+    winners = np.full(N_GROUPS, NO_ROW, np.int64)
+    changed = np.empty(len(values), np.uint32)
+    n_changed = pick_by_text(
+        frozen(np.cumsum(lengths).astype(dtype)),
+        frozen(np.frombuffer(b"zz" + b"".join(values) + b"z", np.uint8)),
+        frozen(valid),
+        frozen(group_ids),
+        takes_greatest,
+        winners,
+        changed,
+    )
+    assert sorted(changed[:n_changed]) == np.flatnonzero(winners != NO_ROW).tolist()
+    for group in range(N_GROUPS):
+        members = [
+            value
+            for row, value in enumerate(values)
+            if group_ids[row] == group and (len(valid) == 0 or valid[row])
+        ]
+        found = None if winners[group] == NO_ROW else values[winners[group]]
+        best = max if takes_greatest else min
+        assert found == best(members, default=None)
