@@ -1,10 +1,10 @@
 """Sessions: rows of a key that follow each other within a gap of event time.
 
 Sessions are numbered in the order in which their first rows came. A key has a list of its open
-sessions, ordered by their last rows: in a stream whose rows are nearly in order, the row at hand
-belongs to the end of the list, and anywhere else a binary search finds its place. Lists lie in one
-array, each with room to grow; one that outgrows its room moves to the end of the array and leaves a
-hole, until :func:`pack_lists` closes the holes.
+sessions, ordered by their last rows. In a stream whose rows are nearly in order, the row at hand
+belongs to the end of the list. For all other rows the list is a skip list: of the sessions that
+have a link on one level, one in eight has one on the next level too, so that a place is found in
+logarithmic time however many sessions are open and in whatever order rows come.
 
 A row that lies within the gap of several sessions merges them into the one with the least number.
 The others keep their numbers, and ``heirs`` tells which session they became a part of.
@@ -12,6 +12,9 @@ The others keep their numbers, and ``heirs`` tells which session they became a p
 Event times and watermarks are int64 in a unit of their own. A session is closed for a row if its
 last row plus the gap plus the allowed lateness lies before the row's watermark; then no row in time
 can still belong to it. A row is late if it belongs to no open session and would be closed itself.
+
+References:
+    William Pugh: Skip lists: a probabilistic alternative to balanced trees. CACM 33 (6), 1990.
 """
 
 from __future__ import annotations
@@ -21,41 +24,49 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from millstream.kernels.compile import I64, U32, kernel
+from millstream.kernels.compile import _pointer as pointer
 
 __all__ = [
-    "CLOSED",
+    "HEAD_FIELDS",
     "LATE",
-    "LIST_FIELDS",
+    "LEVELS",
+    "NONE",
     "N_ABSORBED",
     "N_COUNTS",
-    "N_MEMBERS",
     "N_OPEN",
     "N_SESSIONS",
     "SessionArrays",
     "assign_sessions",
     "close_sessions",
-    "pack_lists",
     "resolve_sessions",
 ]
 
 Index: TypeAlias = int | np.signedinteger[Any] | np.unsignedinteger[Any]
 
-LATE = 2**32 - 1
-"""Stands for the session of a row that has none."""
+NONE = 2**32 - 1
+"""Stands for no session: after the last one of a list, and as the heir of a closed one."""
 
-CLOSED = 2**32 - 1
-"""Stands for the heir of a session that is closed."""
+LATE = NONE
+"""Stands for the session of a late row."""
 
-N_SESSIONS, N_OPEN, N_MEMBERS, N_ABSORBED, N_COUNTS = 0, 1, 2, 3, 4
+LEVELS = 7
+"""Levels of links: enough for 8 ** 7 open sessions of a key."""
+
+HEAD_FIELDS = LEVELS + 1
+"""Columns of ``SessionArrays.heads``."""
+
+N_SESSIONS, N_OPEN, N_ABSORBED, N_COUNTS = 0, 1, 2, 3
 """Places in the counts of :func:`assign_sessions`, and how many there are."""
 
-LIST_FIELDS = 3
-"""Columns of ``SessionArrays.lists``."""
-
-_START, _LENGTH, _CAPACITY = 0, 1, 2
+_NEWEST = LEVELS
+_LINK_BYTES = 4
 _FIRST, _LAST = 0, 1
 _INT64_MIN = -(2**63)
 _INT64_MAX = 2**63 - 1
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+_HIGH_BITS = np.uint64(32)
+_SEVEN = np.uint64(7)
+_THREE = np.uint64(3)
 
 
 class SessionArrays(NamedTuple):
@@ -65,17 +76,18 @@ class SessionArrays(NamedTuple):
         spans: int64[capacity, 2], by session: event times of its first and of its last row.
         owners: uint32[capacity], by session: the key.
         heirs: uint32[capacity], by session: itself while it is open, the session that absorbed it,
-            or CLOSED.
-        lists: int64[n_keys, 3], by key: where its list of open sessions starts in ``members``, how
-            many there are, and for how many there is room. Zeros for a new key.
-        members: uint32[members_capacity], the lists.
+            or NONE when it is closed.
+        links: uint32[capacity, LEVELS], by open session: the next one of its key on each level, or
+            NONE.
+        heads: uint32[n_keys, HEAD_FIELDS], by key: its first open session on each level, and the
+            last one of all, or NONE.
     """
 
     spans: I64
     owners: U32
     heirs: U32
-    lists: I64
-    members: U32
+    links: U32
+    heads: U32
 
 
 @kernel
@@ -83,119 +95,122 @@ def _minus(time: int, span: int) -> int:
     return max(time, _INT64_MIN + span) - span
 
 
+class _Addresses(NamedTuple):
+    # An array that a kernel hands to another costs updates of its reference count, which for one
+    # row are more than the work itself. So inner kernels take addresses.
+    spans: int
+    owners: int
+    heirs: int
+    links: int
+    heads: int
+    before: int
+    counts: int
+    absorbed: int
+
+
 @kernel
-def _first_reaching(arrays: SessionArrays, start: Index, stop: Index, reach: Index) -> Index:
-    """Find the first place in a part of a list whose session lasts until ``reach`` or longer."""
-    # Mostly there is none: the row opens a session behind all others.
-    if start == stop or arrays.spans[arrays.members[stop - 1], _LAST] < reach:
-        return stop
-    while start < stop:
-        middle = (start + stop) >> 1
-        if arrays.spans[arrays.members[middle], _LAST] < reach:
-            start = middle + 1
+def _first_reaching(at: _Addresses, key: int, reach: int) -> int:
+    """Find the first session of a key that lasts until ``reach`` or longer, or NONE.
+
+    ``before`` gets the last session before it on each level, or NONE.
+    """
+    spans = pointer(at.spans, np.int64)
+    heads = pointer(at.heads, np.uint32)
+    links = pointer(at.links, np.uint32)
+    before = pointer(at.before, np.int64)
+    session = following = NONE
+    for level in range(LEVELS - 1, -1, -1):
+        if session == NONE:
+            following = int(heads[key * HEAD_FIELDS + level])
         else:
-            stop = middle
-    return start
+            following = int(links[session * LEVELS + level])
+        while following != NONE and spans[2 * following + _LAST] < reach:
+            session = following
+            following = int(links[session * LEVELS + level])
+        before[level] = session
+    return following
 
 
 @kernel
-def _insert(arrays: SessionArrays, key: Index, place: Index, time: Index, counts: I64) -> Index:
-    """Add a session to a list and return it, or -1 if there is no room."""
-    session: Index = counts[N_SESSIONS]
-    if session >= arrays.heirs.shape[0]:
-        return -1
-    members = arrays.members
-    start = arrays.lists[key, _START]
-    length = arrays.lists[key, _LENGTH]
-    if length == arrays.lists[key, _CAPACITY]:
-        capacity = 2 * length + 2
-        moved = counts[N_MEMBERS]
-        if moved + capacity > members.shape[0]:
-            return -1
-        for index in range(length):
-            members[moved + index] = members[start + index]
-        arrays.lists[key, _START] = moved
-        arrays.lists[key, _CAPACITY] = capacity
-        counts[N_MEMBERS] = moved + capacity
-        place += moved - start
-        start = moved
-    for index in range(start + length, place, -1):
-        members[index] = members[index - 1]
-    members[place] = session
-    arrays.lists[key, _LENGTH] = length + 1
-    arrays.spans[session, _FIRST] = time
-    arrays.spans[session, _LAST] = time
-    arrays.owners[session] = key
-    arrays.heirs[session] = session
+def _link_before(at: _Addresses, key: int, level: int) -> int:
+    """Return the address of the link that leads on from ``before``, of a session or of the head."""
+    session = pointer(at.before, np.int64)[level]
+    if session == NONE:
+        return at.heads + _LINK_BYTES * (key * HEAD_FIELDS + level)
+    return at.links + _LINK_BYTES * (int(session) * LEVELS + level)
+
+
+@kernel
+def _insert(at: _Addresses, key: int, time: int) -> int:
+    """Make a session, put it behind ``before`` and return it."""
+    spans = pointer(at.spans, np.int64)
+    links = pointer(at.links, np.uint32)
+    heads = pointer(at.heads, np.uint32)
+    counts = pointer(at.counts, np.int64)
+    session = int(counts[N_SESSIONS])
     counts[N_SESSIONS] += 1
     counts[N_OPEN] += 1
+    spans[2 * session + _FIRST] = time
+    spans[2 * session + _LAST] = time
+    pointer(at.owners, np.uint32)[session] = key
+    pointer(at.heirs, np.uint32)[session] = session
+    for level in range(1, LEVELS):
+        links[session * LEVELS + level] = NONE
+    bits = np.uint64(session + 1) * _MIX >> _HIGH_BITS
+    for level in range(LEVELS):
+        link = pointer(_link_before(at, key, level), np.uint32)
+        links[session * LEVELS + level] = link[0]
+        link[0] = session
+        if bits & _SEVEN != 0:
+            break
+        bits >>= _THREE
+    if links[session * LEVELS] == NONE:
+        heads[key * HEAD_FIELDS + _NEWEST] = session
     return session
 
 
 @kernel
-def _join(
-    arrays: SessionArrays,
-    key: Index,
-    place: Index,
-    stop: Index,
-    time: Index,
-    counts: I64,
-    absorbed: U32,
-) -> Index:
-    """Merge a run of sessions of a list with a row, and return the session that remains."""
-    members = arrays.members
-    heir: Index = members[place]
-    first = last = time
-    for index in range(place, stop):
-        session = members[index]
-        heir = min(heir, session)
-        first = min(first, arrays.spans[session, _FIRST])
-        last = max(last, arrays.spans[session, _LAST])
-    arrays.spans[heir, _FIRST] = first
-    arrays.spans[heir, _LAST] = last
-    n_merged = stop - place - 1
-    if n_merged == 0:
-        return heir
-    for index in range(place, stop):
-        session = members[index]
-        if session != heir:
-            arrays.heirs[session] = heir
-            if session < absorbed.shape[0]:
-                absorbed[counts[N_ABSORBED]] = session
-                counts[N_ABSORBED] += 1
-    members[place] = heir
-    end = arrays.lists[key, _START] + arrays.lists[key, _LENGTH]
-    for index in range(stop, end):
-        members[index - n_merged] = members[index]
-    arrays.lists[key, _LENGTH] -= n_merged
-    counts[N_OPEN] -= n_merged
-    return heir
+def _absorb(at: _Addresses, session: int, heir: int, n_before: int) -> None:
+    counts = pointer(at.counts, np.int64)
+    pointer(at.heirs, np.uint32)[session] = heir
+    counts[N_OPEN] -= 1
+    if session < n_before:
+        pointer(at.absorbed, np.uint32)[counts[N_ABSORBED]] = session
+        counts[N_ABSORBED] += 1
 
 
 @kernel
-def _find_session(
-    arrays: SessionArrays,
-    key: Index,
-    time: Index,
-    reach: Index,
-    gap: Index,
-    closed_before: Index,
-    counts: I64,
-    absorbed: U32,
-) -> Index:
-    """Return the session of a row, which may be LATE, or -1 if there is no room for a new one."""
-    start = arrays.lists[key, _START]
-    end = start + arrays.lists[key, _LENGTH]
-    place = _first_reaching(arrays, start, end, reach)
-    # Open sessions lie more than a gap apart, so those that the row touches are neighbours.
-    stop = place
-    while stop < end and arrays.spans[arrays.members[stop], _FIRST] <= time + gap:
-        stop += 1
-    if stop > place:
-        return _join(arrays, key, place, stop, time, counts, absorbed)
-    if time < closed_before:
-        return LATE
-    return _insert(arrays, key, place, time, counts)
+def _join(at: _Addresses, key: int, touched: int, time: int, gap: int, n_before: int) -> int:
+    """Merge a row with the sessions that it touches, and return the one that remains."""
+    spans = pointer(at.spans, np.int64)
+    links = pointer(at.links, np.uint32)
+    before = pointer(at.before, np.int64)
+    heir = session = touched
+    first = last = time
+    while session != NONE and spans[2 * session + _FIRST] <= time + gap:
+        heir = min(heir, session)
+        first = min(first, spans[2 * session + _FIRST])
+        last = max(last, spans[2 * session + _LAST])
+        session = int(links[session * LEVELS])
+    end, session = session, touched
+    while session != end:
+        for level in range(LEVELS):
+            link = pointer(_link_before(at, key, level), np.uint32)
+            if link[0] != session:
+                break
+            if session == heir:
+                before[level] = session
+            else:
+                link[0] = links[session * LEVELS + level]
+        following = int(links[session * LEVELS])
+        if session != heir:
+            _absorb(at, session, heir, n_before)
+        session = following
+    if end == NONE:
+        pointer(at.heads, np.uint32)[key * HEAD_FIELDS + _NEWEST] = heir
+    spans[2 * heir + _FIRST] = first
+    spans[2 * heir + _LAST] = last
+    return heir
 
 
 @kernel
@@ -213,11 +228,11 @@ def assign_sessions(
 ) -> int:
     """Put rows into sessions, one after the other.
 
-    Stops at the first row that needs a new session for which there is no room, in the arrays of
-    sessions or in that of the lists. The caller makes room and goes on from that row.
+    Stops at the first row that needs a new session for which there is no room. The caller makes
+    room and goes on from that row.
 
     Args:
-        key_ids: uint32[n_rows], the key of each row; ``arrays.lists`` reaches beyond the greatest:
+        key_ids: uint32[n_rows], the key of each row; ``arrays.heads`` reaches beyond the greatest:
             unchecked.
         times: int64[n_rows], event times; none so great that adding the gap overflows: unchecked.
         watermarks: int64[n_rows], the watermark before each row, INT64_MIN where there is none; of
@@ -227,8 +242,8 @@ def assign_sessions(
         lateness: How long a session still takes rows after its end, 0 or more, with the gap within
             int64: unchecked.
         arrays: The sessions.
-        counts: int64[4]: the number of sessions, of open sessions, of used places in
-            ``arrays.members``, and of places written in ``absorbed``; updated.
+        counts: int64[3]: the number of sessions, of open sessions, and of places written in
+            ``absorbed``; updated.
         session_ids: uint32[n_rows], the session of each row when the row came, or LATE, written
             from ``start`` on. Sessions can have been absorbed since: see :func:`resolve_sessions`.
         absorbed: uint32[n_sessions_before], gets the sessions with numbers below its length that
@@ -237,28 +252,46 @@ def assign_sessions(
     Returns:
         The row to go on from, which is n_rows when all are done.
     """
-    spans, lists, members = arrays.spans, arrays.lists, arrays.members
+    spans, heads = arrays.spans, arrays.heads
+    before = np.empty(LEVELS, np.int64)
+    at = _Addresses(
+        int(np.int64(spans.ctypes.data)),
+        int(np.int64(arrays.owners.ctypes.data)),
+        int(np.int64(arrays.heirs.ctypes.data)),
+        int(np.int64(arrays.links.ctypes.data)),
+        int(np.int64(heads.ctypes.data)),
+        int(np.int64(before.ctypes.data)),
+        int(np.int64(counts.ctypes.data)),
+        int(np.int64(absorbed.ctypes.data)),
+    )
+    capacity, n_before = spans.shape[0], absorbed.shape[0]
     has_watermarks = watermarks.shape[0] > 0
     closed_before = _INT64_MIN
     n_rows: int = times.shape[0]
     for row in range(start, n_rows):
-        key = np.int64(key_ids[row])
+        key = int(key_ids[row])
         time = times[row]
         reach = _minus(time, gap)
         if has_watermarks:
             closed_before = _minus(watermarks[row], gap + lateness)
             reach = max(reach, closed_before)
-        end = lists[key, _START] + lists[key, _LENGTH]
-        if lists[key, _LENGTH] > 0:
-            newest = members[end - 1]
-            if spans[newest, _FIRST] <= time and spans[newest, _LAST] >= reach:
-                spans[newest, _LAST] = max(spans[newest, _LAST], time)
-                session_ids[row] = newest
-                continue
-        session = _find_session(arrays, key, time, reach, gap, closed_before, counts, absorbed)
-        if session < 0:
+        newest = heads[key, _NEWEST]
+        if newest != NONE and spans[newest, _FIRST] <= time and spans[newest, _LAST] >= reach:
+            spans[newest, _LAST] = max(spans[newest, _LAST], time)
+            session_ids[row] = newest
+            continue
+        session = _first_reaching(at, key, reach)
+        # Open sessions lie more than a gap apart, so those that the row touches are neighbours.
+        if session != NONE and spans[session, _FIRST] <= time + gap:
+            session_ids[row] = _join(at, key, session, time, gap, n_before)
+        elif time < closed_before:
+            session_ids[row] = LATE
+        elif counts[N_SESSIONS] < capacity:
+            session_ids[row] = _insert(at, key, time)
+        else:
             return row
-        session_ids[row] = session
+    # Named once more, because memory is freed after the last mention of its array.
+    before[0] = NONE
     return n_rows
 
 
@@ -302,46 +335,27 @@ def close_sessions(
     Returns:
         The number of closed sessions, and the least last row of the others, or INT64_MAX.
     """
+    spans, heirs, links, heads = arrays.spans, arrays.heirs, arrays.links, arrays.heads
     n_closed = 0
     least_last = _INT64_MAX
     for session in range(n_sessions):
-        if arrays.heirs[session] != session:
+        if heirs[session] != session:
             continue
-        last = arrays.spans[session, _LAST]
-        if last >= closed_before:
-            least_last = min(least_last, last)
+        if spans[session, _LAST] >= closed_before:
+            least_last = min(least_last, spans[session, _LAST])
             continue
         closed[n_closed] = session
         n_closed += 1
-        arrays.heirs[session] = CLOSED
-        # Lists are ordered by last rows: what closes of a list is its beginning, whichever session
-        # of it is met first here.
+        heirs[session] = NONE
+        # Lists are ordered by last rows: all that closes of a list stands at its beginning.
         key = arrays.owners[session]
-        arrays.lists[key, _START] += 1
-        arrays.lists[key, _LENGTH] -= 1
-        arrays.lists[key, _CAPACITY] -= 1
+        for level in range(LEVELS):
+            head = heads[key, level]
+            if head == NONE:
+                break
+            while head != NONE and spans[head, _LAST] < closed_before:
+                head = links[head, level]
+            heads[key, level] = head
+        if heads[key, 0] == NONE:
+            heads[key, _NEWEST] = NONE
     return n_closed, least_last
-
-
-@kernel
-def pack_lists(lists: I64, members: U32, packed: U32) -> int:
-    """Copy all lists one behind the other, without room between them.
-
-    Args:
-        lists: int64[n_keys, 3], see :class:`SessionArrays`; updated.
-        members: uint32[members_capacity], the lists.
-        packed: uint32[at least the sum of all lengths], gets the lists.
-
-    Returns:
-        The number of used places in ``packed``.
-    """
-    n_packed = 0
-    for key in range(lists.shape[0]):
-        start = lists[key, _START]
-        length = lists[key, _LENGTH]
-        for index in range(length):
-            packed[n_packed + index] = members[start + index]
-        lists[key, _START] = n_packed
-        lists[key, _CAPACITY] = length
-        n_packed += length
-    return n_packed

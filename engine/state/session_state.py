@@ -13,24 +13,22 @@ from millstream.engine.state.accumulators import Accumulators, AccumulatorSpec
 from millstream.engine.state.key_table import KeyTable
 from millstream.kernels.compile import I64, U32, Bool
 from millstream.kernels.sessions import (
-    LIST_FIELDS,
+    HEAD_FIELDS,
+    LEVELS,
     N_ABSORBED,
     N_COUNTS,
-    N_MEMBERS,
     N_OPEN,
     N_SESSIONS,
+    NONE,
     SessionArrays,
     assign_sessions,
     close_sessions,
-    pack_lists,
     resolve_sessions,
 )
 
 __all__ = ["AssignedSessions", "SessionState"]
 
 _CAPACITY_LEAST = 64
-# Places for members of lists, per session, after packing: lists that move leave holes behind.
-_MEMBERS_PER_SESSION = 4
 # Below this many sessions or keys that nobody needs, compacting costs more than it frees.
 _GARBAGE_MIN = 1024
 _NO_WATERMARKS = np.empty(0, np.int64)
@@ -81,7 +79,7 @@ class SessionState:
         self._counts = np.zeros(N_COUNTS, np.int64)
         # No open session ends before this, so that most watermarks need no look at all sessions.
         self._least_last = WATERMARK_END
-        self._arrays = _allocate(_CAPACITY_LEAST, 1, _MEMBERS_PER_SESSION * _CAPACITY_LEAST)
+        self._arrays = _allocate(_CAPACITY_LEAST, 1)
 
     @property
     def n_open(self) -> int:
@@ -119,7 +117,7 @@ class SessionState:
             watermarks: int64[n_rows], the watermark before each row, or None if none is behind.
         """
         key_ids = np.zeros(len(times), np.uint32) if self._keys is None else self._keys.assign(keys)
-        self._reserve_lists(1 if self._keys is None else self._keys.n_groups)
+        self._reserve_heads(1 if self._keys is None else self._keys.n_groups)
         self._least_last = min(self._least_last, int(times.min()))
         counts = self._counts
         n_before, n_open_before = self.n_sessions, self.n_open
@@ -141,7 +139,7 @@ class SessionState:
                 absorbed,
             )
             if row < len(times):
-                self._make_room()
+                self._reserve_sessions()
         n_late = 0
         n_created = self.n_sessions - n_before
         if watermarks is not None or self.n_open != n_open_before + n_created:
@@ -218,21 +216,22 @@ class SessionState:
         numbers = np.arange(self.n_sessions, dtype=np.uint32)
         kept: U32 = numbers[before.heirs[: self.n_sessions] == numbers]
         n_kept = len(kept)
-        new_numbers = np.empty(self.n_sessions, np.uint32)
+        # Links lead to open sessions only. NONE, as an index, stands for the place behind them all.
+        new_numbers = np.full(self.n_sessions + 1, NONE, np.uint32)
         new_numbers[kept] = numbers[:n_kept]
-        kept_keys = np.flatnonzero(before.lists[:, 1] > 0).astype(np.uint32)
-        new_keys = np.empty(len(before.lists), np.uint32)
+        kept_keys = np.flatnonzero(before.heads[:, 0] != NONE).astype(np.uint32)
+        new_keys = np.empty(len(before.heads), np.uint32)
         new_keys[kept_keys] = np.arange(len(kept_keys))
-        capacity = max(_CAPACITY_LEAST, 2 * n_kept)
-        after = _allocate(capacity, len(kept_keys), _MEMBERS_PER_SESSION * capacity)
+        # Memory shrinks by half at a time: the next batch may need as much as the last one.
+        capacity = max(_CAPACITY_LEAST, 2 * n_kept, len(before.heirs) // 2)
+        after = _allocate(capacity, len(kept_keys))
         after.spans[:n_kept] = before.spans[kept]
         after.owners[:n_kept] = new_keys[before.owners[kept]]
         after.heirs[:n_kept] = numbers[:n_kept]
-        after.lists[:] = before.lists[kept_keys]
-        pack_lists(after.lists, before.members, after.members)
-        after.members[:n_kept] = new_numbers[after.members[:n_kept]]
+        after.links[:n_kept] = new_numbers.take(before.links[kept], mode="clip")
+        after.heads[:] = new_numbers.take(before.heads[kept_keys], mode="clip")
         self._arrays = after
-        self._counts[[N_SESSIONS, N_OPEN, N_MEMBERS]] = n_kept
+        self._counts[[N_SESSIONS, N_OPEN]] = n_kept
         self._accumulators.retain(kept)
         if self._keys is not None:
             self._keys.retain(kept_keys)
@@ -242,37 +241,31 @@ class SessionState:
         ordered: U32 = session_ids[np.argsort(self.lasts(session_ids), kind="stable")]
         return ordered
 
-    def _reserve_lists(self, n_keys: int) -> None:
-        before = self._arrays.lists
-        if n_keys <= len(before):
-            return
-        lists = np.zeros((max(n_keys, 2 * len(before)), LIST_FIELDS), np.int64)
-        lists[: len(before)] = before
-        self._arrays = self._arrays._replace(lists=lists)
+    def _reserve_heads(self, n_keys: int) -> None:
+        before = self._arrays.heads
+        if n_keys > len(before):
+            heads = np.full((max(n_keys, 2 * len(before)), HEAD_FIELDS), NONE, np.uint32)
+            heads[: len(before)] = before
+            self._arrays = self._arrays._replace(heads=heads)
 
-    def _make_room(self) -> None:
-        """Double the room for sessions if it is used up; else close the holes between the lists."""
+    def _reserve_sessions(self) -> None:
         before = self._arrays
-        n_used, capacity = self.n_sessions, len(before.heirs)
-        if n_used < capacity:
-            members = np.empty(_MEMBERS_PER_SESSION * capacity, np.uint32)
-            self._counts[N_MEMBERS] = pack_lists(before.lists, before.members, members)
-            self._arrays = before._replace(members=members)
-            return
-        after = _allocate(2 * capacity, 0, 0)
-        after.spans[:n_used] = before.spans[:n_used]
-        after.owners[:n_used] = before.owners[:n_used]
-        after.heirs[:n_used] = before.heirs[:n_used]
-        self._arrays = after._replace(lists=before.lists, members=before.members)
+        n_used = len(before.heirs)
+        after = _allocate(2 * n_used, 0)
+        after.spans[:n_used] = before.spans
+        after.owners[:n_used] = before.owners
+        after.heirs[:n_used] = before.heirs
+        after.links[:n_used] = before.links
+        self._arrays = after._replace(heads=before.heads)
 
 
-def _allocate(capacity: int, n_keys: int, members_capacity: int) -> SessionArrays:
+def _allocate(capacity: int, n_keys: int) -> SessionArrays:
     return SessionArrays(
         spans=np.empty((capacity, 2), np.int64),
         owners=np.empty(capacity, np.uint32),
         heirs=np.empty(capacity, np.uint32),
-        lists=np.zeros((n_keys, LIST_FIELDS), np.int64),
-        members=np.empty(members_capacity, np.uint32),
+        links=np.empty((capacity, LEVELS), np.uint32),
+        heads=np.full((n_keys, HEAD_FIELDS), NONE, np.uint32),
     )
 
 

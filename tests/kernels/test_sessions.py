@@ -13,23 +13,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.kernels.sessions import (
-    CLOSED,
+    HEAD_FIELDS,
     LATE,
-    LIST_FIELDS,
+    LEVELS,
     N_ABSORBED,
     N_COUNTS,
-    N_MEMBERS,
     N_OPEN,
     N_SESSIONS,
+    NONE,
     SessionArrays,
     assign_sessions,
     close_sessions,
-    pack_lists,
     resolve_sessions,
 )
 
 INT64 = np.iinfo(np.int64)
-NONE = int(INT64.min)
+UNKNOWN = int(INT64.min)
 N_KEYS = 4
 
 Row = tuple[int, int, int]  # key, event time, watermark before the row
@@ -60,7 +59,7 @@ class Definition:
     n_sessions: int = 0
 
     def take(self, key: int, time: int, watermark: int) -> int:
-        closed_before = None if watermark == NONE else watermark - self.gap - self.lateness
+        closed_before = None if watermark == UNKNOWN else watermark - self.gap - self.lateness
         near = [
             session
             for session in self.open
@@ -94,6 +93,16 @@ class Definition:
         return number
 
 
+def allocated(capacity: int) -> SessionArrays:
+    return SessionArrays(
+        np.full((capacity, 2), 99, np.int64),
+        np.full(capacity, 99, np.uint32),
+        np.full(capacity, 99, np.uint32),
+        np.full((capacity, LEVELS), 99, np.uint32),
+        np.full((N_KEYS, HEAD_FIELDS), NONE, np.uint32),
+    )
+
+
 class Kernels:
     """The caller's part, which makes room as late as it can."""
 
@@ -101,30 +110,7 @@ class Kernels:
         self.gap = gap
         self.lateness = lateness
         self.counts = np.zeros(N_COUNTS, np.int64)
-        self.n_repairs = 0
-        self.arrays = SessionArrays(
-            np.full((1, 2), 99, np.int64),
-            np.full(1, 99, np.uint32),
-            np.full(1, 99, np.uint32),
-            np.zeros((N_KEYS, LIST_FIELDS), np.int64),
-            np.full(2, 99, np.uint32),
-        )
-
-    def make_room(self) -> None:
-        arrays, n_used = self.arrays, int(self.counts[N_SESSIONS])
-        self.n_repairs += 1
-        if n_used == len(arrays.heirs):
-            self.arrays = arrays._replace(
-                spans=np.concatenate([arrays.spans, np.full((1, 2), 99, np.int64)]),
-                owners=np.append(arrays.owners, np.uint32(99)),
-                heirs=np.append(arrays.heirs, np.uint32(99)),
-            )
-            return
-        lengths = arrays.lists[:, 1]
-        members = np.full(lengths.sum() + 2 * lengths.max() + 2, 99, np.uint32)
-        self.counts[N_MEMBERS] = pack_lists(arrays.lists, arrays.members, members)
-        assert self.counts[N_MEMBERS] == lengths.sum()
-        self.arrays = arrays._replace(members=members)
+        self.arrays = allocated(1)
 
     def take(self, rows: Sequence[Row]) -> tuple[list[int], list[int], list[int]]:
         """Return the sessions when rows came, those at the end, and the absorbed old ones."""
@@ -151,7 +137,10 @@ class Kernels:
             )
             if row == len(rows):
                 break
-            self.make_room()
+            assert self.counts[N_SESSIONS] == len(self.arrays.heirs)
+            both = zip(self.arrays, allocated(1), strict=True)
+            grown = [np.concatenate(pair) for pair in both]
+            self.arrays = SessionArrays(*grown)._replace(heads=self.arrays.heads)
         at_once = ids.tolist()
         assert resolve_sessions(self.arrays.heirs, ids) == at_once.count(LATE)
         return at_once, ids.tolist(), absorbed[: self.counts[N_ABSORBED]].tolist()
@@ -174,8 +163,21 @@ class Kernels:
         ]
 
     def listed(self, key: int) -> list[int]:
-        start, length, _ = self.arrays.lists[key]
-        return self.arrays.members[start : start + length].tolist()
+        """Return the sessions of a key, and check that each level skips some of the one below."""
+        heads, links = self.arrays.heads.tolist(), self.arrays.links.tolist()
+        below: list[int] = []
+        for level in range(LEVELS):
+            listed = []
+            session = heads[key][level]
+            while session != NONE:
+                listed.append(session)
+                session = links[session][level]
+            if level == 0:
+                below = every = listed
+            assert [number for number in below if number in set(listed)] == listed
+            below = listed
+        assert heads[key][LEVELS] == (every[-1] if every else NONE)
+        return every
 
 
 def check(gap: int, lateness: int, batches: Sequence[Sequence[Row]], closes: bool) -> Kernels:
@@ -191,8 +193,8 @@ def check(gap: int, lateness: int, batches: Sequence[Sequence[Row]], closes: boo
             number for number in were_open if number < n_before and number in definition.heirs
         ]
         watermark = batch[-1][2]
-        if closes and watermark != NONE:
-            closed_before = max(watermark - gap - lateness, NONE)
+        if closes and watermark != UNKNOWN:
+            closed_before = max(watermark - gap - lateness, UNKNOWN)
             assert kernels.close(closed_before) == definition.close(closed_before)
         by_number = sorted(definition.open, key=lambda session: session.number)
         assert kernels.open_sessions() == by_number
@@ -215,7 +217,7 @@ def streams(draw: st.DrawFn) -> list[list[Row]]:
     if draw(st.booleans()):
         times.insert(draw(st.integers(0, len(times))), draw(extreme))
     delay = draw(st.sampled_from([0, 2, 7, 30, int(INT64.max)]))
-    rows, watermark = [], NONE
+    rows, watermark = [], UNKNOWN
     for time in times:
         rows.append((draw(st.integers(0, N_KEYS - 1)), time, watermark))
         watermark = max(watermark, time - delay)
@@ -238,9 +240,10 @@ def test_rows_join_open_merge_or_are_late(
 def test_many_open_sessions_of_a_key_in_any_order(n_batches: int) -> None:
     random = np.random.default_rng(5)
     times = random.permutation(400) * 3 + random.integers(0, 2, 400)
-    rows = [(int(row % 2), int(time), NONE) for row, time in enumerate(times)]
+    rows = [(int(row % 2), int(time), UNKNOWN) for row, time in enumerate(times)]
     kernels = check(4, 0, [rows[start::n_batches] for start in range(n_batches)], closes=False)
-    assert kernels.n_repairs > 10
+    assert kernels.counts[N_OPEN] > 50
+    assert kernels.arrays.heads[0, 1] != NONE
 
 
 def test_no_rows() -> None:
@@ -252,23 +255,23 @@ def test_no_rows() -> None:
 def test_sessions_by_hand() -> None:
     kernels = Kernels(10, 0)
     # 0 and 10 are exactly a gap apart; 21 is not; 31 of another key is nobody's business.
-    rows = [(0, 0, NONE), (0, 10, NONE), (0, 21, NONE), (1, 31, NONE), (0, 35, NONE)]
+    rows = [(0, 0, UNKNOWN), (0, 10, UNKNOWN), (0, 21, UNKNOWN), (1, 31, UNKNOWN), (0, 35, UNKNOWN)]
     assert kernels.take(rows)[0] == [0, 0, 1, 2, 3]
     # 28 bridges 21 and 35, and then 15 bridges what that became and the first session.
-    at_once, at_end, absorbed = kernels.take([(0, 28, NONE), (0, 15, NONE)])
+    at_once, at_end, absorbed = kernels.take([(0, 28, UNKNOWN), (0, 15, UNKNOWN)])
     assert (at_once, at_end, absorbed) == ([1, 0], [0, 0], [3, 1])
     assert kernels.open_sessions() == [Session(0, 0, 0, 35), Session(2, 1, 31, 31)]
     assert kernels.close(35) == [2]
-    assert kernels.arrays.heirs[2] == CLOSED
+    assert kernels.arrays.heirs[2] == NONE
     assert kernels.close(36) == [0]
 
 
 def test_a_session_can_be_joined_while_the_watermark_is_at_its_end() -> None:
     kernels = Kernels(10, 0)
-    kernels.take([(0, 0, NONE)])
+    kernels.take([(0, 0, UNKNOWN)])
     assert kernels.take([(0, 5, 10)])[0] == [0]
     kernels = Kernels(10, 0)
-    kernels.take([(0, 0, NONE)])
+    kernels.take([(0, 0, UNKNOWN)])
     # At 11 it is over. 5 alone would end at 15, so it is on time; 0 alone would have ended.
     assert kernels.take([(0, 5, 11), (1, 0, 11)])[0] == [1, LATE]
 
@@ -276,16 +279,10 @@ def test_a_session_can_be_joined_while_the_watermark_is_at_its_end() -> None:
 def test_long_chains_of_merges_are_resolved() -> None:
     n_sessions = 3000
     # Every session is absorbed by the one that came before it, from the youngest on.
-    apart = [(0, -11 * number, NONE) for number in range(n_sessions)]
-    bridges = [(0, -11 * number - 5, NONE) for number in reversed(range(n_sessions - 1))]
+    apart = [(0, -11 * number, UNKNOWN) for number in range(n_sessions)]
+    bridges = [(0, -11 * number - 5, UNKNOWN) for number in reversed(range(n_sessions - 1))]
     kernels = Kernels(10, 0)
-    kernels.arrays = SessionArrays(
-        np.empty((2 * n_sessions, 2), np.int64),
-        np.empty(2 * n_sessions, np.uint32),
-        np.empty(2 * n_sessions, np.uint32),
-        np.zeros((N_KEYS, LIST_FIELDS), np.int64),
-        np.empty(4 * n_sessions, np.uint32),
-    )
+    kernels.arrays = allocated(n_sessions)
     at_once, at_end, _ = kernels.take(apart + bridges)
     assert at_once == [*range(n_sessions), *reversed(range(n_sessions - 1))]
     assert set(at_end) == {0}
