@@ -275,6 +275,8 @@ class _Pending:
         except TypingError as failure:
             raise context.source.error(str(failure), self.parts.node) from failure
         reason = self._why_buffered([schema.field(column).type for column in self.arguments])
+        if reason and self.preceding is not None:
+            self._check_slides(context, schema)
         return OverCall(
             name=name,
             function="avg" if self.parts.function == "mean" else self.parts.function,
@@ -288,6 +290,17 @@ class _Pending:
             frame_sql=self.frame_sql,
         )
 
+    def _check_slides(self, context: PlanContext, schema: pa.Schema) -> None:
+        over = f"{self.sql} OVER (ROWS BETWEEN 1 PRECEDING AND CURRENT ROW)"
+        try:
+            context.typer.check_implemented(f"SELECT {over} AS a", schema)
+        except TypingError as failure:
+            raise context.source.error(
+                f"{self.parts.function} cannot be computed over a bounded frame; use ROWS BETWEEN "
+                "UNBOUNDED PRECEDING AND CURRENT ROW, or array_agg and a function over its result",
+                self.parts.node,
+            ) from failure
+
     def _why_buffered(self, types: Sequence[pa.DataType]) -> str:
         function = "avg" if self.parts.function == "mean" else self.parts.function
         if function not in _KERNEL_FUNCTIONS:
@@ -296,9 +309,15 @@ class _Pending:
             return "DISTINCT, ORDER BY and IGNORE NULLS need the rows"
         if self.parts.filter is not None and function not in FOLDING_FUNCTIONS:
             return f"{function} with FILTER has no kernel"
+        if function == "count" and not self.arguments and not _counts_rows(self.parts):
+            return "count of a constant other than a number has no kernel"
         if function == "lag":
             return "lag with a default has no kernel" if len(self.parts.arguments) > 2 else ""
         return kernel_types(function, types)
+
+
+def _counts_rows(parts: CallParts) -> bool:
+    return all(isinstance(a, exp.Star | exp.Literal | exp.Boolean) for a in parts.arguments)
 
 
 def _frame(
@@ -313,7 +332,9 @@ def _frame(
             parts.node,
         )
     if function == "lag":
-        return "rows", _lag_offset(context, parts), ""
+        # Rows that are NULL do not count, so the row looked for may be any distance away.
+        is_anywhere = parts.nulls == "ignore"
+        return "rows", None if is_anywhere else _lag_offset(context, parts), ""
     if function in _RANKINGS:
         if function != "row_number" and time is None:
             raise context.source.error(f"{function} needs ORDER BY", parts.node)

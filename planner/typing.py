@@ -35,6 +35,9 @@ class TypingError(Exception):
     """DataFusion refuses a piece of a query; the message is one clean sentence."""
 
 
+_TRIAL = "__trial"
+
+
 class Typer:
     """Checks and types SQL over empty tables."""
 
@@ -86,6 +89,25 @@ class Typer:
             return self._context.sql_with_options(sql, _QUERY_ONLY).to_arrow_table().schema
         except BaseException as error:
             raise self._failure(error) from error
+
+    def check_implemented(self, select: str, schema: pa.Schema) -> None:
+        """Run a select list over a few rows of NULLs, to see whether DataFusion can do it.
+
+        Some combinations of functions and frames are found out only when rows come.
+
+        Raises:
+            TypingError: DataFusion has not implemented something that the query needs.
+        """
+        nullable = pa.schema([field.with_nullable(True) for field in schema])
+        rows = pa.RecordBatch.from_arrays([pa.nulls(3, f.type) for f in schema], schema=nullable)
+        self._context.register_record_batches(_TRIAL, [[rows]])
+        try:
+            self._context.sql_with_options(f"{select} FROM {_TRIAL}", _QUERY_ONLY).collect()
+        except Exception as error:
+            if "not implemented" in str(error):
+                raise self._failure(error) from error
+        finally:
+            self._context.deregister_table(_TRIAL)
 
     def constant(self, sql: str) -> pa.Scalar:
         """Evaluate an expression without columns.
