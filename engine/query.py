@@ -72,7 +72,7 @@ class Query:
         Raises:
             SqlError: If the strategy does not fit the query.
         """
-        placement = self._placed(make_strategy(strategy))
+        placement = self._placed(make_strategy(strategy or self._plan.strategy))
         return explain(distribute(self._plan.root, self._config.partitions, placement))
 
     def start(
@@ -182,7 +182,7 @@ class Query:
         late_sinks: Sequence[Mapping[str, Sink]],
         strategy: str | PartitioningStrategy | None,
     ) -> Job:
-        chosen = make_strategy(strategy)
+        chosen = make_strategy(strategy or self._plan.strategy)
         placement = self._placed(chosen)
         runtime = Runtime(
             name=f"millstream-{next(_numbers)}",

@@ -72,6 +72,7 @@ class QueryPlan:
             append-only.
         streams: Names of the streams read, sorted; event times as used by the plan (inferred ones
             included).
+        strategy: Partitioning strategy that a hint asks for, or None.
     """
 
     sql: str
@@ -79,3 +80,4 @@ class QueryPlan:
     schema: pa.Schema
     key_columns: tuple[str, ...]
     streams: tuple[StreamDefinition, ...]
+    strategy: str | None = None

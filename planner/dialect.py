@@ -20,12 +20,13 @@ from millstream.errors import SqlError
 from millstream.planner.place import SPAN, SourceText, line_and_column
 from millstream.planner.streaming_clauses import StreamingClauses
 
-__all__ = ["MillstreamDialect", "parse_statement"]
+__all__ = ["MillstreamDialect", "parse_statement", "partitioning_hint"]
 
 _WORDED_FUNCTIONS = ("CAST", "TRY_CAST", "EXTRACT", "SUBSTRING", "TRIM", "POSITION", "OVERLAY")
 _WORDED_PREFIXES = ("CASE", "ANY")
 
 
+_HINT = re.compile(r"partitioning\s*\(\s*(\w+)\s*\)", re.IGNORECASE)
 _FIRST_TOKENS = (TokenType.SELECT, TokenType.WITH, TokenType.L_PAREN, TokenType.FROM)
 
 
@@ -124,8 +125,31 @@ def _check_tokens(source: SourceText) -> None:
     for index, token in enumerate(source.tokens):
         if token.token_type == TokenType.SEMICOLON:
             raise source.error("only one statement can be run at a time", (index, index))
-        if any(comment.startswith("+") for comment in token.comments):
-            raise source.error("hints are not supported; leave them out", (index, index))
+        for comment in token.comments:
+            if comment.startswith("+"):
+                _check_hint(source, comment, index)
+
+
+def partitioning_hint(source: SourceText) -> str | None:
+    """Return the strategy that a hint such as ``/*+ partitioning(sticky) */`` asks for."""
+    for token in source.tokens:
+        for comment in token.comments:
+            found = _HINT.fullmatch(comment.removeprefix("+").strip())
+            if comment.startswith("+") and found is not None:
+                return found[1].lower()
+    return None
+
+
+def _check_hint(source: SourceText, comment: str, index: int) -> None:
+    hint = comment.removeprefix("+").strip()
+    found = _HINT.fullmatch(hint)
+    if found is None:
+        raise source.error(
+            f"unknown hint {hint!r}; the only one is partitioning(strategy)", (index, index)
+        )
+    earlier = source.tokens[:index]
+    if any(other.startswith("+") for token in earlier for other in token.comments):
+        raise source.error("a query has one partitioning hint at most", (index, index))
 
 
 def _token_error(sql: str, error: TokenError) -> SqlError:

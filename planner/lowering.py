@@ -10,7 +10,7 @@ from sqlglot import exp
 from millstream.errors import InternalError
 from millstream.planner.catalog import Catalog, QueryPlan
 from millstream.planner.context import PlanContext
-from millstream.planner.dialect import parse_statement
+from millstream.planner.dialect import parse_statement, partitioning_hint
 from millstream.planner.nodes import OP_COLUMN, Changelog, Emit, Node
 from millstream.planner.prune import prune
 from millstream.planner.queries import lower_query
@@ -44,6 +44,7 @@ def plan_query(
         schema=root.schema,
         key_columns=relation.key_columns if relation.changes else (),
         streams=tuple(context.streams[name] for name in sorted(context.streams)),
+        strategy=partitioning_hint(source),
     )
 
 

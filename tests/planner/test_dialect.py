@@ -169,7 +169,11 @@ def test_a_node_knows_its_words():
         ("", "the query is empty; write a SELECT", None),
         (";", "the query is empty; write a SELECT", None),
         ("SELECT a FROM t; SELECT b FROM t", "only one statement can be run at a time", 16),
-        ("SELECT /*+ FAST */ a FROM t", "hints are not supported; leave them out", 1),
+        (
+            "SELECT /*+ FAST */ a FROM t",
+            "unknown hint 'FAST'; the only one is partitioning(strategy)",
+            1,
+        ),
         ("SELECT 'abc FROM t", "syntax error: ' is missing", 8),
         ("SELECT a FROM t WHERE", "syntax error at 'WHERE': an expression is missing here", 17),
         ("SELECT a FROM WHERE b", "syntax error at 'WHERE': the name of a stream is expected", 15),
