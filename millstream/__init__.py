@@ -1,13 +1,8 @@
 """Streaming SQL inside a Python process: Arrow micro-batches in, Arrow out."""
 
-from millstream.engine.config import SessionConfig
-from millstream.engine.file_sinks import IpcSink, ParquetSink
-from millstream.engine.job import Job
-from millstream.engine.query import Query
-from millstream.engine.session import Session, sql
-from millstream.engine.sinks import CollectSink, Sink
-from millstream.engine.stats import JobStats, PartitionStats
-from millstream.engine.strategies import PartitioningStrategy
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from millstream.errors import (
     InternalError,
     JobFailed,
@@ -17,6 +12,16 @@ from millstream.errors import (
     SourceError,
     SqlError,
 )
+
+if TYPE_CHECKING:
+    from millstream.engine.config import SessionConfig
+    from millstream.engine.file_sinks import IpcSink, ParquetSink
+    from millstream.engine.job import Job
+    from millstream.engine.query import Query
+    from millstream.engine.session import Session, sql
+    from millstream.engine.sinks import CollectSink, Sink
+    from millstream.engine.stats import JobStats, PartitionStats
+    from millstream.engine.strategies import PartitioningStrategy
 
 __version__ = "0.1.0"
 
@@ -41,3 +46,33 @@ __all__ = [
     "SqlError",
     "sql",
 ]
+
+# The engine takes a while to load, because of its compiler. Who only wants to catch an error or
+# look up a version should not have to wait for it.
+_HOMES = {
+    "CollectSink": "millstream.engine.sinks",
+    "IpcSink": "millstream.engine.file_sinks",
+    "Job": "millstream.engine.job",
+    "JobStats": "millstream.engine.stats",
+    "ParquetSink": "millstream.engine.file_sinks",
+    "PartitionStats": "millstream.engine.stats",
+    "PartitioningStrategy": "millstream.engine.strategies",
+    "Query": "millstream.engine.query",
+    "Session": "millstream.engine.session",
+    "SessionConfig": "millstream.engine.config",
+    "Sink": "millstream.engine.sinks",
+    "sql": "millstream.engine.session",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
