@@ -327,8 +327,9 @@ def sql(
         >>> import millstream as ms
         >>> import pyarrow as pa
         >>> t = pa.table({"k": ["a", "b", "a"]})
-        >>> ms.sql("SELECT k, count(*) AS n FROM t GROUP BY k EMIT FINAL",
-        t=t).sort_by("k").to_pylist() [{'k': 'a', 'n': 2}, {'k': 'b', 'n': 1}]
+        >>> answer = ms.sql("SELECT k, count(*) AS n FROM t GROUP BY k EMIT FINAL", t=t)
+        >>> answer.sort_by("k").to_pylist()
+        [{'k': 'a', 'n': 2}, {'k': 'b', 'n': 1}]
     """
     session = Session(config)
     inputs: Mapping[str, Any] = tables
