@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ from millstream.engine.pipeline import (
     union_ports,
 )
 from millstream.engine.plan_shape import has_exchange
+from millstream.engine.time_sheet import TimedLink, TimeSheet
 from millstream.planner import nodes
 from millstream.planner.catalog import StreamDefinition
 
@@ -34,6 +36,7 @@ class _Builder:
         tables: Mapping[str, pa.Table],
         n_partitions: int,
         mail: Mail,
+        sheet: TimeSheet,
         is_eager: bool,
     ) -> None:
         self._context = context
@@ -41,12 +44,15 @@ class _Builder:
         self._tables = tables
         self._n_partitions = n_partitions
         self._mail = mail
+        self._sheet = sheet
         self._is_eager = is_eager
+        self._n_nodes = 0
         self._n_exchanges = 0
         self.pipelines = Pipelines()
 
     def build(self, node: nodes.Node, downstream: Link) -> None:
         """Build what computes ``node`` and feeds ``downstream``."""
+        self._n_nodes += 1
         if isinstance(node, nodes.Source):
             self.pipelines.sources.append(self._source(node, downstream))
         elif isinstance(node, nodes.Transform):
@@ -54,7 +60,7 @@ class _Builder:
             link: Link = TransformLink(runner, downstream)
             if node.tables:
                 link = TableTransformLink(runner, self._context.at_hand, downstream)
-            self.build(node.input, link)
+            self.build(node.input, self._timed(node, link))
         elif isinstance(node, nodes.Exchange):
             self._exchange(node, downstream)
         elif isinstance(node, nodes.Union):
@@ -75,7 +81,7 @@ class _Builder:
             node, replace(self._context, is_deferred=self._sees_every_step(node))
         )
         self.pipelines.operators.append(operator)
-        link = OperatorLink(operator, node.watermark, downstream)
+        link = self._timed(node, OperatorLink(operator, node.watermark, downstream))
         outer = self._context
         if isinstance(operator, Changelog):
             self._context = replace(outer, changelog=operator)
@@ -108,7 +114,14 @@ class _Builder:
             at_hand,
             is_eager=self._is_eager and is_first,
         )
-        self.build(node.input, sender)
+        self.build(node.input, self._timed(node, sender))
+
+    def _timed(self, node: nodes.Node, link: Link) -> Link:
+        """Give a node an account of the time that it takes."""
+        kind = re.sub("(?<=[a-z])(?=[A-Z])", "_", type(node).__name__).lower()
+        if isinstance(node, nodes.Aggregate) and node.phase != "single":
+            kind = f"{node.phase}_{kind}"
+        return TimedLink(link, self._sheet, self._sheet.add_operator(f"{self._n_nodes}:{kind}"))
 
 
 def build_pipelines(
@@ -120,6 +133,7 @@ def build_pipelines(
     tables: Mapping[str, pa.Table],
     n_partitions: int,
     mail: Mail,
+    sheet: TimeSheet,
     is_eager: bool,
 ) -> Pipelines:
     """Build the pipelines of one partition.
@@ -132,8 +146,9 @@ def build_pipelines(
         tables: Contents of the session's tables.
         n_partitions: Number of partitions of the job.
         mail: Between the partitions.
+        sheet: Of the partition.
         is_eager: Whether rows may pass the first exchange before their step ends, in any order.
     """
-    builder = _Builder(context, streams, tables, n_partitions, mail, is_eager)
+    builder = _Builder(context, streams, tables, n_partitions, mail, sheet, is_eager)
     builder.build(root, sink)
     return builder.pipelines

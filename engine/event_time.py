@@ -20,7 +20,13 @@ from millstream.kernels.windows import running_watermarks, scan_times
 from millstream.planner.catalog import StreamDefinition
 from millstream.planner.nodes import HIDDEN_PREFIX
 
-__all__ = ["NO_WATERMARK", "WATERMARK_COLUMN", "WATERMARK_END", "WatermarkTracker"]
+__all__ = [
+    "NO_WATERMARK",
+    "WATERMARK_COLUMN",
+    "WATERMARK_END",
+    "SourceProgress",
+    "WatermarkTracker",
+]
 
 # Nothing is promised yet: every event time is still possible.
 NO_WATERMARK = -(1 << 63)
@@ -33,6 +39,29 @@ WATERMARK_COLUMN = HIDDEN_PREFIX + "watermark"
 class _Observed(NamedTuple):
     batch: pa.RecordBatch
     watermark: int
+
+
+class _Mark(NamedTuple):
+    source_partition: int
+    max_time: int | None
+    last_seen: float | None
+    watermark: int
+
+
+class SourceProgress(NamedTuple):
+    """How far one partition of a source is.
+
+    Attributes:
+        source_partition: Its number.
+        max_time: The greatest event time that it has brought, or None.
+        silent_seconds: How long ago it brought rows, or how long it has been waited for.
+        is_idle: Whether it does not hold the watermark back, for having been silent.
+    """
+
+    source_partition: int
+    max_time: int | None
+    silent_seconds: float
+    is_idle: bool
 
 
 class WatermarkTracker:
@@ -75,7 +104,7 @@ class WatermarkTracker:
         times = self._times(batch, column)
         if self._delay is None:
             return _Observed(batch, self.watermark)
-        now = self._clock() if self._stream.idle_timeout_seconds is not None else 0.0
+        now = self._clock()
         max_time = self._lift(self._max_times.get(source_partition, NO_WATERMARK))
         max_time_after, n_behind = scan_times(times, max_time, self._delay)
         if n_behind > 0:
@@ -85,6 +114,22 @@ class WatermarkTracker:
         self._last_seen[source_partition] = now
         self.watermark = max(self.watermark, self._least(now))
         return _Observed(batch, self.watermark)
+
+    def mark(self, source_partition: int) -> _Mark:
+        """Return what :meth:`reset` needs to undo the observation of a source partition's batch."""
+        max_time = self._max_times.get(source_partition)
+        last_seen = self._last_seen.get(source_partition)
+        return _Mark(source_partition, max_time, last_seen, self.watermark)
+
+    def reset(self, mark: _Mark) -> None:
+        """Forget the batch that was observed since a mark: it was not taken after all."""
+        self.watermark = mark.watermark
+        if mark.max_time is None or mark.last_seen is None:
+            self._max_times.pop(mark.source_partition, None)
+            self._last_seen.pop(mark.source_partition, None)
+            return
+        self._max_times[mark.source_partition] = mark.max_time
+        self._last_seen[mark.source_partition] = mark.last_seen
 
     def advance(self, watermark: int) -> None:
         """Raise the watermark to a value that the source knows.
@@ -105,6 +150,27 @@ class WatermarkTracker:
             return False
         now = self._clock()
         return all(self._is_idle(partition, now) for partition in self._max_times)
+
+    @property
+    def max_time(self) -> int | None:
+        """The greatest event time seen, or None."""
+        greatest = max(self._max_times.copy().values(), default=NO_WATERMARK)
+        return None if greatest == NO_WATERMARK else greatest
+
+    def progress(self) -> list[SourceProgress]:
+        """Return how far each partition of the source is that is known of."""
+        now = self._clock()
+        last_seen = self._last_seen.copy()
+        return [
+            SourceProgress(
+                partition,
+                None if max_time == NO_WATERMARK else max_time,
+                max(now - last_seen[partition], 0.0),
+                self._is_idle(partition, now),
+            )
+            for partition, max_time in self._max_times.copy().items()
+            if partition in last_seen
+        ]
 
     def _check_partition(self, source_partition: int) -> None:
         declared = self._stream.source_partitions

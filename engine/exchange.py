@@ -34,12 +34,12 @@ class Mail:
 
     Attributes:
         post: Puts a contribution into the mailbox of a partition; never blocks.
-        hold: Keeps an item from being complete until it has been acknowledged once more.
+        hold: Keeps an item from being complete until a partition has acknowledged it once more.
         acknowledge: Takes one acknowledgement of an item.
     """
 
     post: Callable[[int, Contribution], None]
-    hold: Callable[[SourceItem], None]
+    hold: Callable[[SourceItem, int], None]
     acknowledge: Callable[[SourceItem], None]
 
 
@@ -109,7 +109,7 @@ class Sender:
         if self._is_eager and self._n_rows[receiver] >= _EARLY_ROWS and item is not None:
             batches, self._parts[receiver] = self._parts[receiver], []
             self._n_rows[receiver] = 0
-            self._mail.hold(item)
+            self._mail.hold(item, receiver)
             self._mail.post(
                 receiver,
                 Contribution(self._exchange, item, self._partition, batches, self._n_steps_ended),

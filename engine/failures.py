@@ -17,7 +17,7 @@ __all__ = ["describe_failure"]
 def describe_failure(
     error: BaseException,
     item: SourceItem | None,
-    partition: int,
+    partition: int | None,
     root: Node,
     tables: Mapping[str, pa.Table],
     functions: Mapping[str, object],
@@ -27,7 +27,7 @@ def describe_failure(
     Args:
         error: What was raised.
         item: Item at hand, or None.
-        partition: The partition.
+        partition: The partition, or None.
         root: Plan of the job.
         tables: Contents of the session's tables.
         functions: User-defined functions.

@@ -19,13 +19,18 @@ class InFlight:
         rows_max: Rows that may be under way.
         bytes_max: Bytes that may be under way.
         steps_max: Steps without rows that may be under way.
+        items_max: Micro-batches and steps that may be under way, since the smallest has its weight.
     """
 
-    def __init__(self, rows_max: int, bytes_max: int, steps_max: int) -> None:
+    def __init__(
+        self, rows_max: int, bytes_max: int, steps_max: int, items_max: int = 1 << 14
+    ) -> None:
         self._rows_max = rows_max
         self._bytes_max = bytes_max
         self._steps_max = steps_max
+        self._items_max = items_max
         self._changed = threading.Condition()
+        self._n_waiters = 0
         self._is_closed = False
         self.rows_in = 0
         self.rows_done = 0
@@ -43,6 +48,16 @@ class InFlight:
         """Return rows let in and rows done, of one moment."""
         with self._changed:
             return self.rows_in, self.rows_done
+
+    @property
+    def utilization(self) -> float:
+        """Share of the scarcest limit that is taken; more than 1 if a large batch goes alone."""
+        return max(
+            (self.rows_in - self.rows_done) / self._rows_max,
+            self._bytes / self._bytes_max,
+            self._steps / self._steps_max,
+            self._items / self._items_max,
+        )
 
     def enter(self, n_rows: int, n_bytes: int, timeout_seconds: float | None) -> bool:
         """Wait for room and take it.
@@ -107,6 +122,27 @@ class InFlight:
             self._steps -= 1
             self._changed.notify_all()
 
+    def wait(self, is_met: Callable[[], bool], timeout_seconds: float | None) -> bool:
+        """Wait until something is so that the progress of the job brings about.
+
+        Args:
+            is_met: Says whether it is so; asked after each change of what is under way, and when
+                :meth:`wake` is called.
+            timeout_seconds: How long to wait at most.
+
+        Returns:
+            False if the time ran out or the job was closed.
+        """
+        with self._changed:
+            return self._wait(is_met, timeout_seconds) and not self._is_closed
+
+    def wake(self) -> None:
+        """Let those who wait look again; costs nothing while nobody does."""
+        # A waiter announces itself before it looks, so one that missed the change is seen here.
+        if self._n_waiters > 0:
+            with self._changed:
+                self._changed.notify_all()
+
     def wait_empty(self, timeout_seconds: float | None = None) -> bool:
         """Wait until nothing is under way; return False if closed, or out of time, before that."""
         with self._changed:
@@ -121,7 +157,7 @@ class InFlight:
     def _has_room(self, n_rows: int, n_bytes: int) -> bool:
         if self._items == 0:
             return True
-        if self._steps >= self._steps_max:
+        if self._steps >= self._steps_max or self._items >= self._items_max:
             return False
         n_rows_under_way = self.rows_in - self.rows_done
         return (
@@ -133,10 +169,16 @@ class InFlight:
         self._steps += 1
 
     def _wait(self, is_met: Callable[[], bool], timeout_seconds: float | None) -> bool:
+        if is_met() or self._is_closed:
+            return True
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        while not is_met() and not self._is_closed:
-            remaining = None if deadline is None else deadline - time.monotonic()
-            if remaining is not None and remaining <= 0:
-                return False
-            self._changed.wait(remaining)
-        return True
+        self._n_waiters += 1
+        try:
+            while not is_met() and not self._is_closed:
+                remaining = None if deadline is None else deadline - time.monotonic()
+                if remaining is not None and remaining <= 0:
+                    return False
+                self._changed.wait(remaining)
+            return True
+        finally:
+            self._n_waiters -= 1

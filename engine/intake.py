@@ -7,14 +7,14 @@ input, however many threads push.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import pyarrow as pa
 
 from millstream.engine.durations import nanoseconds_per, time_unit
 from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END, WatermarkTracker
-from millstream.engine.in_flight import InFlight
+from millstream.engine.flow_control import Deadline, FlowControl
 from millstream.engine.late_rows import with_row_numbers
 from millstream.engine.operators.windowing import WindowGrid
 from millstream.engine.partition import Partition
@@ -26,6 +26,10 @@ from millstream.planner.catalog import StreamDefinition
 
 __all__ = ["Intake"]
 
+# A batch whose partition has no room is offered to the strategy again after this time at most,
+# since by then another partition may be the better choice.
+_RETRY_SECONDS = 0.01
+
 
 class Intake:
     """Takes in micro-batches and posts them to partitions.
@@ -35,11 +39,21 @@ class Intake:
         shape: Of the distributed plan.
         strategy: Deals micro-batches to partitions.
         partitions: All of the job.
-        in_flight: Bounds what is under way.
+        flow: Bounds what is under way.
         tables: Contents of the session's tables by name.
         wants_late_rows: Streams whose late rows go to a side output.
         check_running: Raises unless the job takes input.
-        clock: Seconds of a clock that never goes back, for idleness.
+        on_broken: Takes the error if one interrupts the dealing of a batch, so that part of it is
+            under way.
+        clock: Seconds of a clock that never goes back.
+
+    Attributes:
+        lock: Held by whoever brings something in.
+        trackers: Follow the event time of each stream.
+        n_readers: In how many places the plan reads each stream.
+        rows_taken: Rows taken so far by stream, once for each place where the plan reads them.
+        taken_at: Time on the clock at which rows of each stream were last taken.
+        started_at: Time on the clock at which the job began.
     """
 
     def __init__(
@@ -49,19 +63,26 @@ class Intake:
         shape: PlanShape,
         strategy: PartitioningStrategy,
         partitions: Sequence[Partition],
-        in_flight: InFlight,
+        flow: FlowControl,
         tables: Mapping[str, pa.Table],
         wants_late_rows: frozenset[str],
         check_running: Callable[[], None],
+        on_broken: Callable[[BaseException], None],
         clock: Callable[[], float],
     ) -> None:
         self._shape = shape
         self._strategy = strategy
         self._partitions = partitions
-        self._in_flight = in_flight
+        self._flow = flow
+        self._in_flight = flow.in_flight
         self._tables = dict(tables)
         self._wants_late_rows = wants_late_rows
         self._check_running = check_running
+        self._on_broken = on_broken
+        self._clock = clock
+        self.started_at = clock()
+        self.rows_taken = {stream.name: 0 for stream in streams}
+        self.taken_at: dict[str, float] = {}
         self.trackers = {stream.name: WatermarkTracker(stream, clock) for stream in streams}
         self._unit_ns = {stream.name: _unit_nanoseconds(stream) for stream in streams}
         self._may_idle = any(stream.idle_timeout_seconds is not None for stream in streams)
@@ -72,7 +93,7 @@ class Intake:
         ]
         self._closed_below: tuple[int, ...] = ()
         sources = partitions[0].pipelines.sources
-        self._n_readers = {
+        self.n_readers = {
             stream.name: sum(source.stream == stream.name for source in sources)
             for stream in streams
         }
@@ -92,27 +113,24 @@ class Intake:
         Returns:
             False if the time ran out; the batch has not been taken then.
         """
-        n_rows = batch.num_rows * self._n_readers[stream]
+        n_rows = batch.num_rows * self.n_readers[stream]
         n_bytes = batch.nbytes
+        deadline = Deadline(timeout_seconds)
         self._check_running()
         if not self._in_flight.enter(n_rows, n_bytes, timeout_seconds):
             self._check_running()
             return False
-        with self.lock:
-            try:
-                self._check_running()
-                observed = self.trackers[stream].observe(batch, source_partition)
-                taken = observed.batch
-                if stream in self._wants_late_rows and taken.num_columns > batch.num_columns:
-                    taken = with_row_numbers(taken)
-                parts = self._route(stream, taken, source_partition)
-            except BaseException:
-                self._in_flight.withdraw(n_rows, n_bytes)
-                raise
-            self._deal(stream, parts, n_bytes)
-            if self._shape.pace == "deferred" and self._closes_windows():
-                self._in_flight.force_step()
-                self._end_step(is_final=False)
+        try:
+            owners = self._take(stream, batch, source_partition, n_bytes, deadline)
+        except BaseException:
+            self._in_flight.withdraw(n_rows, n_bytes)
+            raise
+        if not owners:
+            self._in_flight.withdraw(n_rows, n_bytes)
+            self._check_running()
+            return False
+        self._flow.posted(owners)
+        self._flow.pace(n_rows, deadline)
         return True
 
     def advance_watermark(self, stream: str, watermark: int) -> None:
@@ -141,6 +159,60 @@ class Intake:
         self._in_flight.force_step()
         self._end_step(is_final=True)
 
+    def _take(
+        self,
+        stream: str,
+        batch: pa.RecordBatch,
+        source_partition: int,
+        n_bytes: int,
+        deadline: Deadline,
+    ) -> list[int]:
+        """Deal out a batch for which the job has room, as soon as its partition has room as well.
+
+        Returns:
+            The partitions that got it; none if the time ran out.
+        """
+        n_readers = self.n_readers[stream]
+        while True:
+            with self.lock:
+                self._check_running()
+                tracker = self.trackers[stream]
+                mark = tracker.mark(source_partition)
+                try:
+                    parts = self._observe(stream, batch, source_partition)
+                    full = self._full(parts, n_readers, n_bytes)
+                except BaseException:
+                    tracker.reset(mark)
+                    raise
+                if full is None:
+                    self._deal(stream, parts, n_bytes)
+                    return [owner for owner, _ in parts]
+                tracker.reset(mark)
+            owner, rows = full
+            fits = partial(self._flow.fits, owner, rows.num_rows * n_readers, n_bytes)
+            self._in_flight.wait(fits, deadline.within(_RETRY_SECONDS))
+            if deadline.is_over:
+                return []
+
+    def _observe(
+        self, stream: str, batch: pa.RecordBatch, source_partition: int
+    ) -> list[tuple[int, pa.RecordBatch]]:
+        """Follow the event time of a batch and choose its partition."""
+        observed = self.trackers[stream].observe(batch, source_partition)
+        taken = observed.batch
+        if stream in self._wants_late_rows and taken.num_columns > batch.num_columns:
+            taken = with_row_numbers(taken)
+        return self._route(stream, taken, source_partition)
+
+    def _full(
+        self, parts: Sequence[tuple[int, pa.RecordBatch]], n_readers: int, n_bytes: int
+    ) -> tuple[int, pa.RecordBatch] | None:
+        """Return the first part whose partition has no room for it, or None."""
+        for owner, rows in parts:
+            if not self._flow.fits(owner, rows.num_rows * n_readers, n_bytes):
+                return owner, rows
+        return None
+
     def _route(
         self, stream: str, batch: pa.RecordBatch, source_partition: int
     ) -> list[tuple[int, pa.RecordBatch]]:
@@ -162,6 +234,21 @@ class Intake:
         return parts
 
     def _deal(self, stream: str, parts: Sequence[tuple[int, pa.RecordBatch]], n_bytes: int) -> None:
+        """Post the parts of a batch, and the step that follows if one is due."""
+        try:
+            self._post_parts(stream, parts, n_bytes)
+            if self._shape.pace == "deferred" and self._closes_windows():
+                self._in_flight.force_step()
+                self._end_step(is_final=False)
+        except BaseException as error:
+            # Some of it may be under way, so that nothing can be taken back any more.
+            self._on_broken(error)
+            raise
+
+    def _post_parts(
+        self, stream: str, parts: Sequence[tuple[int, pa.RecordBatch]], n_bytes: int
+    ) -> None:
+        self.taken_at[stream] = self._clock()
         for number, (owner, rows) in enumerate(parts):
             item = self._item(stream, rows, owner)
             if number > 0:
@@ -171,6 +258,7 @@ class Intake:
                 item.n_bytes = n_bytes
             if self._shape.pace != "deferred":
                 self._add_step(item, is_final=False)
+            self.rows_taken[stream] += item.n_rows
             self._post(item)
         self._n_batches += 1
 
@@ -180,18 +268,17 @@ class Intake:
             stream=stream,
             batch=batch,
             step=None,
-            pushed_at_ns=time.perf_counter_ns(),
+            pushed_at_ns=int(self._clock() * 1e9),
             tables=self._tables,
             watermarks=self._watermarks(),
             owner=owner,
-            n_rows=0 if batch is None else batch.num_rows * self._n_readers[stream],
+            n_rows=0 if batch is None else batch.num_rows * self.n_readers[stream],
         )
 
     def _add_step(self, item: SourceItem, *, is_final: bool) -> None:
         begins_everywhere = self._shape.pace in ("broadcast", "deferred")
         n_sources = len(self._partitions) if begins_everywhere else 1
         item.step = Step(self._n_steps, item.watermarks, is_final, n_sources)
-        item.n_waiting = len(self._partitions) if self._shape.reaches_all else 1
         self._n_steps += 1
 
     def _end_step(self, *, is_final: bool) -> None:
@@ -201,6 +288,9 @@ class Intake:
         self._post(item)
 
     def _post(self, item: SourceItem) -> None:
+        reaches_all = item.step is not None and self._shape.reaches_all
+        parts = range(len(self._partitions)) if reaches_all else (item.owner,)
+        self._flow.backlog.open(item, parts)
         if item.step is None or item.step.n_sources == 1:
             self._partitions[item.owner].post_item(item)
             return

@@ -2,36 +2,88 @@
 
 from __future__ import annotations
 
-__all__ = ["LatencyHistogram"]
+from collections.abc import Iterable, Sequence
+
+__all__ = ["Latencies", "LatencyHistogram"]
 
 # Each power of two is cut into this many buckets, so that a quantile is off by at most 1/16.
 _SUB_BITS = 4
 _SUB = 1 << _SUB_BITS
+_BUCKETS = 64 << _SUB_BITS
 
 
 class LatencyHistogram:
     """Counts durations; written by one thread at a time."""
 
     def __init__(self) -> None:
-        self._counts = [0] * (64 << _SUB_BITS)
-        self.n = 0
+        self._counts = [0] * _BUCKETS
+        self.total_ns = 0
+
+    @classmethod
+    def merged(cls, histograms: Iterable[LatencyHistogram]) -> LatencyHistogram:
+        """Return a histogram of what several have counted."""
+        merged = cls()
+        for histogram in histograms:
+            merged.total_ns += histogram.total_ns
+            merged._counts = [
+                ours + theirs
+                for ours, theirs in zip(merged._counts, histogram._counts, strict=True)
+            ]
+        return merged
+
+    @property
+    def n(self) -> int:
+        """Number of durations."""
+        return sum(self._counts)
 
     def record(self, duration_ns: int) -> None:
         """Count one duration in nanoseconds; negative ones count as zero."""
-        self._counts[_bucket(max(duration_ns, 0))] += 1
-        self.n += 1
+        duration_ns = max(duration_ns, 0)
+        self._counts[_bucket(duration_ns)] += 1
+        self.total_ns += duration_ns
 
     def quantile_us(self, fraction: float) -> float | None:
         """Return the microseconds that ``fraction`` of all stayed within, or None without any."""
-        if self.n == 0:
-            return None
-        wanted = fraction * self.n
-        seen = 0
-        for bucket, count in enumerate(self._counts):
-            seen += count
-            if count and seen >= wanted:
-                return _upper_bound_ns(bucket) / 1000
-        return None
+        (quantile,) = self.quantiles_us([fraction])
+        return quantile
+
+    def quantiles_us(self, fractions: Sequence[float]) -> list[float | None]:
+        """Return :meth:`quantile_us` of ascending fractions."""
+        counts = self._counts.copy()
+        n, seen, bucket = sum(counts), 0, -1
+        if n == 0:
+            return [None] * len(fractions)
+        quantiles: list[float | None] = []
+        for fraction in fractions:
+            while seen == 0 or seen < fraction * n:
+                bucket += 1
+                seen += counts[bucket]
+            quantiles.append(_upper_bound_ns(bucket) / 1000)
+        return quantiles
+
+    def cumulative(self, exponents: Iterable[int]) -> list[int]:
+        """Return how many durations stayed below 2 to each of some ascending powers, in ns."""
+        counts = self._counts.copy()
+        totals, seen, bucket = [], 0, 0
+        for exponent in exponents:
+            end = _bucket(1 << exponent)
+            seen += sum(counts[bucket:end])
+            bucket = end
+            totals.append(seen)
+        return totals
+
+
+class Latencies:
+    """What a partition's thread records.
+
+    Attributes:
+        parts: Times from push until the partition has done its part in an item.
+        items: Times from push until an item is complete, for those that this partition completed.
+    """
+
+    def __init__(self) -> None:
+        self.parts = LatencyHistogram()
+        self.items = LatencyHistogram()
 
 
 def _bucket(value: int) -> int:

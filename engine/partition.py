@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import TypeAlias
@@ -12,12 +12,14 @@ import pyarrow as pa
 
 from millstream.engine.exchange import Receiver
 from millstream.engine.late_rows import LateRows
+from millstream.engine.latency import Latencies
 from millstream.engine.operators.base import Counters, Operator
 from millstream.engine.pipeline import Link
 from millstream.engine.sinks import Sink
 from millstream.engine.step import AtHand, Contribution, SourceItem
+from millstream.engine.time_sheet import TimeSheet
 
-__all__ = ["Partition", "Pipelines", "SourceLink"]
+__all__ = ["Hooks", "Partition", "Pipelines", "SourceLink"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,23 @@ Message: TypeAlias = SourceItem | Contribution | _Stop | _Close
 OnError: TypeAlias = Callable[[BaseException, SourceItem | None, int], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Whom the thread of a partition tells what.
+
+    Attributes:
+        failed: Takes what was raised, the item at hand and the partition; the thread ends then.
+        mapped: Takes an item that ends no step and is done.
+        progressed: Called after each message.
+        closed: Called when the outputs have been closed.
+    """
+
+    failed: OnError
+    mapped: Callable[[SourceItem], None]
+    progressed: Callable[[], None]
+    closed: Callable[[], None]
+
+
 class Partition:
     """One thread, what it owns, and its mailbox.
 
@@ -74,11 +93,13 @@ class Partition:
         late_rows: Its side output, or None; opened already and closed by its thread.
         counters: Counted by its thread.
         at_hand: Kept by its thread.
-        on_error: Called by the thread with what was raised and the item at hand; the thread ends
-            afterwards.
-        on_mapped: Called when an item that ends no step is done.
-        on_closed: Called when the outputs have been closed.
+        sheet: Kept by its thread.
+        hooks: Called by its thread.
         name: Name of the job, for the thread's name.
+
+    Attributes:
+        latencies: Recorded by its thread.
+        watermarks: Watermarks of the streams that its results have reached.
     """
 
     def __init__(
@@ -89,22 +110,22 @@ class Partition:
         late_rows: LateRows | None,
         counters: Counters,
         at_hand: AtHand,
-        *,
-        on_error: OnError,
-        on_mapped: Callable[[SourceItem], None],
-        on_closed: Callable[[], None],
+        sheet: TimeSheet,
+        hooks: Hooks,
         name: str,
     ) -> None:
         self.index = index
         self.pipelines = pipelines
         self.counters = counters
-        self.rows_posted = 0
+        self.at_hand = at_hand
+        self.sheet = sheet
+        self.latencies = Latencies()
+        self.watermarks: Mapping[str, int] = {}
+        self._rows_posted = 0
+        self._bytes_posted = 0
         self._outputs: list[Sink | LateRows] = [sink] if late_rows is None else [sink, late_rows]
-        self._at_hand = at_hand
         self._inbox: SimpleQueue[Message] = SimpleQueue()
-        self._on_error = on_error
-        self._on_mapped = on_mapped
-        self._on_closed = on_closed
+        self._hooks = hooks
         self._is_stopping = False
         # The interpreter does not wait for daemon threads, so a sink that never returns cannot keep
         # it from exiting.
@@ -113,12 +134,17 @@ class Partition:
     @property
     def rows_queued(self) -> int:
         """Rows that were posted by ``push`` and not taken up yet."""
-        return self.rows_posted - self.counters.rows_in
+        return self._rows_posted - self.counters.rows_in
 
     @property
     def rows_pending(self) -> int:
         """Rows that were posted by ``push`` and have not passed the source side yet."""
-        return self.rows_posted - self.counters.rows_mapped
+        return self._rows_posted - self.counters.rows_mapped
+
+    @property
+    def bytes_pending(self) -> int:
+        """Bytes that were posted by ``push`` and have not passed the source side yet."""
+        return self._bytes_posted - self.counters.bytes_mapped
 
     def start(self) -> None:
         """Start the thread."""
@@ -131,7 +157,8 @@ class Partition:
     def post_item(self, item: SourceItem) -> None:
         """Put a micro-batch or a step into the mailbox; never blocks. For one thread at a time."""
         if item.batch is not None and item.owner == self.index:
-            self.rows_posted += item.n_rows
+            self._rows_posted += item.n_rows
+            self._bytes_posted += item.n_bytes
         self._inbox.put(item)
 
     def stop(self) -> None:
@@ -152,10 +179,12 @@ class Partition:
 
     def _run(self) -> None:
         is_committed = False
-        at_hand = self._at_hand
+        at_hand, sheet, progressed = self.at_hand, self.sheet, self._hooks.progressed
         try:
             while True:
+                sheet.end_message()
                 message = self._inbox.get()
+                sheet.begin_message()
                 if self._is_stopping:
                     return
                 if isinstance(message, SourceItem):
@@ -167,11 +196,13 @@ class Partition:
                 elif isinstance(message, _Close):
                     self._close_outputs()
                     is_committed = True
-                    self._on_closed()
+                    self._hooks.closed()
                     return
+                progressed()
         except BaseException as error:
-            self._on_error(error, at_hand.item, self.index)
+            self._hooks.failed(error, at_hand.item, self.index)
         finally:
+            sheet.end()
             if not is_committed:
                 self._abort_outputs()
 
@@ -185,8 +216,9 @@ class Partition:
                 if source.stream == item.stream:
                     source.downstream.emit(source.pick(item.batch))
             self.counters.rows_mapped += item.n_rows
+            self.counters.bytes_mapped += item.n_bytes
         if item.step is None:
-            self._on_mapped(item)
+            self._hooks.mapped(item)
             return
         for source in sources:
             source.downstream.end_step(item)
@@ -200,4 +232,4 @@ class Partition:
             try:
                 output.abort()
             except Exception as error:
-                self._on_error(error, None, self.index)
+                self._hooks.failed(error, None, self.index)

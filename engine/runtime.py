@@ -5,37 +5,35 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Literal, TypeAlias
 
 import pyarrow as pa
 
+from millstream.engine.backpressure import Listener
 from millstream.engine.build import build_pipelines
 from millstream.engine.config import SessionConfig
-from millstream.engine.event_time import NO_WATERMARK
 from millstream.engine.exchange import Mail
 from millstream.engine.failures import describe_failure
-from millstream.engine.in_flight import InFlight
+from millstream.engine.flow_control import FlowControl, QueueLimits
 from millstream.engine.intake import Intake
 from millstream.engine.late_rows import LateRows, late_schema
-from millstream.engine.latency import LatencyHistogram
 from millstream.engine.operators.base import Counters
 from millstream.engine.operators.registry import OperatorContext
-from millstream.engine.partition import Partition
+from millstream.engine.partition import Hooks, Partition
 from millstream.engine.pipeline import SinkLink
 from millstream.engine.plan_shape import plan_shape
 from millstream.engine.sinks import Sink
-from millstream.engine.stats import JobStats, PartitionStats
+from millstream.engine.snapshot import Observer
+from millstream.engine.stats import JobStats
 from millstream.engine.step import AtHand, Contribution, SourceItem
 from millstream.engine.strategies import PartitioningStrategy
+from millstream.engine.time_sheet import TimedLateSink, TimedSinkLink, TimeSheet
 from millstream.errors import JobFailed, SourceError
 from millstream.planner.catalog import StreamDefinition
 from millstream.planner.nodes import Node
 
 __all__ = ["Runtime"]
-
-# Steps without rows that may be under way. At each of them, what the other partitions know of a
-# window may wait in the mailbox of one that is slow.
-_STEPS_MAX = 64
 
 State: TypeAlias = Literal["running", "finished", "cancelled", "failed"]
 
@@ -53,6 +51,7 @@ class Runtime:
         functions: User-defined DataFusion functions by name.
         sinks: One per partition.
         late_sinks: Per partition, the sinks for late rows by stream.
+        listener: Is told when the state of a partition's queue changes, or None.
         config: Of the session.
     """
 
@@ -68,6 +67,7 @@ class Runtime:
         functions: Mapping[str, object],
         sinks: Sequence[Sink],
         late_sinks: Sequence[Mapping[str, Sink]],
+        listener: Listener | None = None,
         config: SessionConfig,
     ) -> None:
         self._root = root
@@ -76,32 +76,38 @@ class Runtime:
         self._streams = {stream.name: stream for stream in streams}
         self._n_partitions = len(sinks)
         self._shape = plan_shape(root, self._n_partitions, is_single=is_single)
-        self._in_flight = InFlight(
-            config.inbox_rows_max * self._n_partitions,
-            config.inbox_bytes_max * self._n_partitions,
-            _STEPS_MAX,
+        self._partitions: list[Partition] = []
+        self._flow = FlowControl(
+            self._partitions,
+            n_partitions=self._n_partitions,
+            limits=QueueLimits(config.inbox_rows_max, config.inbox_bytes_max),
+            clock=config.clock,
+            listener=listener,
+            on_error=lambda error, partition: self._fail(error, None, partition),
         )
+        self._in_flight = self._flow.in_flight
         # Reentrant, because the garbage collector may cancel a job in any thread at any place.
-        self._ack_lock = threading.RLock()
-        self._latency = LatencyHistogram()
+        self._state_lock = threading.RLock()
         self.state: State = "running"
         self._is_ending = False
         self._is_closing = False
         self._error: JobFailed | None = None
-        self._partitions = [
-            self._partition(index, name, sink, late)
-            for index, (sink, late) in enumerate(zip(sinks, late_sinks, strict=True))
-        ]
+        for index, (sink, late) in enumerate(zip(sinks, late_sinks, strict=True)):
+            self._partitions.append(self._partition(index, name, sink, late))
         self.intake = Intake(
             streams=streams,
             shape=self._shape,
             strategy=strategy,
             partitions=self._partitions,
-            in_flight=self._in_flight,
+            flow=self._flow,
             tables=tables,
             wants_late_rows=frozenset(stream for late in late_sinks for stream in late),
             check_running=self.check_running,
+            on_broken=lambda error: self._fail(error, None, None),
             clock=config.clock,
+        )
+        self.observer = Observer(
+            name, self._streams, self._partitions, self._flow, self.intake, strategy, config.clock
         )
         self._open(sinks, late_sinks)
         for partition in self._partitions:
@@ -110,7 +116,9 @@ class Runtime:
     def _partition(
         self, index: int, name: str, sink: Sink, late_sinks: Mapping[str, Sink]
     ) -> Partition:
-        counters, at_hand = Counters(), AtHand()
+        counters, at_hand, sheet = Counters(), AtHand(), TimeSheet(self._config.clock)
+        acknowledge = partial(self._acknowledge, index)
+        late_sinks = {name: TimedLateSink(late, sheet) for name, late in late_sinks.items()}
         late_rows = LateRows(late_sinks, self._streams, at_hand) if late_sinks else None
 
         def post(receiver: int, contribution: Contribution) -> None:
@@ -127,12 +135,13 @@ class Runtime:
         )
         pipelines = build_pipelines(
             self._root,
-            SinkLink(sink, len(self._root.schema), counters, self._acknowledge),
+            TimedSinkLink(SinkLink(sink, len(self._root.schema), counters, acknowledge), sheet),
             context,
             streams=self._streams,
             tables=self._tables,
             n_partitions=self._n_partitions,
-            mail=Mail(post, self._hold, self._acknowledge),
+            mail=Mail(post, self._flow.backlog.hold, partial(self._end_part, index)),
+            sheet=sheet,
             is_eager=self._shape.pace == "deferred",
         )
         return Partition(
@@ -142,10 +151,14 @@ class Runtime:
             late_rows,
             counters,
             at_hand,
-            on_error=self._fail,
-            on_mapped=self._acknowledge,
-            on_closed=self._in_flight.leave_step,
-            name=name,
+            sheet,
+            Hooks(
+                failed=self._fail,
+                mapped=acknowledge,
+                progressed=partial(self._flow.progressed, index),
+                closed=self._in_flight.leave_step,
+            ),
+            name,
         )
 
     def _open(self, sinks: Sequence[Sink], late_sinks: Sequence[Mapping[str, Sink]]) -> None:
@@ -215,69 +228,37 @@ class Runtime:
 
     def stats(self) -> JobStats:
         """Return what has been counted so far."""
-        partitions = tuple(self._partition_stats(partition) for partition in self._partitions)
-        rows_late = sum(part.rows_late for part in partitions)
-        rows_dead = sum(part.rows_dead_lettered for part in partitions)
-        rows_in, rows_done = self._in_flight.snapshot()
-        # A row that was found late just now may belong to a micro-batch that is still under way.
-        rows_processed = max(rows_done - rows_late - rows_dead, 0)
-        return JobStats(
-            state=self.state,
-            rows_in=rows_in,
-            rows_processed=rows_processed,
-            rows_late=rows_late,
-            rows_dead_lettered=rows_dead,
-            rows_waiting=rows_in - rows_processed - rows_late - rows_dead,
-            rows_out=sum(part.rows_out for part in partitions),
-            watermarks={
-                name: None if tracker.watermark == NO_WATERMARK else tracker.watermark
-                for name, tracker in self.intake.trackers.items()
-            },
-            latency_p50_us=self._latency.quantile_us(0.5),
-            latency_p95_us=self._latency.quantile_us(0.95),
-            latency_p99_us=self._latency.quantile_us(0.99),
-            partitions=partitions,
-        )
+        return self.observer.stats(self.state, state_age_max=0.0)
 
-    @staticmethod
-    def _partition_stats(partition: Partition) -> PartitionStats:
-        counters = partition.counters
-        operators = partition.pipelines.operators
-        return PartitionStats(
-            partition=partition.index,
-            rows_in=counters.rows_in,
-            batches_in=counters.batches_in,
-            bytes_in=counters.bytes_in,
-            rows_queued=max(partition.rows_queued, 0),
-            rows_late=counters.rows_late,
-            rows_dead_lettered=counters.rows_dead_lettered,
-            rows_out=counters.rows_out,
-            batches_out=counters.batches_out,
-            state_rows=sum(operator.state_rows for operator in operators),
-            state_bytes=sum(operator.state_bytes for operator in operators),
-        )
+    def _acknowledge(self, partition: int, item: SourceItem) -> None:
+        """Note that an item has passed a partition."""
+        self._partitions[partition].watermarks = item.watermarks
+        if item.step is None or not item.step.is_final:
+            self._partitions[partition].latencies.parts.record(self._age_ns(item))
+        self._end_part(partition, item)
 
-    def _hold(self, item: SourceItem) -> None:
-        with self._ack_lock:
-            item.n_waiting += 1
+    def _age_ns(self, item: SourceItem) -> int:
+        return int(self._config.clock() * 1e9) - item.pushed_at_ns
 
-    def _acknowledge(self, item: SourceItem) -> None:
-        with self._ack_lock:
-            item.n_waiting -= 1
-            if item.n_waiting > 0:
-                return
-            if item.batch is not None:
-                self._latency.record(time.perf_counter_ns() - item.pushed_at_ns)
+    def _end_part(self, partition: int, item: SourceItem) -> None:
+        """Note that a partition has done one of its parts in an item."""
+        if not self._flow.backlog.done(item, partition):
+            return
+        if item.step is None or not item.step.is_final:
+            self._partitions[partition].latencies.items.record(self._age_ns(item))
         if item.batch is None:
             self._in_flight.leave_step()
         else:
             self._in_flight.leave(item.n_rows, item.n_bytes)
 
-    def _fail(self, error: BaseException, item: SourceItem | None, partition: int) -> None:
+    def _fail(self, error: BaseException, item: SourceItem | None, partition: int | None) -> None:
+        # The others need not wait until it is known which row it was.
+        for other in self._partitions:
+            other.stop()
         failure = describe_failure(
             error, item, partition, self._root, self._tables, self._functions
         )
-        with self._ack_lock:
+        with self._state_lock:
             if self._error is None and self.state != "cancelled":
                 self._error = failure
                 self.state = "failed"
@@ -288,7 +269,7 @@ class Runtime:
             raise self._error
 
     def _set_state(self, state: State) -> None:
-        with self._ack_lock:
+        with self._state_lock:
             if self.state == "running":
                 self.state = state
 

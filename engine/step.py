@@ -44,7 +44,9 @@ class SourceItem:
         tables: Contents of the session's tables at the push.
         watermarks: Watermark of each stream after the push.
         owner: Partition that takes the batch in, if the item goes to several.
-        n_waiting: Acknowledgements still to come before the item is complete.
+        n_rows: Rows of the batch, once for each place where the plan reads them.
+        n_bytes: Bytes of the batch.
+        parts_left: Parts still to do before the item is complete, by partition.
     """
 
     batch_number: int
@@ -57,7 +59,7 @@ class SourceItem:
     owner: int = 0
     n_rows: int = 0
     n_bytes: int = 0
-    n_waiting: int = 1
+    parts_left: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)

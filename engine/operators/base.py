@@ -23,6 +23,7 @@ class Counters:
         "batches_in",
         "batches_out",
         "bytes_in",
+        "bytes_mapped",
         "rows_dead_lettered",
         "rows_in",
         "rows_late",
@@ -35,6 +36,7 @@ class Counters:
         self.rows_mapped = 0
         self.batches_in = 0
         self.bytes_in = 0
+        self.bytes_mapped = 0
         self.rows_late = 0
         self.rows_dead_lettered = 0
         self.rows_out = 0

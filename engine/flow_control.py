@@ -1,0 +1,143 @@
+"""Flow control: how full a job is, in all and by partition, and what that means for its sources.
+
+A push needs room twice: in the job as a whole, and in the queue of the partition that gets the
+batch. Partitions never wait for room, so that whatever is let in can also leave.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from millstream.engine.backlog import Backlog
+from millstream.engine.backpressure import CRITICAL, WARNING, Gauges, Listener, Throttle
+from millstream.engine.in_flight import InFlight
+from millstream.engine.partition import Partition
+
+__all__ = ["Deadline", "FlowControl", "QueueLimits"]
+
+# Micro-batches and steps per partition; the smallest takes a few kilobytes.
+_ITEMS_MAX = 1 << 14
+# Steps without rows that may be under way. At each of them, what the other partitions know of a
+# window may wait in the mailbox of one that is slow.
+_STEPS_MAX = 64
+
+
+class Deadline:
+    """The moment until which a caller is willing to wait, or never."""
+
+    def __init__(self, timeout_seconds: float | None) -> None:
+        self._at = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+
+    def remaining(self) -> float | None:
+        """Return the seconds left, 0 if the time is over, None without a limit."""
+        return None if self._at is None else max(self._at - time.monotonic(), 0.0)
+
+    def within(self, seconds: float) -> float:
+        """Return the seconds left, but at most so many."""
+        remaining = self.remaining()
+        return seconds if remaining is None else min(seconds, remaining)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is no time left."""
+        return self.remaining() == 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """What the queue of one partition may hold; the job may hold as much for each partition.
+
+    Attributes:
+        rows: Source rows.
+        bytes: Bytes of Arrow data.
+    """
+
+    rows: int
+    bytes: int
+
+
+class FlowControl:
+    """Decides what may come in and how fast.
+
+    Args:
+        partitions: Of the job; may still be empty, and is not changed once rows come in.
+        n_partitions: How many there will be.
+        limits: Of each partition's queue.
+        clock: Seconds of a clock that never goes back.
+        listener: Is told when the state of a partition's queue changes, or None.
+        on_error: Takes what the listener raises, and the partition.
+    """
+
+    def __init__(
+        self,
+        partitions: Sequence[Partition],
+        *,
+        n_partitions: int,
+        limits: QueueLimits,
+        clock: Callable[[], float],
+        listener: Listener | None,
+        on_error: Callable[[BaseException, int], None],
+    ) -> None:
+        self._partitions = partitions
+        self._limits = limits
+        self._total_rows = limits.rows * n_partitions
+        self._total_bytes = limits.bytes * n_partitions
+        self._total_items = _ITEMS_MAX * n_partitions
+        self.in_flight = InFlight(
+            self._total_rows, self._total_bytes, _STEPS_MAX, self._total_items
+        )
+        self.backlog = Backlog(n_partitions)
+        self.gauges = Gauges(n_partitions, self.utilization, clock, listener, on_error)
+        self._throttle = Throttle(clock)
+
+    def utilization(self, partition: int) -> float:
+        """Return how full the queue of a partition is, by the limit that is nearest.
+
+        That is either the partition's own, for what it has not taken up from the source, or the
+        job's, for all that the partition has still a part in. Where it reaches 1, sources wait;
+        beyond 1 it gets by a single batch that is larger than the limit.
+        """
+        own, backlog = self._partitions[partition], self.backlog
+        return max(
+            own.rows_pending / self._limits.rows,
+            own.bytes_pending / self._limits.bytes,
+            backlog.rows[partition] / self._total_rows,
+            backlog.bytes[partition] / self._total_bytes,
+            backlog.items[partition] / self._total_items,
+            backlog.steps[partition] / _STEPS_MAX,
+        )
+
+    def fits(self, partition: int, n_rows: int, n_bytes: int) -> bool:
+        """Say whether a batch fits into a partition's queue. Any batch fits into an empty one."""
+        own = self._partitions[partition]
+        rows, n_bytes_before = own.rows_pending, own.bytes_pending
+        if rows <= 0:
+            return True
+        return rows + n_rows <= self._limits.rows and n_bytes_before + n_bytes <= self._limits.bytes
+
+    def posted(self, partitions: Iterable[int]) -> None:
+        """Note that partitions have got something. The caller holds no lock."""
+        if self.in_flight.utilization >= WARNING or not self.gauges.are_healthy:
+            # What all partitions have a part in can change the state of each.
+            partitions = range(len(self._partitions))
+        for partition in partitions:
+            self.gauges.observe(partition)
+
+    def progressed(self, partition: int) -> None:
+        """Note that a partition is done with something. Called by its thread."""
+        self.gauges.observe(partition)
+        self.in_flight.wake()
+
+    def pace(self, n_rows: int, deadline: Deadline) -> None:
+        """Hold a source back for a moment if it is about to fill the queues."""
+        utilization = self.in_flight.utilization
+        if utilization < CRITICAL:
+            return
+        delay = self._throttle.delay_seconds(utilization, n_rows, self.in_flight.rows_done)
+        if delay > 0.0:
+            self.in_flight.wait(self._is_relieved, deadline.within(delay))
+
+    def _is_relieved(self) -> bool:
+        return self.in_flight.utilization < CRITICAL

@@ -1,0 +1,154 @@
+"""Where a partition's thread spends its time: one account per operator, and those of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pyarrow as pa
+
+from millstream.engine.pipeline import Link
+from millstream.engine.sinks import Sink
+from millstream.engine.step import SourceItem
+
+__all__ = ["TimeSheet", "TimedLateSink", "TimedLink", "TimedSinkLink"]
+
+# Waiting for a message, waiting for a sink to take a batch, and all work between the operators.
+IDLE, BLOCKED, ENGINE = range(3)
+
+
+class TimeSheet:
+    """Adds up time by account. Written by one thread, read by any.
+
+    At every moment time runs into exactly one account, so that shares add up to one.
+
+    Args:
+        clock: Seconds of a clock that never goes back.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._names: list[str] = []
+        self._seconds = [0.0] * 3
+        self._account = IDLE
+        self._since = clock()
+        self._has_ended = False
+        self._message_since = self._since
+
+    def add_operator(self, name: str) -> int:
+        """Open an account for an operator and return its number."""
+        self._names.append(name)
+        self._seconds.append(0.0)
+        return len(self._seconds) - 1
+
+    def switch(self, account: int) -> int:
+        """Let time run into another account from now on and return the one before."""
+        before = self._account
+        now = self._clock()
+        # No call separates these, so that no reader comes between: an interval is counted once.
+        self._seconds[before] += now - self._since
+        self._since = now
+        self._account = account
+        return before
+
+    def begin_message(self) -> None:
+        """Note that a message is taken up."""
+        self.switch(ENGINE)
+        self._message_since = self._since
+
+    def end_message(self) -> None:
+        """Note that the thread waits for the next message."""
+        self.switch(IDLE)
+
+    def end(self) -> None:
+        """Note that the thread ends: no more time passes."""
+        self.switch(IDLE)
+        self._has_ended = True
+
+    def seconds(self) -> list[float]:
+        """Return the time spent by account, the time since the last switch included."""
+        now = self._clock()
+        seconds = self._seconds.copy()
+        if not self._has_ended:
+            seconds[self._account] += max(now - self._since, 0.0)
+        return seconds
+
+    def by_operator(self, seconds: list[float]) -> dict[str, float]:
+        """Name the accounts of operators in what :meth:`seconds` gave."""
+        return dict(zip(self._names, seconds[ENGINE + 1 :], strict=True))
+
+    def blocked_for(self) -> float:
+        """Return for how many seconds a sink has not returned; 0 if none is being written to."""
+        return self._clock() - self._since if self._account == BLOCKED else 0.0
+
+    def busy_for(self) -> float:
+        """Return for how many seconds the message at hand has been worked on; 0 if there is none.
+
+        Time in sinks counts, since it cannot be told apart while it lasts.
+        """
+        is_idle = self._account == IDLE or self._has_ended
+        return 0.0 if is_idle else self._clock() - self._message_since
+
+    @property
+    def operator_at_work(self) -> str | None:
+        """The operator whose account is running, or None."""
+        account = self._account
+        return self._names[account - ENGINE - 1] if account > ENGINE else None
+
+
+class TimedLink:
+    """Puts the time that a link takes, without the links behind it, into an account."""
+
+    def __init__(self, link: Link, sheet: TimeSheet, account: int) -> None:
+        self._link = link
+        self._switch = sheet.switch
+        self._account = account
+
+    def emit(self, batch: pa.RecordBatch) -> None:
+        before = self._switch(self._account)
+        self._link.emit(batch)
+        self._switch(before)
+
+    def end_step(self, item: SourceItem) -> None:
+        before = self._switch(self._account)
+        self._link.end_step(item)
+        self._switch(before)
+
+
+class TimedSinkLink:
+    """Counts the time in which a partition's sink takes batches as blocked."""
+
+    def __init__(self, link: Link, sheet: TimeSheet) -> None:
+        self._link = link
+        self._switch = sheet.switch
+
+    def emit(self, batch: pa.RecordBatch) -> None:
+        before = self._switch(BLOCKED)
+        self._link.emit(batch)
+        self._switch(before)
+
+    def end_step(self, item: SourceItem) -> None:
+        before = self._switch(ENGINE)
+        self._link.end_step(item)
+        self._switch(before)
+
+
+class TimedLateSink(Sink):
+    """Counts the time in which a sink for late rows takes batches as blocked."""
+
+    def __init__(self, sink: Sink, sheet: TimeSheet) -> None:
+        self._sink = sink
+        self._switch = sheet.switch
+
+    def open(self, partition: int, schema: pa.Schema) -> None:
+        self._sink.open(partition, schema)
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        before = self._switch(BLOCKED)
+        self._sink.write(batch)
+        self._switch(before)
+
+    def close(self) -> None:
+        self._sink.close()
+
+    def abort(self) -> None:
+        self._sink.abort()
