@@ -142,10 +142,14 @@ def window_times(
 
     Windows still to come end after the watermark, or up to the allowed lateness before it when they
     are revised. So their end and their last moment are not before it, and they began at most their
-    size earlier. Nothing bounds how long ago a session began.
+    size earlier. A session still to come may end right at the watermark, with its last moment one
+    unit before; and nothing bounds how long ago it began.
     """
     late = delayed(watermark, lateness)
-    times = {"window_end": late, "window_time": late}
-    if window.kind != "session":
-        times["window_start"] = delayed(late, window.size)
-    return times
+    if window.kind == "session":
+        return {"window_end": late, "window_time": delayed(late, 1)}
+    return {
+        "window_end": late,
+        "window_time": late,
+        "window_start": delayed(late, window.size),
+    }
