@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 from sqlglot import exp
 
+from millstream.planner.aggregate_kernels import (
+    FOLDING_FUNCTIONS,
+    PICKING_FUNCTIONS,
+    counts_distinct,
+    kernel_types,
+    no_kernel,
+)
 from millstream.planner.context import INPUT, Piece, PlanContext
 from millstream.planner.nodes import AggregateCall, SortKey, quoted
 from millstream.planner.place import Replace, span_of
@@ -22,18 +29,6 @@ __all__ = [
     "has_over",
     "kernel_types",
 ]
-
-# Aggregates that ignore NULLs and whose state is updated by kernels, by every name that DataFusion
-# gives them.
-FOLDING_FUNCTIONS = {
-    "count": "count",
-    "sum": "sum",
-    "avg": "avg",
-    "mean": "avg",
-    "min": "min",
-    "max": "max",
-}
-
 
 # What can follow the parentheses of a call; each node holds the call before it.
 _CALL_SUFFIXES = (exp.Window, exp.Filter, exp.WithinGroup, exp.IgnoreNulls, exp.RespectNulls)
@@ -142,6 +137,37 @@ def has_over(call: exp.Expr) -> bool:
     return isinstance(node, exp.Window)
 
 
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A call that is not typed yet.
+
+    Attributes:
+        name: Output column.
+        parts: The call as written.
+        sql: The call over computed columns.
+        arguments: Those columns.
+        order: Terms of its ORDER BY.
+        kernel_arguments: The columns that a kernel takes.
+    """
+
+    name: str
+    parts: CallParts
+    sql: str
+    arguments: tuple[str, ...]
+    order: tuple[SortKey, ...]
+    kernel_arguments: tuple[str, ...]
+
+    @property
+    def function(self) -> str:
+        """Name of the function, the same for all its spellings."""
+        return FOLDING_FUNCTIONS.get(self.parts.function, self.parts.function)
+
+    @property
+    def distinct(self) -> bool:
+        """Whether duplicates of the arguments are to be left out."""
+        return counts_distinct(self.function, distinct=self.parts.distinct)
+
+
 @dataclass(slots=True)
 class Aggregates:
     """Collects the aggregates of a query block and the columns that they need.
@@ -156,9 +182,7 @@ class Aggregates:
     columns: dict[str, Piece] = field(default_factory=dict)
     _column_by_sql: dict[str, str] = field(default_factory=dict)
     _name_by_call: dict[tuple[object, ...], str] = field(default_factory=dict)
-    _calls: list[tuple[str, CallParts, str, tuple[str, ...], tuple[SortKey, ...]]] = field(
-        default_factory=list
-    )
+    _calls: list[_Pending] = field(default_factory=list)
 
     def reference(self, parts: CallParts) -> str:
         """Name of the output column for a call; equal calls share one.
@@ -167,16 +191,18 @@ class Aggregates:
             SqlError: The call holds another aggregate.
         """
         self._check_nesting(parts)
-        if parts.function in FOLDING_FUNCTIONS and not parts.distinct and not parts.order:
+        order: tuple[SortKey, ...] = ()
+        if parts.function in FOLDING_FUNCTIONS and not parts.order:
             sql, arguments = self._plain_call(parts)
-            order: tuple[SortKey, ...] = ()
+            kernel_arguments = arguments
         else:
             sql, arguments, order = self._general_call(parts)
+            kernel_arguments = self._picked_columns(parts)
         key = (sql, arguments)
         name = self._name_by_call.get(key)
         if name is None:
             name = self._name_by_call[key] = f"__a{len(self._calls)}"
-            self._calls.append((name, parts, sql, arguments, order))
+            self._calls.append(_Pending(name, parts, sql, arguments, order, kernel_arguments))
         return name
 
     def typed(self, schema: pa.Schema) -> tuple[AggregateCall, ...]:
@@ -185,7 +211,7 @@ class Aggregates:
         Raises:
             SqlError: DataFusion refuses a call.
         """
-        return tuple(self._typed(*call, schema) for call in self._calls)
+        return tuple(self._typed(call, schema) for call in self._calls)
 
     def _check_nesting(self, parts: CallParts) -> None:
         inside = (*parts.arguments, *parts.order, *([parts.filter] if parts.filter else []))
@@ -211,7 +237,8 @@ class Aggregates:
         """A call to which rows that FILTER leaves out are NULL, which these functions ignore."""
         function = FOLDING_FUNCTIONS[parts.function]
         condition = None if parts.filter is None else self._text(parts.filter)
-        if function == "count" and all(_counts_rows(argument) for argument in parts.arguments):
+        counts_rows = all(_counts_rows(argument) for argument in parts.arguments)
+        if function == "count" and counts_rows and not parts.distinct:
             if condition is None or parts.filter is None:
                 return "count(*)", ()
             counted = self._column(f"CASE WHEN {condition} THEN 1 END", parts.filter)
@@ -223,14 +250,15 @@ class Aggregates:
                 sql = f"CASE WHEN {condition} THEN {sql} END"
             beside = () if parts.filter is None else (parts.filter,)
             names.append(self._column(sql, argument, *beside))
-        return f"{function}({', '.join(map(quoted, names))})", tuple(names)
+        distinct = "DISTINCT " if counts_distinct(function, distinct=parts.distinct) else ""
+        return f"{function}({distinct}{', '.join(map(quoted, names))})", tuple(names)
 
     def _general_call(self, parts: CallParts) -> tuple[str, tuple[str, ...], tuple[SortKey, ...]]:
         """A call in the user's words, with its expressions computed beforehand."""
         names: dict[int, str] = {}
         keys: list[SortKey] = []
         for argument in parts.arguments:
-            if any(argument.find_all(exp.Column)):
+            if parts.function in PICKING_FUNCTIONS or any(argument.find_all(exp.Column)):
                 names[id(argument)] = self._column(self._text(argument), argument)
         for term in parts.order:
             column = self._column(self._text(term.this), term.this)
@@ -248,31 +276,45 @@ class Aggregates:
         sql = self.context.source.splice(parts.node, replace)
         return sql, tuple(dict.fromkeys(names.values())), tuple(keys)
 
-    def _typed(
-        self,
-        name: str,
-        parts: CallParts,
-        sql: str,
-        arguments: tuple[str, ...],
-        order: tuple[SortKey, ...],
-        schema: pa.Schema,
-    ) -> AggregateCall:
+    def _picked_columns(self, parts: CallParts) -> tuple[str, ...]:
+        """The column that a value is picked from, and that of the condition if there is one."""
+        if parts.function not in PICKING_FUNCTIONS or not parts.arguments:
+            return ()
+        value = self._text(parts.arguments[0])
+        conditions = [] if parts.filter is None else [f"({self._text(parts.filter)})"]
+        if parts.nulls == "ignore":
+            conditions.append(f"({value}) IS NOT NULL")
+        columns = (self._column(value, parts.arguments[0]),)
+        if not conditions:
+            return columns
+        beside = () if parts.filter is None else (parts.filter,)
+        return (*columns, self._column(" AND ".join(conditions), parts.arguments[0], *beside))
+
+    def _typed(self, call: _Pending, schema: pa.Schema) -> AggregateCall:
+        sql, parts = call.sql, call.parts
         try:
             typed = self.context.typer.schema(f"SELECT {sql} AS a FROM {INPUT}", {INPUT: schema})
         except TypingError as failure:
             raise self.context.source.error(
                 self._readable(str(failure), schema), parts.node
             ) from failure
-        function = FOLDING_FUNCTIONS.get(parts.function, parts.function)
-        reason = _why_buffered(parts, function, [schema.field(column).type for column in arguments])
+        # A condition is no argument as far as types are concerned.
+        is_picked = call.function in PICKING_FUNCTIONS
+        values = call.kernel_arguments[:1] if is_picked else call.arguments
+        reason = no_kernel(
+            call.function,
+            [schema.field(column).type for column in values],
+            [schema.field(key.column).type for key in call.order],
+            distinct=call.distinct,
+        )
         return AggregateCall(
-            name=name,
-            function=function,
-            arguments=arguments,
+            name=call.name,
+            function=call.function,
+            arguments=call.arguments if reason else call.kernel_arguments,
             result_type=typed.field(0).type,
             sql=sql,
-            distinct=parts.distinct,
-            order_by=order,
+            distinct=call.distinct,
+            order_by=call.order,
             path="buffered" if reason else "kernel",
             reason=reason,
         )
@@ -286,35 +328,3 @@ class Aggregates:
 
 def _counts_rows(argument: exp.Expr) -> bool:
     return isinstance(argument, exp.Star | exp.Literal | exp.Boolean)
-
-
-_IsType = Callable[[pa.DataType], bool]
-_NUMBERS: tuple[_IsType, ...] = (pa.types.is_integer, pa.types.is_float32, pa.types.is_float64)
-_TIMES: tuple[_IsType, ...] = (
-    pa.types.is_timestamp,
-    pa.types.is_date,
-    pa.types.is_time,
-    pa.types.is_duration,
-)
-
-
-def kernel_types(function: str, types: Sequence[pa.DataType]) -> str:
-    """Why a function with a kernel has none for these types of arguments; empty if it has."""
-    if function == "count":
-        return "count of several columns has no kernel" if len(types) > 1 else ""
-    suits = _NUMBERS if function in ("sum", "avg") else (*_NUMBERS, *_TIMES)
-    for data_type in types:
-        if not any(test(data_type) for test in suits):
-            return f"{function} of {data_type} has no kernel"
-    return ""
-
-
-def _why_buffered(parts: CallParts, function: str, types: Sequence[pa.DataType]) -> str:
-    """Why a call cannot be computed by kernels; empty if it can."""
-    if function not in FOLDING_FUNCTIONS.values():
-        return f"{function} has no kernel"
-    if parts.distinct:
-        return "DISTINCT needs the rows"
-    if parts.order:
-        return "ORDER BY needs the rows"
-    return kernel_types(function, types)

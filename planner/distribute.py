@@ -158,8 +158,9 @@ def _exchange(node: Node, keys: tuple[str, ...]) -> tuple[Exchange, _Distributio
 
 
 def _splits(node: Aggregate) -> bool:
-    """Whether parts can be merged: kernels only, no sessions, and not mere distinct rows."""
-    mergeable = all(call.path == "kernel" for call in node.calls) and node.emit != "append"
+    """Whether parts can be merged: kernels only, no sessions, and nothing distinct."""
+    mergeable = all(call.path == "kernel" and not call.distinct for call in node.calls)
+    mergeable = mergeable and node.emit != "append"
     return mergeable and (node.window is None or node.window.kind != "session")
 
 

@@ -78,6 +78,7 @@ def _pruned_aggregate(node: Aggregate, needed: frozenset[str]) -> Node:
         below.add(node.window.time_column)
     for call in calls:
         below.update(call.arguments)
+        below.update(key.column for key in call.order_by)
     if not below:
         below.add(node.input.schema.names[0])
     return replace(

@@ -68,6 +68,15 @@ def test_equal_aggregates_and_arguments_are_computed_once(find):
         ("min(ts)", pa.timestamp("ms")),
         ("max(day)", pa.date32()),
         ("min(small)", pa.uint8()),
+        ("min(symbol)", pa.string()),
+        ("sum(amount)", pa.decimal128(20, 2)),
+        ("avg(amount)", pa.decimal128(14, 6)),
+        ("count(DISTINCT price)", pa.int64()),
+        ("max(DISTINCT price)", pa.float64()),
+        ("stddev(quantity)", pa.float64()),
+        ("regr_count(price, quantity)", pa.uint64()),
+        ("first_value(symbol) IGNORE NULLS", pa.string()),
+        ("last_value(day ORDER BY ts DESC, price)", pa.date32()),
     ],
 )
 def test_kernels_serve_what_is_hot(find, expression, result):
@@ -78,9 +87,9 @@ def test_kernels_serve_what_is_hot(find, expression, result):
 @pytest.mark.parametrize(
     ("expression", "reason"),
     [
-        ("count(DISTINCT price)", "DISTINCT needs the rows"),
-        ("min(symbol)", "min of string has no kernel"),
-        ("sum(amount)", "sum of decimal128(10, 2) has no kernel"),
+        ("bit_xor(DISTINCT quantity)", "DISTINCT needs the rows"),
+        ("sum(price ORDER BY ts)", "ORDER BY needs the rows"),
+        ("first_value(price ORDER BY symbol)", "ORDER BY string has no kernel"),
         ("median(price)", "median has no kernel"),
         ("count(price, symbol)", "count of several columns has no kernel"),
         ("array_agg(price ORDER BY ts DESC)", "array_agg has no kernel"),
@@ -111,6 +120,21 @@ def test_a_filter_turns_rows_into_nulls_for_kernels(find, expression, argument):
     (aggregate,) = find(f"SELECT {expression} AS v FROM trades", Aggregate)
     assert aggregate.calls[0].path == "kernel"
     assert aggregate.input.projections[0].sql == argument
+
+
+def test_a_value_is_picked_among_the_rows_that_meet_a_condition(find):
+    (aggregate,) = find(
+        "SELECT first_value(price ORDER BY ts) FILTER (WHERE quantity > 1) IGNORE NULLS AS v"
+        " FROM trades",
+        Aggregate,
+    )
+    (found,) = aggregate.calls
+    columns = {p.name: p.sql for p in aggregate.input.projections}
+    assert [columns[name] for name in found.arguments] == [
+        '"price"',
+        '("quantity" > 1) AND ("price") IS NOT NULL',
+    ]
+    assert [columns[key.column] for key in found.order_by] == ['"ts"']
 
 
 def test_counting_rows_reads_the_narrowest_column(find):
