@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -108,8 +109,8 @@ def _check_column(name: str, actual: pa.Table, expected: pa.Table, keys: Sequenc
     )
 
 
-def _is_apart(got: pa.Array, want: pa.Array) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    is_close = np.isclose(
+def _is_apart(got: pa.Array, want: pa.Array) -> npt.NDArray[np.bool_]:
+    is_close: npt.NDArray[np.bool_] = np.isclose(
         got.fill_null(0.0).to_numpy(zero_copy_only=False),
         want.fill_null(0.0).to_numpy(zero_copy_only=False),
         rtol=_RELATIVE_ERROR_MAX,

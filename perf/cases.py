@@ -85,12 +85,14 @@ class Suite:
         about: What it answers, in one line.
         measurements: All that belongs to it; fewer if it has to be quick.
         derive: Works further results out from those measured.
+        has_rates: Whether rows per second say something here.
     """
 
     name: str
     about: str
     measurements: Callable[[bool], Sequence[Measurement]]
     derive: Callable[[Sequence[Result]], Sequence[Result]] | None = None
+    has_rates: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,9 +192,7 @@ def throughput(case: Case, contender: Contender, settings: Settings) -> Outcome:
         WrongAnswerError: Some run of it gave a wrong answer.
         RefusedError: The contender cannot run this.
     """
-    inputs = case.generate(
-        settings.rows or (case.rows_quick if settings.is_quick else case.rows)
-    )
+    inputs = case.generate(settings.rows or (case.rows_quick if settings.is_quick else case.rows))
     prepared = contender.prepare(case, inputs)
     expected = _expected(case, prepared, inputs, settings.answers)
     keys = case.keys if prepared.keys is None else prepared.keys
@@ -219,9 +219,7 @@ def throughput(case: Case, contender: Contender, settings: Settings) -> Outcome:
     return Outcome(rows_in=rows_in, rows_out=rows_out, samples=tuple(samples))
 
 
-def _expected(
-    case: Case, prepared: Prepared, inputs: Inputs, answers: Path | None
-) -> pa.Table:
+def _expected(case: Case, prepared: Prepared, inputs: Inputs, answers: Path | None) -> pa.Table:
     if prepared.expected is not None:
         return prepared.expected()
     if answers is None:

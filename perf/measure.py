@@ -16,7 +16,7 @@ from perf.cases import Measurement, Settings, Suite
 from perf.records import Result, merged
 from perf.worker import Job, Report, read_report, write_job
 
-__all__ = ["kernel_cache_folder", "run_suite", "worker_environment"]
+__all__ = ["as_result", "kernel_cache_folder", "run_suite", "worker_environment"]
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 # An engine that hangs must not hold up the whole suite.
@@ -58,7 +58,7 @@ def run_suite(
                 progress(measurement)
                 so_far.append(_in_fresh_process(suite.name, measurement, settings, Path(folder)))
     results = [
-        _result(suite.name, measurement, reports[measurement.case, measurement.contender])
+        as_result(suite.name, measurement, reports[measurement.case, measurement.contender])
         for measurement in chosen
     ]
     if suite.derive is not None:
@@ -114,7 +114,8 @@ def _in_fresh_process(
     )
 
 
-def _result(suite: str, measurement: Measurement, reports: Sequence[Report]) -> Result:
+def as_result(suite: str, measurement: Measurement, reports: Sequence[Report]) -> Result:
+    """Join what the processes of a measurement have found; what went wrong once is wrong."""
     result = Result(
         suite=suite,
         case=measurement.case,

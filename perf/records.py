@@ -158,9 +158,7 @@ def merged(outcomes: Sequence[Outcome]) -> Outcome:
         for name in first.metrics
     }
     samples = tuple(sample for outcome in outcomes for sample in outcome.samples)
-    return Outcome(
-        rows_in=first.rows_in, rows_out=first.rows_out, samples=samples, metrics=metrics
-    )
+    return Outcome(rows_in=first.rows_in, rows_out=first.rows_out, samples=samples, metrics=metrics)
 
 
 def best_rival_rate(results: Sequence[Result], suite: str, case: str) -> float | None:

@@ -18,7 +18,7 @@ from perf.cases import Measurement, RefusedError, Settings
 from perf.records import Outcome, Sample, Status
 from perf.workloads import suite
 
-__all__ = ["Job", "Report", "main", "measure", "read_report", "write_job"]
+__all__ = ["Job", "Report", "main", "measure", "read_job", "read_report", "write_job"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class Report:
 def main(arguments: list[str]) -> None:
     """Measure what one file says and write what came of it to another."""
     job_path, report_path = map(Path, arguments)
-    job = _read_job(job_path)
+    job = read_job(job_path)
     chosen = [
         measurement
         for measurement in suite(job.suite).measurements(job.settings.is_quick)
@@ -85,7 +85,8 @@ def read_report(path: Path) -> Report:
     return Report(**content)
 
 
-def _read_job(path: Path) -> Job:
+def read_job(path: Path) -> Job:
+    """Read what to measure."""
     content: dict[str, Any] = json.loads(path.read_text())
     settings = content["settings"]
     answers = settings["answers"]

@@ -96,9 +96,9 @@ class ArrowLoop:
         """What is kept per group: a mean is kept as a sum and a count."""
         parts: list[tuple[str, str]] = []
         for column, function, _ in self.aggregates:
-            parts += [(column, "sum"), (column, "count")] if function == "mean" else [
-                (column, function)
-            ]
+            parts += (
+                [(column, "sum"), (column, "count")] if function == "mean" else [(column, function)]
+            )
         return list(dict.fromkeys(parts))
 
     def _partial(self, batch: pa.RecordBatch) -> pa.Table:

@@ -54,7 +54,18 @@ _CITIES = (
     "Kent",
     "Cheyenne",
 )
-_FIRST_NAMES = ("Peter", "Paul", "Luke", "John", "Saul", "Vicky", "Kate", "Julie", "Sarah", "Deiter")
+_FIRST_NAMES = (
+    "Peter",
+    "Paul",
+    "Luke",
+    "John",
+    "Saul",
+    "Vicky",
+    "Kate",
+    "Julie",
+    "Sarah",
+    "Deiter",
+)
 _LAST_NAMES = ("Shultz", "Abrams", "Spencer", "White", "Bartels", "Walton", "Smith", "Jones")
 _POOL = 1000
 _EXTRA_CHARACTERS = 20
@@ -143,7 +154,8 @@ def _bids(numbers: I64, texts: pa.Array, random: np.random.Generator) -> pa.Tabl
 
 
 def _times_ms(numbers: I64) -> I64:
-    return FIRST_EVENT_MS + numbers * 1000 // EVENTS_PER_SECOND
+    times_ms: I64 = FIRST_EVENT_MS + numbers * 1000 // EVENTS_PER_SECOND
+    return times_ms
 
 
 def _times(numbers: I64) -> pa.Array:
@@ -154,11 +166,16 @@ def _last_auction(numbers: I64) -> I64:
     """Return the number of the latest auction that exists when an event happens."""
     epochs, places = np.divmod(numbers, _EVENTS_PER_EPOCH)
     in_epoch = np.clip(places - _PERSONS, 0, _AUCTIONS - 1)
-    return _FIRST_AUCTION + epochs * _AUCTIONS + in_epoch
+    auctions: I64 = _FIRST_AUCTION + epochs * _AUCTIONS + in_epoch
+    return auctions
 
 
 def _some_person(
-    numbers: I64, is_hot: npt.NDArray[np.bool_], one_in: int, shift: int, random: np.random.Generator
+    numbers: I64,
+    is_hot: npt.NDArray[np.bool_],
+    one_in: int,
+    shift: int,
+    random: np.random.Generator,
 ) -> I64:
     last = numbers // _EVENTS_PER_EPOCH
     # Hot bidders and hot sellers are different people.

@@ -1,0 +1,137 @@
+"""How W1 gains by more partitions, and what the interpreter's lock leaves for more cores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache, partial
+
+import pyarrow as pa
+
+from perf.cases import Case, Measurement, Settings, Suite, throughput
+from perf.contenders import DataFusion, DuckDb, Millstream
+from perf.contenders.engines import cores
+from perf.gil import lock_share, predicted_rate
+from perf.records import Outcome, Result
+from perf.workloads.w1 import BATCH_SQL, W1_CASE
+
+__all__ = ["SUITE"]
+
+_BATCH_ROWS = (65_536, 8192)
+_CORES_PREDICTED = (8, 16)
+_SPY_SECONDS, _SPY_SECONDS_QUICK = 5, 2
+_PARTITIONS, _LOCK_SHARE = "partitions", "lock_share"
+
+
+def _with_lock_share(case: Case, contender: Millstream, settings: Settings) -> Outcome:
+    outcome = throughput(case, contender, settings)
+    n_rows = settings.rows or (case.rows_quick if settings.is_quick else case.rows)
+    run = contender.prepare(case, case.generate(n_rows)).run
+    answers: list[pa.Table] = []
+
+    def work() -> None:
+        answers[:] = [run()]
+
+    share = lock_share(work, _SPY_SECONDS_QUICK if settings.is_quick else _SPY_SECONDS)
+    metrics = {_PARTITIONS: float(contender.partitions), _LOCK_SHARE: share}
+    return replace(outcome, metrics=metrics)
+
+
+def _partitions() -> list[int]:
+    """Return powers of two up to the number of cores, and that number."""
+    n_cores = cores()
+    powers = [1 << bit for bit in range(n_cores.bit_length())]
+    return sorted({*powers, n_cores})
+
+
+def _case(batch_rows: int) -> Case:
+    rivals = [
+        contender(BATCH_SQL, threads)
+        for contender in (DataFusion, DuckDb)
+        for threads in _partitions()
+    ]
+    return replace(
+        W1_CASE,
+        name=f"W1, {batch_rows} rows per batch",
+        contenders=tuple(rivals) if batch_rows == _BATCH_ROWS[0] else (),
+    )
+
+
+@cache
+def _measurements(is_quick: bool) -> Sequence[Measurement]:
+    measurements = []
+    for batch_rows in _BATCH_ROWS:
+        case = _case(batch_rows)
+        for n_partitions in _partitions():
+            contender = Millstream(n_partitions, batch_rows)
+            measurements.append(
+                Measurement(
+                    case=case.name,
+                    contender=contender.name,
+                    role=contender.role,
+                    ran=contender.describe(case),
+                    run=partial(_with_lock_share, case, contender),
+                )
+            )
+        if not is_quick:
+            measurements += case.measurements()
+    return measurements
+
+
+def derive(results: Sequence[Result]) -> Sequence[Result]:
+    """Work out the efficiency of more partitions, and what more cores would give."""
+    derived: list[Result] = []
+    for case in dict.fromkeys(result.case for result in results):
+        stream = [
+            result
+            for result in results
+            if result.case == case and result.role == "millstream" and result.rate is not None
+        ]
+        alone = [result for result in stream if result.metrics[_PARTITIONS] == 1]
+        if alone:
+            derived += [
+                _efficiency(result, alone[0]) for result in stream if result is not alone[0]
+            ]
+            derived += [_prediction(alone[0], n_cores) for n_cores in _CORES_PREDICTED]
+    return derived
+
+
+def _efficiency(result: Result, alone: Result) -> Result:
+    assert result.rate is not None
+    assert alone.rate is not None
+    n_partitions = result.metrics[_PARTITIONS]
+    return replace(
+        result,
+        contender=f"efficiency of {n_partitions:.0f} partitions",
+        role="derived",
+        ran=f"rate of {result.contender} over {n_partitions:.0f} times that of {alone.contender}",
+        samples=(),
+        metrics={"efficiency": result.rate / (n_partitions * alone.rate)},
+    )
+
+
+def _prediction(alone: Result, n_cores: int) -> Result:
+    assert alone.cpu_rate is not None
+    rate = predicted_rate(alone.cpu_rate, alone.metrics[_LOCK_SHARE], n_cores)
+    return replace(
+        alone,
+        contender=f"prediction for {n_cores} cores",
+        role="derived",
+        ran=(
+            f"mean value analysis of {n_cores} cores that share one lock, each as fast as"
+            f" {alone.contender} per second of processor time and with its share of the lock"
+        ),
+        samples=(),
+        metrics={
+            "million_rows_per_second": rate / 1e6,
+            "efficiency": rate / (n_cores * alone.cpu_rate),
+        },
+    )
+
+
+SUITE = Suite(
+    name="scaling",
+    about="W1 on 1, 2, ... partitions: efficiency, the share of the GIL, what 8 and 16 cores give.",
+    measurements=_measurements,
+    derive=derive,
+)
