@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import pyarrow as pa
 
@@ -16,6 +17,7 @@ from millstream.engine.partition import Pipelines, SourceLink
 from millstream.engine.pipeline import (
     Link,
     OperatorLink,
+    Run,
     TableTransformLink,
     TransformLink,
     union_ports,
@@ -57,9 +59,10 @@ class _Builder:
             self.pipelines.sources.append(self._source(node, downstream))
         elif isinstance(node, nodes.Transform):
             runner = TransformRunner(node, self._tables, self._context.functions)
-            link: Link = TransformLink(runner, downstream)
+            run = self._run_of(node, runner)
+            link: Link = TransformLink(run, downstream)
             if node.tables:
-                link = TableTransformLink(runner, self._context.at_hand, downstream)
+                link = TableTransformLink(runner, run, self._context.at_hand, downstream)
             self.build(node.input, self._timed(node, link))
         elif isinstance(node, nodes.Exchange):
             self._exchange(node, downstream)
@@ -69,6 +72,13 @@ class _Builder:
                 self.build(branch, port)
         else:
             self._operator(node, downstream)
+
+    def _run_of(self, node: nodes.Transform, runner: TransformRunner) -> Run:
+        """Return how a transform treats rows on which it fails."""
+        dead_letters = self._context.dead_letters
+        if dead_letters is None or not isinstance(node.input, nodes.Source):
+            return runner.run
+        return partial(dead_letters.run, runner)
 
     def _source(self, node: nodes.Source, downstream: Link) -> SourceLink:
         schema = self._streams[node.stream].schema

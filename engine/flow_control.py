@@ -6,43 +6,22 @@ batch. Partitions never wait for room, so that whatever is let in can also leave
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from millstream.engine.backlog import Backlog
 from millstream.engine.backpressure import CRITICAL, WARNING, Gauges, Listener, Throttle
+from millstream.engine.deadline import Deadline
 from millstream.engine.in_flight import InFlight
 from millstream.engine.partition import Partition
 
-__all__ = ["Deadline", "FlowControl", "QueueLimits"]
+__all__ = ["FlowControl", "QueueLimits"]
 
 # Micro-batches and steps per partition; the smallest takes a few kilobytes.
 _ITEMS_MAX = 1 << 14
 # Steps without rows that may be under way. At each of them, what the other partitions know of a
 # window may wait in the mailbox of one that is slow.
 _STEPS_MAX = 64
-
-
-class Deadline:
-    """The moment until which a caller is willing to wait, or never."""
-
-    def __init__(self, timeout_seconds: float | None) -> None:
-        self._at = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-
-    def remaining(self) -> float | None:
-        """Return the seconds left, 0 if the time is over, None without a limit."""
-        return None if self._at is None else max(self._at - time.monotonic(), 0.0)
-
-    def within(self, seconds: float) -> float:
-        """Return the seconds left, but at most so many."""
-        remaining = self.remaining()
-        return seconds if remaining is None else min(seconds, remaining)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether there is no time left."""
-        return self.remaining() == 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ from functools import partial
 
 import pyarrow as pa
 
+from millstream.engine.deadline import Deadline
 from millstream.engine.durations import nanoseconds_per, time_unit
 from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END, WatermarkTracker
-from millstream.engine.flow_control import Deadline, FlowControl
+from millstream.engine.flow_control import FlowControl
 from millstream.engine.late_rows import with_row_numbers
 from millstream.engine.operators.windowing import WindowGrid
 from millstream.engine.partition import Partition
@@ -106,7 +107,7 @@ class Intake:
         stream: str,
         batch: pa.RecordBatch,
         source_partition: int,
-        timeout_seconds: float | None,
+        deadline: Deadline,
     ) -> bool:
         """Take in one micro-batch, waiting for room.
 
@@ -115,9 +116,8 @@ class Intake:
         """
         n_rows = batch.num_rows * self.n_readers[stream]
         n_bytes = batch.nbytes
-        deadline = Deadline(timeout_seconds)
         self._check_running()
-        if not self._in_flight.enter(n_rows, n_bytes, timeout_seconds):
+        if not self._in_flight.enter(n_rows, n_bytes, deadline.remaining()):
             self._check_running()
             return False
         try:

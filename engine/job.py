@@ -15,6 +15,8 @@ import pyarrow as pa
 
 from millstream.engine.columns import event_times
 from millstream.engine.conform import Conformer
+from millstream.engine.deadline import Deadline
+from millstream.engine.diagnose import Diagnosis, diagnose
 from millstream.engine.row_buffer import RowBuffer, can_buffer
 from millstream.engine.runtime import Runtime
 from millstream.engine.stats import JobStats
@@ -91,7 +93,8 @@ class Job:
                 is not copied and must not be changed afterwards.
             source_partition: Partition of the source that the rows come from. The stream's
                 watermark is the least over the source's partitions seen so far.
-            timeout: Seconds to wait for room at most; None waits as long as it takes.
+            timeout: Seconds to wait for room at most; None waits as long as it takes. As the queues
+                fill up, a push that need not wait yet takes a little longer all the same.
 
         Raises:
             SchemaError: If the rows do not fit the stream; none of them has been taken.
@@ -101,19 +104,48 @@ class Job:
         """
         self._definition(stream)
         self._runtime.check_running()
+        deadline = Deadline(timeout)
         buffer = self._row_buffers.get(stream)
         if buffer is not None and timeout is None and source_partition == 0 and _is_row(data):
-            self._flush_rows(except_for=stream)
+            self._flush_rows(deadline, except_for=stream)
             buffer.add(data)
             return
-        self._flush_rows()
+        has_room = self._flush_rows(deadline)
         for batch in self._conformers[stream].conform(data):
-            if batch.num_rows == 0:
-                continue
-            if not self._runtime.intake.push(stream, batch, source_partition, timeout):
+            if has_room and batch.num_rows > 0:
+                has_room = self._runtime.intake.push(stream, batch, source_partition, deadline)
+            if not has_room:
                 raise SourceError(
                     f"push to stream {stream!r} found no room within {timeout} seconds"
                 )
+
+    def try_push(self, stream: str, data: Any, *, source_partition: int = 0) -> bool:
+        """Hand over rows if there is room for all of them right now, as one micro-batch.
+
+        Args:
+            stream: As for :meth:`push`.
+            data: As for :meth:`push`; several record batches are copied into one.
+            source_partition: As for :meth:`push`.
+
+        Returns:
+            Whether the rows have been taken.
+
+        Raises:
+            SchemaError: If the rows do not fit the stream.
+            SourceError: If the query reads no such stream, or the job takes no more input.
+            JobFailed: If the job has failed.
+        """
+        self._definition(stream)
+        self._runtime.check_running()
+        deadline = Deadline(0.0)
+        conformed = self._conformers[stream].conform(data)
+        batches = [batch for batch in conformed if batch.num_rows > 0]
+        if not batches:
+            return True
+        batch = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+        return self._flush_rows(deadline) and self._runtime.intake.push(
+            stream, batch, source_partition, deadline
+        )
 
     def advance_watermark(self, stream: str, when: datetime | date | int) -> None:
         """Promise that no row of a stream earlier than ``when`` is still to come.
@@ -133,7 +165,7 @@ class Job:
         if definition.event_time is None:
             raise SourceError(f"stream {stream!r} has no event time")
         type_ = definition.schema.field(definition.event_time).type
-        self._flush_rows()
+        self._flush_rows(Deadline(None))
         self._runtime.intake.advance_watermark(stream, _event_time(when, type_))
 
     def finish(self) -> None:
@@ -143,7 +175,7 @@ class Job:
             JobFailed: If the job has failed.
         """
         try:
-            self._flush_rows()
+            self._flush_rows(Deadline(None))
             self._runtime.finish()
         except BaseException:
             self._runtime.cancel()
@@ -162,6 +194,15 @@ class Job:
         """Return a snapshot of the job's counters; cheap enough to be called often."""
         return self._runtime.stats()
 
+    def diagnose(self) -> Diagnosis:
+        """Say in words why nothing comes out, or what holds results back; prints as sentences."""
+        return diagnose(self._runtime)
+
+    @property
+    def name(self) -> str:
+        """Name of the job in metrics and in the names of its threads."""
+        return self._runtime.name
+
     def __enter__(self) -> Self:
         return self
 
@@ -176,11 +217,17 @@ class Job:
         else:
             self.cancel()
 
-    def _flush_rows(self, except_for: str | None = None) -> None:
-        """Hand over the rows that still wait, so that streams keep their order among each other."""
-        for name, buffer in self._row_buffers.items():
-            if name != except_for:
-                buffer.flush()
+    def _flush_rows(self, deadline: Deadline, except_for: str | None = None) -> bool:
+        """Hand over the rows that still wait, so that streams keep their order among each other.
+
+        Returns:
+            False if the time ran out before all rows had been taken.
+        """
+        return all(
+            buffer.flush(deadline)
+            for name, buffer in self._row_buffers.items()
+            if name != except_for
+        )
 
     def _close_rows(self) -> None:
         for buffer in self._row_buffers.values():
@@ -194,8 +241,8 @@ class Job:
         return definition
 
 
-def _deliver(runtime: Runtime, stream: str, batch: pa.RecordBatch) -> None:
-    runtime.intake.push(stream, batch, 0, None)
+def _deliver(runtime: Runtime, stream: str, batch: pa.RecordBatch, deadline: Deadline) -> bool:
+    return runtime.intake.push(stream, batch, 0, deadline)
 
 
 def _abandon(runtime: Runtime, buffers: Sequence[RowBuffer]) -> None:

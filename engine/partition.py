@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import pyarrow as pa
 
 from millstream.engine.exchange import Receiver
-from millstream.engine.late_rows import LateRows
 from millstream.engine.latency import Latencies
 from millstream.engine.operators.base import Counters, Operator
 from millstream.engine.pipeline import Link
@@ -54,6 +53,14 @@ class Pipelines:
     operators: list[Operator] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """Asks a partition about its operators, which no other thread may touch."""
+
+    ask: Callable[[Sequence[Operator]], object]
+    answers: SimpleQueue[Any]
+
+
 class _Stop:
     """Tells a partition to leave its loop."""
 
@@ -62,7 +69,8 @@ class _Close:
     """Tells a partition to close its sink and leave its loop."""
 
 
-Message: TypeAlias = SourceItem | Contribution | _Stop | _Close
+Message: TypeAlias = SourceItem | Contribution | _Question | _Stop | _Close
+T = TypeVar("T")
 OnError: TypeAlias = Callable[[BaseException, SourceItem | None, int], None]
 
 
@@ -83,6 +91,16 @@ class Hooks:
     closed: Callable[[], None]
 
 
+class SideOutput(Protocol):
+    """Something besides the sink that ends with the job."""
+
+    def close(self) -> None:
+        """Finish: the job has."""
+
+    def abort(self) -> None:
+        """Give up: the job has failed or was cancelled."""
+
+
 class Partition:
     """One thread, what it owns, and its mailbox.
 
@@ -90,7 +108,7 @@ class Partition:
         index: Number of the partition.
         pipelines: Its links.
         sink: Its sink, opened already and closed by its thread.
-        late_rows: Its side output, or None; opened already and closed by its thread.
+        side_outputs: Its outputs besides; opened already and closed by its thread.
         counters: Counted by its thread.
         at_hand: Kept by its thread.
         sheet: Kept by its thread.
@@ -107,7 +125,7 @@ class Partition:
         index: int,
         pipelines: Pipelines,
         sink: Sink,
-        late_rows: LateRows | None,
+        side_outputs: Sequence[SideOutput],
         counters: Counters,
         at_hand: AtHand,
         sheet: TimeSheet,
@@ -123,7 +141,7 @@ class Partition:
         self.watermarks: Mapping[str, int] = {}
         self._rows_posted = 0
         self._bytes_posted = 0
-        self._outputs: list[Sink | LateRows] = [sink] if late_rows is None else [sink, late_rows]
+        self._outputs: list[Sink | SideOutput] = [sink, *side_outputs]
         self._inbox: SimpleQueue[Message] = SimpleQueue()
         self._hooks = hooks
         self._is_stopping = False
@@ -161,6 +179,15 @@ class Partition:
             self._bytes_posted += item.n_bytes
         self._inbox.put(item)
 
+    def ask(self, ask: Callable[[Sequence[Operator]], T], answers: SimpleQueue[T]) -> None:
+        """Let the thread ask its operators something, after all messages before.
+
+        Args:
+            ask: Is given the operators.
+            answers: Takes what it returns.
+        """
+        self._inbox.put(_Question(ask, answers))
+
     def stop(self) -> None:
         """Make the thread leave its loop after the message at hand and abort its sink."""
         self._is_stopping = True
@@ -193,6 +220,8 @@ class Partition:
                 elif isinstance(message, Contribution):
                     at_hand.item = message.item
                     self.pipelines.receivers[message.exchange].take(message)
+                elif isinstance(message, _Question):
+                    message.answers.put(message.ask(self.pipelines.operators))
                 elif isinstance(message, _Close):
                     self._close_outputs()
                     is_committed = True

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import pyarrow as pa
 
@@ -33,6 +33,9 @@ __all__ = [
 ]
 
 
+Run: TypeAlias = Callable[[pa.RecordBatch], list[pa.RecordBatch]]
+
+
 class Link(Protocol):
     """One place on the way of a batch."""
 
@@ -50,14 +53,19 @@ def step_of(item: SourceItem) -> Step:
 
 
 class TransformLink:
-    """Runs a stateless transform on what passes."""
+    """Runs a stateless transform on what passes.
 
-    def __init__(self, runner: TransformRunner, downstream: Link) -> None:
-        self._runner = runner
+    Args:
+        run: Gives the results of a batch.
+        downstream: What follows.
+    """
+
+    def __init__(self, run: Run, downstream: Link) -> None:
+        self._run = run
         self._downstream = downstream
 
     def emit(self, batch: pa.RecordBatch) -> None:
-        for result in self._runner.run(batch):
+        for result in self._run(batch):
             self._downstream.emit(result)
 
     def end_step(self, item: SourceItem) -> None:
@@ -65,10 +73,20 @@ class TransformLink:
 
 
 class TableTransformLink:
-    """Runs a transform that reads tables, as they were when the rows at hand were pushed."""
+    """Runs a transform that reads tables, as they were when the rows at hand were pushed.
 
-    def __init__(self, runner: TransformRunner, at_hand: AtHand, downstream: Link) -> None:
+    Args:
+        runner: The transform.
+        run: Gives the results of a batch, by the runner.
+        at_hand: What the partition is working on.
+        downstream: What follows.
+    """
+
+    def __init__(
+        self, runner: TransformRunner, run: Run, at_hand: AtHand, downstream: Link
+    ) -> None:
         self._runner = runner
+        self._run = run
         self._at_hand = at_hand
         self._downstream = downstream
         self._tables: Mapping[str, pa.Table] | None = None
@@ -79,7 +97,7 @@ class TableTransformLink:
         if item.tables is not self._tables:
             self._tables = item.tables
             self._runner.replace_tables(item.tables)
-        for result in self._runner.run(batch):
+        for result in self._run(batch):
             self._downstream.emit(result)
 
     def end_step(self, item: SourceItem) -> None:

@@ -82,6 +82,9 @@ def _is_deferrable(node: nodes.Node) -> bool:
 def _defers(node: nodes.Node) -> bool:
     if not isinstance(node, nodes.Aggregate) or node.emit != "final" or node.phase == "final":
         return False
+    if node.allowed_lateness > 0:
+        # Each late row revises a result at once.
+        return False
     # Sessions end anywhere, so no step can be told to close them.
     return node.window is None or node.window.kind != "session"
 

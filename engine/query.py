@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
+from millstream.engine.backpressure import Listener
 from millstream.engine.config import SessionConfig
+from millstream.engine.dead_letters import FailurePolicy
 from millstream.engine.inputs import batches, interleave, stream_clock
 from millstream.engine.job import Job
+from millstream.engine.job_registry import JobRegistry
 from millstream.engine.plan_shape import walk
 from millstream.engine.runtime import Runtime
+from millstream.engine.side_outputs import side_sinks
 from millstream.engine.sinks import AnySink, Sink, as_sinks
 from millstream.engine.strategies import PartitioningStrategy, QueryNeeds, make_strategy
 from millstream.errors import SourceError
@@ -23,7 +26,6 @@ from millstream.planner.nodes import Exchange
 
 __all__ = ["Query"]
 
-_numbers = itertools.count()
 _SESSION_BATCH_ROWS = -1
 # Rows pushed one by one that make a micro-batch at most where the session sets no limit.
 _ROWS_GATHERED_MAX = 65_536
@@ -38,10 +40,10 @@ class Query:
         config: SessionConfig,
         tables: Mapping[str, pa.Table],
         functions: Mapping[str, object],
-        runtimes: weakref.WeakSet[Runtime],
+        jobs: JobRegistry,
     ) -> None:
         self._plan = plan
-        self._runtimes = runtimes
+        self._jobs = jobs
         self._config = config
         self._tables = tables
         self._functions = dict(functions)
@@ -81,7 +83,11 @@ class Query:
         *,
         sinks: Sequence[AnySink] | None = None,
         late_sink: AnySink | Mapping[str, AnySink] | None = None,
+        on_error: FailurePolicy | None = None,
+        dead_letter_sink: AnySink | Mapping[str, AnySink] | None = None,
         strategy: str | PartitioningStrategy | None = None,
+        name: str | None = None,
+        on_backpressure: Listener | None = None,
     ) -> Job:
         """Start the query on unbounded input.
 
@@ -94,19 +100,44 @@ class Query:
                 ``window_end`` of the window that it missed and the ``watermark`` that it met. A
                 mapping from stream names gives each stream its own. Without one, late rows are
                 dropped and counted.
+            on_error: What a row does on which an expression fails, such as a division by zero:
+                ``fail`` the job (the default), be left out and counted (``skip``), or go to
+                ``dead_letter_sink`` as it was pushed, with the ``error`` (``dead_letter``, the
+                default where there is such a sink). An expression over results of aggregates fails
+                the job in any case.
+            dead_letter_sink: Where rows go on which an expression fails, as for ``late_sink``.
             strategy: How micro-batches are dealt to partitions: ``smart_repartition`` (the
                 default), ``always_hash``, ``sticky_partition``, ``round_robin``, ``fan_in``, or an
                 object with the methods of :class:`millstream.PartitioningStrategy`.
+            name: Name of the job in metrics and in the names of its threads; by default ``job-0``
+                or the next that no running job of the session has.
+            on_backpressure: Is called with a :class:`millstream.BackpressureEvent` when the queue
+                of a partition becomes fuller or emptier, by the thread that brings it about. If it
+                raises, the job fails.
 
         Raises:
+            SchemaError: If a running job has the name.
             SinkError: If what is given is not a sink, or their number is not that of the
                 partitions.
-            SourceError: If there can be no late rows of a stream.
+            SourceError: If there can be no late rows of a stream, or ``on_error`` does not go with
+                ``dead_letter_sink``.
             SqlError: If the strategy does not fit the query.
         """
         n_partitions = self._config.partitions
-        late = self._late_sinks(late_sink, n_partitions)
-        return self._start(as_sinks(sink, sinks, n_partitions), late, strategy)
+        streams = self._plan.streams
+        timed = [stream.name for stream in streams if stream.event_time is not None]
+        late = side_sinks("late_sink", late_sink, timed, n_partitions)
+        names = [stream.name for stream in streams]
+        dead = side_sinks("dead_letter_sink", dead_letter_sink, names, n_partitions)
+        policy = _failure_policy(on_error, has_sink=dead_letter_sink is not None)
+        return self._start(
+            as_sinks(sink, sinks, n_partitions),
+            late,
+            [None] * n_partitions if policy == "fail" else dead,
+            strategy,
+            name=name,
+            listener=on_backpressure,
+        )
 
     def run(
         self,
@@ -135,7 +166,9 @@ class Query:
         definitions = {stream.name: stream for stream in self._plan.streams}
         _check_inputs(inputs, definitions)
         collectors = [_OrderedCollector() for _ in range(self._config.partitions)]
-        with self._start(collectors, [{} for _ in collectors], strategy) as job:
+        with self._start(
+            collectors, [{} for _ in collectors], [None for _ in collectors], strategy
+        ) as job:
             for stream, batch in _in_event_time_order(inputs, definitions, rows):
                 job.push(stream, batch)
         return _merged(collectors, self._plan.schema)
@@ -152,40 +185,19 @@ class Query:
         strategy.validate(needs)
         return strategy.placement(needs)
 
-    def _late_sinks(
-        self, late_sink: AnySink | Mapping[str, AnySink] | None, n_partitions: int
-    ) -> list[dict[str, Sink]]:
-        timed = [stream.name for stream in self._plan.streams if stream.event_time is not None]
-        if late_sink is None:
-            return [{} for _ in range(n_partitions)]
-        if not isinstance(late_sink, Mapping):
-            if len(timed) != 1:
-                raise SourceError(
-                    "late_sink must be a mapping from stream names, since"
-                    f" {len(timed)} streams have event time"
-                )
-            late_sink = {timed[0]: late_sink}
-        unknown = sorted(late_sink.keys() - set(timed))
-        if unknown:
-            raise SourceError(
-                f"late_sink names streams without event time in this query: {', '.join(unknown)}"
-            )
-        by_stream = {name: as_sinks(sink, None, n_partitions) for name, sink in late_sink.items()}
-        return [
-            {name: sinks[index] for name, sinks in by_stream.items()}
-            for index in range(n_partitions)
-        ]
-
     def _start(
         self,
         sinks: Sequence[Sink],
         late_sinks: Sequence[Mapping[str, Sink]],
+        dead_sinks: Sequence[Mapping[str, Sink] | None],
         strategy: str | PartitioningStrategy | None,
+        name: str | None = None,
+        listener: Listener | None = None,
     ) -> Job:
         chosen = make_strategy(strategy or self._plan.strategy)
         placement = self._placed(chosen)
-        runtime = Runtime(
-            name=f"millstream-{next(_numbers)}",
+        make = partial(
+            Runtime,
             root=distribute(self._plan.root, self._config.partitions, placement),
             strategy=chosen,
             is_single=placement.single,
@@ -194,15 +206,28 @@ class Query:
             functions=self._functions,
             sinks=sinks,
             late_sinks=late_sinks,
+            dead_sinks=dead_sinks,
+            listener=listener,
             config=self._config,
         )
-        self._runtimes.add(runtime)
+        runtime = self._jobs.start(name, make)
         return Job(
             runtime,
             {stream.name: stream for stream in self._plan.streams},
             batch_rows_max=self._config.batch_rows or _ROWS_GATHERED_MAX,
             linger_seconds=self._config.linger_seconds,
         )
+
+
+def _failure_policy(on_error: FailurePolicy | None, *, has_sink: bool) -> FailurePolicy:
+    if on_error is None:
+        return "dead_letter" if has_sink else "fail"
+    if on_error not in ("fail", "skip", "dead_letter"):
+        raise SourceError(f"on_error must be 'fail', 'skip' or 'dead_letter': {on_error!r}")
+    if has_sink != (on_error == "dead_letter"):
+        wanted = "needs" if on_error == "dead_letter" else "has no use for"
+        raise SourceError(f"on_error={on_error!r} {wanted} a dead_letter_sink")
+    return on_error
 
 
 def _exchanges(root: Any) -> list[Exchange]:

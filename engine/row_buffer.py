@@ -16,12 +16,13 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 
+from millstream.engine.deadline import Deadline
 from millstream.errors import SchemaError
 
 __all__ = ["RowBuffer", "can_buffer"]
 
 _Check: TypeAlias = Callable[[Any], bool]
-_Deliver: TypeAlias = Callable[[pa.RecordBatch], None]
+_Deliver: TypeAlias = Callable[[pa.RecordBatch, Deadline], bool]
 
 
 def can_buffer(schema: pa.Schema) -> bool:
@@ -35,7 +36,8 @@ class RowBuffer:
     Args:
         stream: Name of the stream.
         schema: Its schema, for which :func:`can_buffer` holds.
-        deliver: Takes a batch; may block, and may raise, which is then raised in :meth:`add`.
+        deliver: Takes a batch, or returns False if there is no room in time; may raise, which is
+            then raised in :meth:`add`.
         rows_max: Rows that may wait, and rows of a batch.
         linger_seconds: For how long the first row waits for company.
         event_time: Column that must not be NULL, or None.
@@ -86,21 +88,27 @@ class RowBuffer:
             if len(self._rows) == 1:
                 self._wake()
 
-    def flush(self) -> None:
+    def flush(self, deadline: Deadline) -> bool:
         """Deliver all rows that were added before, in the caller's thread.
+
+        Returns:
+            False if the time ran out; some rows still wait then.
 
         Raises:
             SchemaError: A value cannot become one of its column after all.
         """
         if self._thread is None:
-            return
+            return True
         while self._rows:
-            self._deliver_waiting()
-        with self._delivering:
-            # Whoever delivers now has finished when this lock is free.
-            pass
+            if not self._deliver_waiting(deadline):
+                return False
+        # Whoever delivers now has finished when this lock is free.
+        if not self._acquire_delivery(deadline):
+            return False
+        self._delivering.release()
         if self._error is not None:
             raise self._error
+        return True
 
     def close(self) -> None:
         """End the thread. Rows that still wait are dropped; flush before."""
@@ -147,7 +155,7 @@ class RowBuffer:
             if self._linger_seconds > 0:
                 time.sleep(self._linger_seconds)
             try:
-                self._deliver_waiting()
+                self._deliver_waiting(Deadline(None))
             except BaseException as error:
                 with self._changed:
                     self._error = error
@@ -155,13 +163,24 @@ class RowBuffer:
                     self._changed.notify_all()
                 return
 
-    def _deliver_waiting(self) -> None:
-        with self._delivering:
+    def _deliver_waiting(self, deadline: Deadline) -> bool:
+        if not self._acquire_delivery(deadline):
+            return False
+        try:
             with self._changed:
                 rows, self._rows = self._rows[: self._rows_max], self._rows[self._rows_max :]
                 self._changed.notify_all()
-            if rows:
-                self._deliver(self._batch(rows))
+            if not rows or self._deliver(self._batch(rows), deadline):
+                return True
+            with self._changed:
+                self._rows = rows + self._rows
+            return False
+        finally:
+            self._delivering.release()
+
+    def _acquire_delivery(self, deadline: Deadline) -> bool:
+        remaining = deadline.remaining()
+        return self._delivering.acquire(timeout=-1 if remaining is None else remaining)
 
     def _batch(self, rows: list[Mapping[str, Any]]) -> pa.RecordBatch:
         columns = []

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal, TypeAlias
+from queue import Empty, SimpleQueue
+from typing import Literal, TypeAlias, TypeVar
 
 import pyarrow as pa
 
 from millstream.engine.backpressure import Listener
 from millstream.engine.build import build_pipelines
 from millstream.engine.config import SessionConfig
+from millstream.engine.dead_letters import DeadLetters, dead_letter_schema
+from millstream.engine.deadline import Deadline
 from millstream.engine.exchange import Mail
 from millstream.engine.failures import describe_failure
 from millstream.engine.flow_control import FlowControl, QueueLimits
 from millstream.engine.intake import Intake
 from millstream.engine.late_rows import LateRows, late_schema
-from millstream.engine.operators.base import Counters
+from millstream.engine.operators.base import Counters, Operator
 from millstream.engine.operators.registry import OperatorContext
 from millstream.engine.partition import Hooks, Partition
 from millstream.engine.pipeline import SinkLink
@@ -35,6 +38,7 @@ from millstream.planner.nodes import Node
 
 __all__ = ["Runtime"]
 
+T = TypeVar("T")
 State: TypeAlias = Literal["running", "finished", "cancelled", "failed"]
 
 
@@ -51,14 +55,16 @@ class Runtime:
         functions: User-defined DataFusion functions by name.
         sinks: One per partition.
         late_sinks: Per partition, the sinks for late rows by stream.
+        dead_sinks: Per partition, the sinks for rows on which the query fails by stream; None where
+            such a row fails the job.
         listener: Is told when the state of a partition's queue changes, or None.
         config: Of the session.
     """
 
     def __init__(
         self,
-        *,
         name: str,
+        *,
         root: Node,
         strategy: PartitioningStrategy,
         is_single: bool,
@@ -67,13 +73,15 @@ class Runtime:
         functions: Mapping[str, object],
         sinks: Sequence[Sink],
         late_sinks: Sequence[Mapping[str, Sink]],
-        listener: Listener | None = None,
+        dead_sinks: Sequence[Mapping[str, Sink] | None],
+        listener: Listener | None,
         config: SessionConfig,
     ) -> None:
-        self._root = root
+        self.name = name
+        self.root = root
         self._config = config
         self._tables, self._functions = dict(tables), dict(functions)
-        self._streams = {stream.name: stream for stream in streams}
+        self.streams = {stream.name: stream for stream in streams}
         self._n_partitions = len(sinks)
         self._shape = plan_shape(root, self._n_partitions, is_single=is_single)
         self._partitions: list[Partition] = []
@@ -92,8 +100,8 @@ class Runtime:
         self._is_ending = False
         self._is_closing = False
         self._error: JobFailed | None = None
-        for index, (sink, late) in enumerate(zip(sinks, late_sinks, strict=True)):
-            self._partitions.append(self._partition(index, name, sink, late))
+        for index, outputs in enumerate(zip(sinks, late_sinks, dead_sinks, strict=True)):
+            self._partitions.append(self._partition(index, name, *outputs))
         self.intake = Intake(
             streams=streams,
             shape=self._shape,
@@ -107,19 +115,27 @@ class Runtime:
             clock=config.clock,
         )
         self.observer = Observer(
-            name, self._streams, self._partitions, self._flow, self.intake, strategy, config.clock
+            name, self.streams, self._partitions, self._flow, self.intake, strategy, config.clock
         )
-        self._open(sinks, late_sinks)
+        self._open(sinks, late_sinks, dead_sinks)
         for partition in self._partitions:
             partition.start()
 
     def _partition(
-        self, index: int, name: str, sink: Sink, late_sinks: Mapping[str, Sink]
+        self,
+        index: int,
+        name: str,
+        sink: Sink,
+        late_sinks: Mapping[str, Sink],
+        dead_sinks: Mapping[str, Sink] | None,
     ) -> Partition:
         counters, at_hand, sheet = Counters(), AtHand(), TimeSheet(self._config.clock)
         acknowledge = partial(self._acknowledge, index)
         late_sinks = {name: TimedLateSink(late, sheet) for name, late in late_sinks.items()}
-        late_rows = LateRows(late_sinks, self._streams, at_hand) if late_sinks else None
+        late_rows = LateRows(late_sinks, self.streams, at_hand) if late_sinks else None
+        dead_letters = (
+            None if dead_sinks is None else DeadLetters(dead_sinks, self.streams, counters, at_hand)
+        )
 
         def post(receiver: int, contribution: Contribution) -> None:
             self._partitions[receiver].post(contribution)
@@ -132,12 +148,13 @@ class Runtime:
             functions=self._functions,
             changelog=None,
             late_rows=late_rows,
+            dead_letters=dead_letters,
         )
         pipelines = build_pipelines(
-            self._root,
-            TimedSinkLink(SinkLink(sink, len(self._root.schema), counters, acknowledge), sheet),
+            self.root,
+            TimedSinkLink(SinkLink(sink, len(self.root.schema), counters, acknowledge), sheet),
             context,
-            streams=self._streams,
+            streams=self.streams,
             tables=self._tables,
             n_partitions=self._n_partitions,
             mail=Mail(post, self._flow.backlog.hold, partial(self._end_part, index)),
@@ -148,7 +165,7 @@ class Runtime:
             index,
             pipelines,
             sink,
-            late_rows,
+            [output for output in (late_rows, dead_letters) if output is not None],
             counters,
             at_hand,
             sheet,
@@ -158,19 +175,30 @@ class Runtime:
                 progressed=partial(self._flow.progressed, index),
                 closed=self._in_flight.leave_step,
             ),
-            name,
+            f"millstream-{name}",
         )
 
-    def _open(self, sinks: Sequence[Sink], late_sinks: Sequence[Mapping[str, Sink]]) -> None:
+    def _open(
+        self,
+        sinks: Sequence[Sink],
+        late_sinks: Sequence[Mapping[str, Sink]],
+        dead_sinks: Sequence[Mapping[str, Sink] | None],
+    ) -> None:
         opened: list[Sink] = []
-        schemas = {name: late_schema(self._streams[name]) for name in late_sinks[0]}
+        late_schemas = {name: late_schema(self.streams[name]) for name in late_sinks[0]}
+        dead_schemas = {
+            name: dead_letter_schema(self.streams[name]) for name in dead_sinks[0] or ()
+        }
         try:
-            for index, (sink, late) in enumerate(zip(sinks, late_sinks, strict=True)):
-                sink.open(index, self._root.schema)
-                opened.append(sink)
-                for name, late_sink in late.items():
-                    late_sink.open(index, schemas[name])
-                    opened.append(late_sink)
+            for index, (sink, late, dead) in enumerate(
+                zip(sinks, late_sinks, dead_sinks, strict=True)
+            ):
+                outputs = [(sink, self.root.schema)]
+                outputs += [(output, late_schemas[name]) for name, output in late.items()]
+                outputs += [(output, dead_schemas[name]) for name, output in (dead or {}).items()]
+                for output, schema in outputs:
+                    output.open(index, schema)
+                    opened.append(output)
         except BaseException:
             for done in opened:
                 done.abort()
@@ -226,9 +254,39 @@ class Runtime:
         state = "finished" if self._is_ending else self.state
         raise SourceError(f"the job is {state} and takes no more input")
 
-    def stats(self) -> JobStats:
-        """Return what has been counted so far."""
-        return self.observer.stats(self.state, state_age_max=0.0)
+    @property
+    def error(self) -> JobFailed | None:
+        """Why the job failed, or None if it has not."""
+        return self._error
+
+    def ask(self, ask: Callable[[Sequence[Operator]], T], timeout_seconds: float) -> list[T]:
+        """Ask the operators of all partitions something.
+
+        Args:
+            ask: Is given the operators of a partition, by its thread.
+            timeout_seconds: How long to wait for partitions that are at work.
+
+        Returns:
+            The answers that came in time.
+        """
+        answers: SimpleQueue[T] = SimpleQueue()
+        for partition in self._partitions:
+            partition.ask(ask, answers)
+        deadline, found = Deadline(timeout_seconds), []
+        for _ in self._partitions:
+            try:
+                found.append(answers.get(timeout=deadline.remaining()))
+            except Empty:
+                break
+        return found
+
+    def stats(self, *, state_age_max: float = 0.0) -> JobStats:
+        """Return what has been counted so far.
+
+        Args:
+            state_age_max: How many seconds old the sizes of operators' states may be.
+        """
+        return self.observer.stats(self.state, state_age_max=state_age_max)
 
     def _acknowledge(self, partition: int, item: SourceItem) -> None:
         """Note that an item has passed a partition."""
@@ -255,9 +313,7 @@ class Runtime:
         # The others need not wait until it is known which row it was.
         for other in self._partitions:
             other.stop()
-        failure = describe_failure(
-            error, item, partition, self._root, self._tables, self._functions
-        )
+        failure = describe_failure(error, item, partition, self.root, self._tables, self._functions)
         with self._state_lock:
             if self._error is None and self.state != "cancelled":
                 self._error = failure

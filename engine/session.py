@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
@@ -15,11 +15,14 @@ from millstream.engine.conform import Conformer
 from millstream.engine.datafusion import aggregate_function, scalar_function
 from millstream.engine.durations import parse_duration, time_unit
 from millstream.engine.inputs import batches, schema_of
+from millstream.engine.job_registry import JobRegistry
 from millstream.engine.query import Query
-from millstream.engine.runtime import Runtime
 from millstream.errors import SchemaError
 from millstream.planner import plan_query
 from millstream.planner.catalog import Catalog, StreamDefinition
+
+if TYPE_CHECKING:
+    from millstream.engine.metrics import MetricsServer
 
 __all__ = ["Session", "sql"]
 
@@ -59,7 +62,7 @@ class Session:
         self.config = SessionConfig(**options) if config is None else config
         self._catalog = Catalog()
         self._tables: dict[str, pa.Table] = {}
-        self._runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
+        self._jobs = JobRegistry()
 
     def create_stream(
         self,
@@ -163,7 +166,7 @@ class Session:
         ]
         table = pa.Table.from_batches(conformed, schema)
         self._tables[name] = table
-        for runtime in list(self._runtimes):
+        for runtime in self._jobs.jobs():
             runtime.intake.replace_table(name, table)
 
     def register_udf(
@@ -229,7 +232,27 @@ class Session:
                 has the place.
         """
         plan = plan_query(query, self._catalog, changelog=self.config.changelog)
-        return Query(plan, self.config, self._tables, self._catalog.functions, self._runtimes)
+        return Query(plan, self.config, self._tables, self._catalog.functions, self._jobs)
+
+    def serve_metrics(self, port: int = 0, *, address: str = "127.0.0.1") -> MetricsServer:
+        """Serve the metrics of all jobs over HTTP, for Prometheus to collect.
+
+        Args:
+            port: Port to listen at; 0 takes one that is free, see :attr:`MetricsServer.port`.
+            address: Address to listen at; only this machine can reach the default.
+
+        Returns:
+            The running server. It is closed with the session at the latest.
+
+        Raises:
+            OSError: If the address cannot be listened at.
+        """
+        # Importing a web server takes a while, which those who do not need it should not wait.
+        from millstream.engine.metrics import MetricsServer
+
+        server = MetricsServer(self._jobs, address, port)
+        weakref.finalize(self, server.close)
+        return server
 
     def _check_function(self, name: str) -> None:
         if not isinstance(name, str) or not name.isidentifier() or name != name.lower():

@@ -10,7 +10,7 @@ import pyarrow as pa
 from millstream.engine.columns import array_from_buffers, fixed_values
 from millstream.engine.event_time import NO_WATERMARK
 from millstream.engine.late_rows import LateRows
-from millstream.engine.operators.base import Collector, Counters
+from millstream.engine.operators.base import Collector, Counters, HeldBack
 from millstream.engine.operators.calls import Calls
 from millstream.engine.operators.changelog import Changelog
 from millstream.engine.operators.reduction import Reduction
@@ -82,6 +82,14 @@ class _Grouping:
         columns += self.state.keys(group_ids)
         columns += self.calls.results(self.state.accumulated(group_ids), group_ids)
         return pa.RecordBatch.from_arrays(columns, schema=self.node.schema)
+
+    def held_back(self, ends: I64) -> HeldBack | None:
+        """Say that windows with these ends wait for the watermark."""
+        if self.node.window is None:
+            return None
+        # The watermark of the node stays behind that of the stream by this much.
+        delay = max((bound.delay for bound in self.node.watermark), default=0)
+        return HeldBack("window", ends + delay, self.node.window.time_type)
 
     def retain(self, group_ids: U32) -> None:
         """Keep only these groups, renumbered from 0 in this order."""
@@ -176,6 +184,13 @@ class PartialAggregate:
     @property
     def state_bytes(self) -> int:
         return self._grouping.state_bytes
+
+    def held_back(self) -> HeldBack | None:
+        grouping = self._grouping
+        if grouping.grid is None or not self._is_deferred:
+            return None
+        panes = grouping.state.prefix_words(0)
+        return grouping.held_back(grouping.grid.open_ends(panes, self._closed_below))
 
     def _flush_all(self, out: Collector) -> None:
         self._flush(out, slice(0, self._grouping.state.n_groups), np.empty(0, np.uint32))
@@ -285,6 +300,15 @@ class _Emitting:
     @property
     def state_bytes(self) -> int:
         return self._grouping.state_bytes
+
+    def held_back(self) -> HeldBack | None:
+        grouping = self._grouping
+        if grouping.grid is None or grouping.node.emit != "final":
+            return None
+        last_panes = np.unique(grouping.state.prefix_words(0))
+        if self._is_revised:
+            last_panes = last_panes[last_panes >= self._due_below]
+        return grouping.held_back(grouping.grid.bounds(last_panes)[1])
 
     def _note(self, group_ids: U32) -> None:
         if self._is_revised or self._grouping.node.emit == "changes":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
 
 import pyarrow as pa
 
-__all__ = ["Collector", "Counters", "Operator"]
+from millstream.kernels.compile import I64
+
+__all__ = ["Collector", "Counters", "HeldBack", "HoldsBack", "Operator"]
 
 
 class Collector(Protocol):
@@ -65,3 +68,26 @@ class Operator(Protocol):
     @property
     def state_bytes(self) -> int:
         """Bytes held in state."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBack:
+    """What an operator keeps until the watermark lets it go.
+
+    Attributes:
+        kind: What is kept: windows that partitions share, sessions of single keys, or rows.
+        times: int64[n], the watermark at which each comes out; for windows without duplicates.
+        time_type: Arrow type of the times.
+    """
+
+    kind: Literal["window", "session", "row"]
+    times: I64
+    time_type: pa.DataType
+
+
+@runtime_checkable
+class HoldsBack(Protocol):
+    """An operator whose results wait for the watermark."""
+
+    def held_back(self) -> HeldBack | None:
+        """Return what waits, or None if nothing of the kind ever does."""

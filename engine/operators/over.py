@@ -10,7 +10,7 @@ import pyarrow as pa
 from millstream.engine.columns import event_times
 from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END
 from millstream.engine.late_rows import LateRows
-from millstream.engine.operators.base import Collector, Counters
+from millstream.engine.operators.base import Collector, Counters, HeldBack
 from millstream.engine.operators.over_accumulators import Inputs
 from millstream.engine.operators.over_functions import OverFunctions
 from millstream.engine.row_watermarks import RowWatermarks
@@ -95,6 +95,14 @@ class Over:
     def state_bytes(self) -> int:
         kept = self._functions.state_bytes + self._keys.state_bytes
         return kept + self._waiting.state_bytes
+
+    def held_back(self) -> HeldBack | None:
+        column = self._node.order_column
+        if column is None:
+            return None
+        # A row leaves once the watermark is beyond it.
+        times = self._waiting.times + 1
+        return HeldBack("row", times, self._node.input.schema.field(column).type)
 
     def _without_late(self, batch: pa.RecordBatch, times: I64) -> TimedRows:
         """Take out the rows that are behind the watermark before them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from millstream.engine.dead_letters import DeadLetters
 from millstream.engine.late_rows import LateRows
 from millstream.engine.operators.aggregate import FinalAggregate, PartialAggregate, SingleAggregate
 from millstream.engine.operators.assign_windows import AssignWindows
@@ -34,6 +35,7 @@ class OperatorContext:
         functions: User-defined DataFusion functions by name.
         changelog: The changelog that is fed by the aggregate to be made, if there is one.
         late_rows: Where late rows go, or None.
+        dead_letters: Takes rows on which the source side fails, or None if they fail the job.
         is_windowed: Whether the operator to be made gives rows to one that closes windows.
     """
 
@@ -44,6 +46,7 @@ class OperatorContext:
     functions: Mapping[str, object]
     changelog: Changelog | None
     late_rows: LateRows | None = None
+    dead_letters: DeadLetters | None = None
     is_windowed: bool = False
 
     def watermarks(self, node: nodes.Node) -> RowWatermarks:

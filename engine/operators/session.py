@@ -11,7 +11,7 @@ from millstream.engine.columns import array_from_buffers, event_times
 from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END
 from millstream.engine.late_rows import LateRows
 from millstream.engine.operators.aggregate import GROUP_COLUMN, distinct_groups
-from millstream.engine.operators.base import Collector, Counters
+from millstream.engine.operators.base import Collector, Counters, HeldBack
 from millstream.engine.operators.calls import Calls
 from millstream.engine.operators.changelog import Changelog
 from millstream.engine.operators.windowing import time_array
@@ -139,6 +139,15 @@ class SessionAggregate:
     @property
     def state_bytes(self) -> int:
         return self._state.state_bytes + self._calls.state_bytes
+
+    def held_back(self) -> HeldBack | None:
+        if self._node.emit != "final":
+            return None
+        shown_before = self._shown_before if self._has_versions else NO_WATERMARK
+        waiting = self._state.open_between(shown_before, WATERMARK_END)
+        # Once the watermark is beyond the end, not yet when it is there.
+        ends = self._state.lasts(waiting) + self._window.size + 1
+        return HeldBack("session", ends, self._window.time_type)
 
     def _versions(self) -> Changelog:
         assert self._changelog is not None, "sessions whose rows have versions feed a changelog"

@@ -10,7 +10,7 @@ import pyarrow as pa
 from millstream.engine.columns import array_from_buffers, event_times
 from millstream.engine.datafusion import QueryRunner
 from millstream.engine.event_time import WATERMARK_END
-from millstream.engine.operators.base import Collector
+from millstream.engine.operators.base import Collector, HeldBack
 from millstream.kernels.compile import I64
 from millstream.planner.nodes import ARRIVAL_COLUMN
 from millstream.planner.nodes import WindowSelect as WindowSelectNode
@@ -70,6 +70,12 @@ class WindowSelect:
     @property
     def state_bytes(self) -> int:
         return int(sum(part.nbytes for part in (*self._chunks, *self._ends)))
+
+    def held_back(self) -> HeldBack | None:
+        ends = np.unique(np.concatenate(self._ends)) if self._ends else np.empty(0, np.int64)
+        type_ = self._node.input.schema.field(self._node.window_end_column).type
+        delay = max((bound.delay for bound in self._node.watermark), default=0)
+        return HeldBack("window", ends + delay, type_)
 
     def _take_closed(self, watermark: int) -> list[pa.RecordBatch]:
         chunks, all_ends = self._chunks, self._ends

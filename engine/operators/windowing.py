@@ -165,6 +165,13 @@ class WindowGrid:
         first_panes = last_panes // self._panes_per_window * self._panes_per_window
         return first_panes * window.step + window.offset, ends
 
+    def open_ends(self, panes: I64, closed_below: int) -> I64:
+        """Return the distinct ends of windows that have some panes and are not closed."""
+        distinct = np.unique(panes)
+        if self.is_overlapping:
+            distinct = np.unique(self.expand(distinct, None)[1])
+        return self.bounds(distinct[distinct >= closed_below])[1]
+
     def columns(self, last_panes: I64) -> list[pa.Array]:
         """Return window_start, window_end and window_time of windows given by their last pane."""
         starts, ends = self.bounds(last_panes)

@@ -48,10 +48,13 @@ class WaitingRows:
         self.n_rows = 0
 
     @property
+    def _parts(self) -> list[TimedRows]:
+        return [*self._runs, *self._fresh]
+
+    @property
     def state_bytes(self) -> int:
         """Bytes of the rows that wait and of their times."""
-        parts = [*self._runs, *self._fresh]
-        return sum(part.rows.nbytes + part.times.nbytes for part in parts)
+        return sum(part.rows.nbytes + part.times.nbytes for part in self._parts)
 
     def add(self, rows: pa.RecordBatch, times: I64) -> None:
         """Add rows that have arrived.
@@ -65,6 +68,11 @@ class WaitingRows:
         self._fresh.append(TimedRows(rows, times))
         self._fresh_least = min(self._fresh_least, int(times.min()))
         self.n_rows += len(times)
+
+    @property
+    def times(self) -> I64:
+        """Event times of the rows that wait: int64[n_rows], in no particular order."""
+        return np.concatenate([np.empty(0, np.int64), *(part.times for part in self._parts)])
 
     def release(self, limit: int | None) -> TimedRows | None:
         """Take out the rows before ``limit``, or all of them; None if there are none."""
