@@ -6,6 +6,7 @@ no more than the counters that jobs keep anyway.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Self
@@ -38,11 +39,16 @@ _JOB_STATES = ("running", "finished", "cancelled", "failed")
 
 # Name, explanation, value.
 _JobMetric = tuple[str, str, Callable[[JobStats], float]]
+_StreamMetric = tuple[str, str, Callable[[StreamStats], float | None]]
 _PartitionMetric = tuple[str, str, Callable[[PartitionStats], float]]
 
 _JOB_COUNTERS: tuple[_JobMetric, ...] = (
     ("job_rows_in", "Rows taken by push.", lambda job: job.rows_in),
-    ("job_rows_processed", "Rows whose effect is in state or at a sink.", lambda job: job.rows_processed),
+    (
+        "job_rows_processed",
+        "Rows whose effect is in state or at a sink.",
+        lambda job: job.rows_processed,
+    ),
     ("job_rows_late", "Rows dropped for being late.", lambda job: job.rows_late),
     ("job_rows_dead_lettered", "Rows set aside.", lambda job: job.rows_dead_lettered),
     ("job_rows_out", "Rows written to sinks.", lambda job: job.rows_out),
@@ -58,7 +64,7 @@ _JOB_GAUGES: tuple[_JobMetric, ...] = (
 _PARTITION_COUNTERS: tuple[_PartitionMetric, ...] = (
     ("rows_in", "Source rows taken up.", lambda part: part.rows_in),
     ("batches_in", "Micro-batches taken up.", lambda part: part.batches_in),
-    ("in_bytes", "Bytes of Arrow data taken up.", lambda part: part.bytes_in),
+    ("received_bytes", "Bytes of Arrow data taken up.", lambda part: part.bytes_in),
     ("rows_processed", "Source rows done with.", lambda part: part.rows_processed),
     ("rows_late", "Rows dropped for being late.", lambda part: part.rows_late),
     ("rows_dead_lettered", "Rows set aside.", lambda part: part.rows_dead_lettered),
@@ -75,6 +81,22 @@ _PARTITION_GAUGES: tuple[_PartitionMetric, ...] = (
     ),
     ("state_rows", "Groups and rows in state.", lambda part: part.state_rows),
     ("state_bytes", "Bytes in state.", lambda part: part.state_bytes),
+)
+
+
+_WATERMARK_GAUGES: tuple[_StreamMetric, ...] = (
+    ("timestamp_seconds", "Watermark, in seconds of Unix time.", lambda of: of.watermark_seconds),
+    ("units", "Watermark, in units of the event time column.", lambda of: of.watermark),
+    (
+        "lag_seconds",
+        "Event time by which the watermark is behind the latest row.",
+        lambda of: of.lag_seconds,
+    ),
+    (
+        "lag_units",
+        "Event time by which the watermark is behind the latest row, in units of its column.",
+        lambda of: of.lag,
+    ),
 )
 
 
@@ -96,11 +118,7 @@ class JobCollector(Collector):
         yield from _time_metrics(all_stats)
         yield from _pressure_metrics(all_stats)
         yield from _event_time_metrics(all_stats)
-        yield from _latencies([job for job, _ in jobs])
-
-    def describe(self) -> Iterable[Metric]:
-        """Describe nothing, so that registering takes no snapshot."""
-        return ()
+        yield from _latencies(jobs)
 
 
 def _job_metrics(jobs: list[JobStats]) -> Iterator[Metric]:
@@ -196,14 +214,10 @@ def _event_time_metrics(jobs: list[JobStats]) -> Iterator[Metric]:
     silent = GaugeMetricFamily(
         "millstream_stream_silent_seconds", "Time since rows were last pushed.", labels=labels
     )
-    watermark = GaugeMetricFamily(
-        "millstream_watermark_timestamp_seconds", "Watermark, in seconds of Unix time.", labels=labels
-    )
-    lag = GaugeMetricFamily(
-        "millstream_watermark_lag_seconds",
-        "Event time by which the watermark is behind the latest row.",
-        labels=labels,
-    )
+    gauges = [
+        (value, GaugeMetricFamily(f"millstream_watermark_{name}", help_, labels=labels))
+        for name, help_, value in _WATERMARK_GAUGES
+    ]
     results_lag = GaugeMetricFamily(
         "millstream_results_lag_seconds",
         "Event time by which the results of a partition are behind the watermark.",
@@ -214,25 +228,17 @@ def _event_time_metrics(jobs: list[JobStats]) -> Iterator[Metric]:
             values = [job.name, stream.stream]
             rows.add_metric(values, stream.rows_in)
             silent.add_metric(values, stream.silent_seconds)
-            at = _watermark_seconds(stream)
-            if at is not None:
-                watermark.add_metric(values, at)
-            if stream.lag_seconds is not None:
-                lag.add_metric(values, stream.lag_seconds)
+            for value, gauge in gauges:
+                reading = value(stream)
+                if reading is not None and stream.watermark != WATERMARK_END:
+                    gauge.add_metric(values, reading)
         for part in job.partitions:
             if part.watermark_lag_seconds is not None:
                 results_lag.add_metric([job.name, str(part.partition)], part.watermark_lag_seconds)
-    yield from (rows, silent, watermark, lag, results_lag)
+    yield from (rows, silent, *(gauge for _, gauge in gauges), results_lag)
 
 
-def _watermark_seconds(stream: StreamStats) -> float | None:
-    """Return a watermark as Unix time; None without one, or where event times are integers."""
-    if stream.watermark in (None, WATERMARK_END) or stream.seconds_per_unit is None:
-        return None
-    return stream.watermark * stream.seconds_per_unit
-
-
-def _latencies(jobs: list[Runtime]) -> Iterator[Metric]:
+def _latencies(jobs: list[tuple[Runtime, JobStats]]) -> Iterator[Metric]:
     of_job = HistogramMetricFamily(
         "millstream_job_latency_seconds",
         "Time from push until all results of a micro-batch are at the sinks.",
@@ -243,20 +249,20 @@ def _latencies(jobs: list[Runtime]) -> Iterator[Metric]:
         "Time from push until the partition has done its part of a micro-batch.",
         labels=["job", "partition"],
     )
-    for job in jobs:
+    for job, stats in jobs:
         _add_histogram(of_job, [job.name], job.observer.latencies())
-        for partition in range(job.n_partitions):
-            labels = [job.name, str(partition)]
-            _add_histogram(of_partition, labels, job.observer.latencies(partition))
+        for part in stats.partitions:
+            labels = [job.name, str(part.partition)]
+            _add_histogram(of_partition, labels, job.observer.latencies(part.partition))
     yield from (of_job, of_partition)
 
 
 def _add_histogram(
     family: HistogramMetricFamily, labels: list[str], histogram: LatencyHistogram
 ) -> None:
-    *below, n = histogram.cumulative(_EXPONENTS)
-    buckets = [(bound, float(count)) for bound, count in zip(_BOUNDS, [*below, n], strict=True)]
-    buckets.append(("+Inf", float(histogram.n)))
+    *below, n = histogram.cumulative([*_EXPONENTS, 63])
+    buckets = [(bound, float(count)) for bound, count in zip(_BOUNDS, below, strict=True)]
+    buckets.append(("+Inf", float(n)))
     family.add_metric(labels, buckets, sum_value=histogram.total_ns / 1e9)
 
 
@@ -289,6 +295,10 @@ class MetricsServer:
         self.port: int = self._server.server_port
         host = f"[{address}]" if ":" in address else address
         self.url = f"http://{host}:{self.port}/metrics"
+
+    def close_later(self) -> None:
+        """Close from another thread: the garbage collector may call this from the server's own."""
+        threading.Thread(target=self.close, name="millstream-metrics-close", daemon=True).start()
 
     def close(self) -> None:
         """Stop serving. Closing again does nothing."""

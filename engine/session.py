@@ -251,7 +251,7 @@ class Session:
         from millstream.engine.metrics import MetricsServer
 
         server = MetricsServer(self._jobs, address, port)
-        weakref.finalize(self, server.close)
+        weakref.finalize(self, server.close_later).atexit = False
         return server
 
     def _check_function(self, name: str) -> None:

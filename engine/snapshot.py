@@ -186,6 +186,9 @@ class Observer:
             rows_in=intake.rows_taken[name] // max(intake.n_readers[name], 1),
             silent_seconds=max(self._clock() - silent_since, 0.0),
             watermark=_or_none(watermark),
+            watermark_seconds=(
+                None if unit is None or watermark == NO_WATERMARK else watermark * unit
+            ),
             max_time=max_time,
             lag=lag,
             lag_seconds=None if lag is None or unit is None else lag * unit,

@@ -76,6 +76,8 @@ class StreamStats:
         rows_in: Rows that ``push`` has taken.
         silent_seconds: Time since rows were last pushed or, if none were, since the job began.
         watermark: The watermark, or None if there is none yet.
+        watermark_seconds: The same in seconds of Unix time, or None if event times are mere
+            integers.
         max_time: The greatest event time seen, or None.
         lag: By how much the watermark is behind that, or None.
         lag_seconds: The same in seconds, or None if event times are mere integers.
@@ -87,6 +89,7 @@ class StreamStats:
     rows_in: int
     silent_seconds: float
     watermark: int | None
+    watermark_seconds: float | None
     max_time: int | None
     lag: int | None
     lag_seconds: float | None

@@ -14,25 +14,39 @@ from millstream.errors import (
 )
 
 if TYPE_CHECKING:
-    from millstream.engine.config import SessionConfig
+    from millstream.engine.backpressure import BackpressureEvent
+from millstream.engine.config import SessionConfig
+from millstream.engine.diagnose import Diagnosis, Finding
     from millstream.engine.file_sinks import IpcSink, ParquetSink
     from millstream.engine.job import Job
     from millstream.engine.query import Query
     from millstream.engine.session import Session, sql
     from millstream.engine.sinks import CollectSink, Sink
-    from millstream.engine.stats import JobStats, PartitionStats
+    from millstream.engine.stats import (
+    JobStats,
+    LatencyStats,
+    OperatorStats,
+    PartitionStats,
+    SourceStats,
+    StreamStats,
+)
     from millstream.engine.strategies import PartitioningStrategy
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BackpressureEvent",
     "CollectSink",
+    "Diagnosis",
+    "Finding",
     "InternalError",
     "IpcSink",
     "Job",
     "JobFailed",
     "JobStats",
+    "LatencyStats",
     "MillstreamError",
+    "OperatorStats",
     "ParquetSink",
     "PartitionStats",
     "PartitioningStrategy",
@@ -43,7 +57,9 @@ __all__ = [
     "Sink",
     "SinkError",
     "SourceError",
+    "SourceStats",
     "SqlError",
+    "StreamStats",
     "sql",
 ]
 
