@@ -15,21 +15,22 @@ from millstream.errors import (
 
 if TYPE_CHECKING:
     from millstream.engine.backpressure import BackpressureEvent
-from millstream.engine.config import SessionConfig
-from millstream.engine.diagnose import Diagnosis, Finding
+    from millstream.engine.config import SessionConfig
+    from millstream.engine.diagnose import Diagnosis, Finding
     from millstream.engine.file_sinks import IpcSink, ParquetSink
     from millstream.engine.job import Job
+    from millstream.engine.metrics import MetricsServer
     from millstream.engine.query import Query
     from millstream.engine.session import Session, sql
     from millstream.engine.sinks import CollectSink, Sink
     from millstream.engine.stats import (
-    JobStats,
-    LatencyStats,
-    OperatorStats,
-    PartitionStats,
-    SourceStats,
-    StreamStats,
-)
+        JobStats,
+        LatencyStats,
+        OperatorStats,
+        PartitionStats,
+        SourceStats,
+        StreamStats,
+    )
     from millstream.engine.strategies import PartitioningStrategy
 
 __version__ = "0.1.0"
@@ -45,6 +46,7 @@ __all__ = [
     "JobFailed",
     "JobStats",
     "LatencyStats",
+    "MetricsServer",
     "MillstreamError",
     "OperatorStats",
     "ParquetSink",
@@ -66,10 +68,16 @@ __all__ = [
 # The engine takes a while to load, because of its compiler. Who only wants to catch an error or
 # look up a version should not have to wait for it.
 _HOMES = {
+    "BackpressureEvent": "millstream.engine.backpressure",
     "CollectSink": "millstream.engine.sinks",
+    "Diagnosis": "millstream.engine.diagnose",
+    "Finding": "millstream.engine.diagnose",
     "IpcSink": "millstream.engine.file_sinks",
     "Job": "millstream.engine.job",
     "JobStats": "millstream.engine.stats",
+    "LatencyStats": "millstream.engine.stats",
+    "MetricsServer": "millstream.engine.metrics",
+    "OperatorStats": "millstream.engine.stats",
     "ParquetSink": "millstream.engine.file_sinks",
     "PartitionStats": "millstream.engine.stats",
     "PartitioningStrategy": "millstream.engine.strategies",
@@ -77,6 +85,8 @@ _HOMES = {
     "Session": "millstream.engine.session",
     "SessionConfig": "millstream.engine.config",
     "Sink": "millstream.engine.sinks",
+    "SourceStats": "millstream.engine.stats",
+    "StreamStats": "millstream.engine.stats",
     "sql": "millstream.engine.session",
 }
 
