@@ -199,6 +199,9 @@ def _values_equal(one: pa.Array, other: pa.Array) -> Bool:
     type_ = one.type
     if pa.types.is_dictionary(type_):
         return _values_equal(one.cast(type_.value_type), other.cast(type_.value_type))
+    if pa.types.is_float16(type_):
+        # Arrow compares floats of 32 bits and more.
+        return _values_equal(one.cast(pa.float32()), other.cast(pa.float32()))
     if pa.types.is_nested(type_):
         # Arrow has no comparison of nested values; these are the rare outputs of array_agg and the
         # like.
