@@ -42,20 +42,30 @@ class Outcome:
     counts: RowCounts | None
 
 
-def run_whole(query: ms.Query, inputs: Mapping[str, pa.Table], batch_rows: int | None) -> Outcome:
+def run_whole(
+    query: ms.Query,
+    inputs: Mapping[str, pa.Table],
+    batch_rows: int | None,
+    strategy: str | None = None,
+) -> Outcome:
     """Run a query over bounded inputs in one call; without `batch_rows` each input is one batch."""
     longest = max((table.num_rows for table in inputs.values()), default=0)
-    return Outcome(query.run(dict(inputs), batch_rows=batch_rows or max(longest, 1)), None)
+    rows = batch_rows or max(longest, 1)
+    return Outcome(query.run(dict(inputs), batch_rows=rows, strategy=strategy), None)
 
 
-def push_through(query: ms.Query, pieces: Sequence[tuple[str, pa.RecordBatch]]) -> Outcome:
+def push_through(
+    query: ms.Query,
+    pieces: Sequence[tuple[str, pa.RecordBatch]],
+    strategy: str | None = None,
+) -> Outcome:
     """Push batches in order into a job, finish it, and give what its sink received.
 
     Raises:
         AssertionError: If the sink received a batch that has not the query's schema.
     """
     received: list[pa.RecordBatch] = []
-    with query.start(sink=received.append) as job:
+    with query.start(sink=received.append, strategy=strategy) as job:
         for stream, batch in pieces:
             job.push(stream, batch)
     stats = job.stats()

@@ -78,11 +78,11 @@ def check_seed(feature: str, seed: int) -> None:
 
 def _check_in_chosen_way(case: Case, feature: str, seed: int) -> None:
     chooser = SeededChooser(seed, f"way of {feature}")
-    batch_rows, partitions = choose_way(chooser)
+    batch_rows, partitions, strategy = choose_way(chooser)
     if len(case.streams) == 1 and chooser.chance(30):
         run_ragged_case(case, chooser, partitions)
     else:
-        run_case(case, batch_rows, partitions)
+        run_case(case, batch_rows, partitions, strategy)
 
 
 def fewest_rows(case: Case, fails: Callable[[Case], bool]) -> Case:

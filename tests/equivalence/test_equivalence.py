@@ -12,7 +12,7 @@ from tests.equivalence.fuzz import check_seed
 from tests.equivalence.generate import FEATURES, GENERATORS, ONCE_WRONG, UNFINISHED
 from tests.equivalence.oracle import OracleError
 
-N_CASES = 500
+N_CASES = 2000
 N_SEEDS = N_CASES // len(GENERATORS)
 
 XFAIL = pytest.mark.xfail(reason="not finished", strict=True)
@@ -45,8 +45,8 @@ def test_generated_queries_answer_as_datafusion(feature: str) -> None:
 def test_queries_that_hypothesis_finds_answer_as_datafusion(data: st.DataObject) -> None:
     chooser = HypothesisChooser(data)
     case = GENERATORS[chooser.choice(FEATURES)](chooser)
-    batch_rows, partitions = choose_way(chooser)
+    batch_rows, partitions, strategy = choose_way(chooser)
     try:
-        run_case(case, batch_rows, partitions)
+        run_case(case, batch_rows, partitions, strategy)
     except OracleError:
         return
