@@ -269,11 +269,11 @@ def _order_words(array: pa.Array, key: SortKey) -> list[I64]:
     words = _ascending(fixed_values(array))
     if key.descending:
         words = ~words
+    rank, rank_of_null = (1, 0) if key.nulls_first else (0, 1)
     valid: U8 = valid_flags(array)
     if len(valid) == 0:
-        return [np.zeros(len(array), np.int64), words]
-    ranks = valid.astype(np.int64) if key.nulls_first else 1 - valid.astype(np.int64)
-    return [ranks, np.where(valid, words, 0)]
+        return [np.full(len(array), rank, np.int64), words]
+    return [np.where(valid, rank, rank_of_null), np.where(valid, words, 0)]
 
 
 def _ascending(values: npt.NDArray[Any]) -> I64:
