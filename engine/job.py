@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date, datetime
 from functools import partial
 from types import TracebackType
@@ -192,7 +193,16 @@ class Job:
 
     def stats(self) -> JobStats:
         """Return a snapshot of the job's counters; cheap enough to be called often."""
-        return self._runtime.stats()
+        stats = self._runtime.stats()
+        n_waiting = sum(buffer.n_waiting for buffer in self._row_buffers.values())
+        if n_waiting == 0:
+            return stats
+        # Rows that were pushed one by one have been taken, though they are in no batch yet.
+        return replace(
+            stats,
+            rows_in=stats.rows_in + n_waiting,
+            rows_waiting=stats.rows_waiting + n_waiting,
+        )
 
     def diagnose(self) -> Diagnosis:
         """Say in words why nothing comes out, or what holds results back; prints as sentences."""

@@ -110,6 +110,11 @@ class RowBuffer:
             raise self._error
         return True
 
+    @property
+    def n_waiting(self) -> int:
+        """Rows that were added and not delivered yet."""
+        return len(self._rows)
+
     def close(self) -> None:
         """End the thread. Rows that still wait are dropped; flush before."""
         with self._changed:
@@ -220,11 +225,23 @@ def _fits(type_: pa.DataType) -> _Check | None:
         # Greater integers could be rounded on the way.
         return lambda value: type(value) is float or (type(value) is int and abs(value) <= 1 << 53)
     if pa.types.is_string(type_) or pa.types.is_large_string(type_):
-        return lambda value: type(value) is str
+        return _is_text
     if pa.types.is_binary(type_) or pa.types.is_large_binary(type_):
         return lambda value: type(value) is bytes
     if pa.types.is_boolean(type_):
         return lambda value: type(value) is bool
-    if type_ == pa.timestamp("us") or type_ == pa.timestamp("ns"):
+    if type_ == pa.timestamp("us"):
         return lambda value: type(value) is datetime and value.tzinfo is None
+    if type_ == pa.timestamp("ns"):
+        # In 64 bits nanoseconds reach from the year 1677 to the year 2262.
+        return lambda value: (
+            type(value) is datetime and value.tzinfo is None and 1678 <= value.year <= 2261
+        )
     return None
+
+
+def _is_text(value: Any) -> bool:
+    """Say whether a value is text that UTF-8 can hold, which half of a surrogate pair is not."""
+    if type(value) is not str:
+        return False
+    return value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value)
