@@ -8,6 +8,9 @@ from collections.abc import Callable
 
 __all__ = ["InFlight"]
 
+# An interrupt from the keyboard that comes just before a wait begins is seen when it ends.
+_WAIT_SECONDS_MAX = 0.5
+
 
 class InFlight:
     """Counts rows and bytes under way, and blocks who would exceed the limits.
@@ -175,10 +178,10 @@ class InFlight:
         self._n_waiters += 1
         try:
             while not is_met() and not self._is_closed:
-                remaining = None if deadline is None else deadline - time.monotonic()
-                if remaining is not None and remaining <= 0:
+                remaining = _WAIT_SECONDS_MAX if deadline is None else deadline - time.monotonic()
+                if remaining <= 0:
                     return False
-                self._changed.wait(remaining)
+                self._changed.wait(min(remaining, _WAIT_SECONDS_MAX))
             return True
         finally:
             self._n_waiters -= 1
