@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 import pyarrow as pa
@@ -12,6 +13,9 @@ from millstream.errors import JobFailed
 from millstream.planner.nodes import Node, Source, Transform
 
 __all__ = ["describe_failure"]
+
+# Everybody waits for the error while the row is looked for.
+_SEARCH_SECONDS_MAX = 0.3
 
 
 def describe_failure(
@@ -57,15 +61,22 @@ def _first_bad_row(
     tables: Mapping[str, pa.Table],
     functions: Mapping[str, object],
 ) -> int | None:
-    """Return the first row that makes a transform at the source side fail, or None if none does."""
+    """Return the first row that makes a transform at the source side fail.
+
+    Returns:
+        None if no row does on its own, or if it would take too long to find out which.
+    """
     bad_rows = []
     for source, transforms in _source_chains(root):
         if source.stream != stream:
             continue
         rows = batch.select(source.schema.names)
-        runners = [TransformRunner(node, tables, functions) for node in transforms]
-        if _fails(runners, rows):
-            bad_rows.append(_bisect(runners, rows))
+        probe = _Probe([TransformRunner(node, tables, functions) for node in transforms])
+        try:
+            if probe.fails(rows):
+                bad_rows.append(_bisect(probe, rows))
+        except _TooSlowError:
+            return None
     return min(bad_rows, default=None)
 
 
@@ -83,12 +94,38 @@ def _source_chains(root: Node) -> list[tuple[Source, list[Transform]]]:
     return chains
 
 
-def _bisect(runners: list[TransformRunner], rows: pa.RecordBatch) -> int:
+class _TooSlowError(Exception):
+    """The search would keep the job from failing in time."""
+
+
+class _Probe:
+    """Runs transforms on parts of a batch, as long as there is time."""
+
+    def __init__(self, runners: list[TransformRunner]) -> None:
+        self._runners = runners
+        self._started_at = time.monotonic()
+        self._longest = 0.0
+
+    def fails(self, rows: pa.RecordBatch) -> bool:
+        """Say whether the transforms fail on some rows.
+
+        Raises:
+            _TooSlowError: To find out may take longer than is left.
+        """
+        began_at = time.monotonic()
+        if began_at + self._longest - self._started_at > _SEARCH_SECONDS_MAX:
+            raise _TooSlowError
+        fails = _fails(self._runners, rows)
+        self._longest = max(self._longest, time.monotonic() - began_at)
+        return fails
+
+
+def _bisect(probe: _Probe, rows: pa.RecordBatch) -> int:
     """Return the length of the longest prefix that works: the index of the first bad row."""
     works, fails = 0, rows.num_rows
     while fails - works > 1:
         middle = (works + fails) // 2
-        if _fails(runners, rows.slice(0, middle)):
+        if probe.fails(rows.slice(0, middle)):
             fails = middle
         else:
             works = middle

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import random
 import signal
 import threading
 import time
+from functools import partial
 
 import pyarrow as pa
 import pytest
@@ -114,6 +116,11 @@ def filled(job, number=0):
         number += 1
         assert number < 10_000, "nothing holds back the source"
     return number
+
+
+def push_until_it_raises(job, n_rows=100):
+    for number in itertools.count():
+        job.push("t", rows(number, n_rows), timeout=TIMEOUT_SECONDS)
 
 
 # States
@@ -238,7 +245,7 @@ def test_events_of_all_threads_arrive_in_order():
 
     for joined in [in_thread(push_and_pull) for _ in range(3)]:
         assert joined() is None
-    for before, after in zip(watched.events, watched.events[1:], strict=False):
+    for before, after in itertools.pairwise(watched.events):
         assert before.new_state == after.old_state
 
 
@@ -504,7 +511,7 @@ def test_a_listener_is_told_as_the_queue_fills_and_drains(gate):
     gate.opened.set()
     job.finish()
     assert events[-1].new_state == "healthy"
-    for before, after in zip(events, events[1:], strict=False):
+    for before, after in itertools.pairwise(events):
         assert before.new_state == after.old_state
 
 
@@ -532,8 +539,7 @@ def test_a_listener_that_raises_fails_the_job(gate):
     job = session(1, inbox_rows_max=1_000).sql(PASS).start(gate, on_backpressure=listener)
     gate.opened.set()
     with pytest.raises(ms.JobFailed, match="boom") as failure:
-        for _ in range(1_000):
-            job.push("t", rows(0, 900), timeout=TIMEOUT_SECONDS)
+        push_until_it_raises(job, 900)
     assert failure.value.partition == 0
     until_ended(threads_of(job))
 
@@ -648,13 +654,11 @@ def run_with_fault(seed):
                     return
                 job.push("t", rows(number), timeout=TIMEOUT_SECONDS)
 
+    joined = in_thread(partial(push_all, job))
     if place == "cancel":
-        joined = in_thread(lambda: push_all(job))
         chance.choice([job.stats, job.diagnose, gc.collect])()
         job.cancel()
-    else:
-        joined = in_thread(lambda job=job: push_all(job))
-    del job
+    job = None
     outcome = joined()
     until_ended(threads)
     return place, outcome
@@ -692,13 +696,7 @@ def test_a_fault_in_one_partition_ends_all_within_a_second(place):
     sinks = [poisoned if place == "write" else lambda batch: None, lambda batch: None]
     job = made.sql(FAULTY[0]).start(sinks=sinks)
 
-    def push_for_ever():
-        number = 0
-        while True:
-            job.push("t", rows(number))
-            number += 1
-
-    joined = in_thread(push_for_ever)
+    joined = in_thread(lambda: push_until_it_raises(job))
     if place == "write":
         assert entered.wait(TIMEOUT_SECONDS)
     started = time.monotonic()
@@ -707,6 +705,30 @@ def test_a_fault_in_one_partition_ends_all_within_a_second(place):
     until_ended(threads_of(job))
     assert time.monotonic() - started < 1.0
     assert isinstance(error, ms.JobFailed)
+
+
+def test_a_job_does_not_take_long_to_fail_though_its_function_is_slow():
+    """To find the row on which it fails would take many more calls of the function."""
+    started = []
+
+    def slow(values):
+        if not started:
+            started.append(time.monotonic())
+        until = time.monotonic() + 0.2
+        while time.monotonic() < until:
+            pass
+        raise Fault("put in on purpose")
+
+    made = session()
+    made.register_udf("slow", slow, [pa.int64()], pa.int64())
+    job = made.sql("SELECT slow(k) AS k FROM t").start(lambda batch: None)
+    job.push("t", rows(0))
+    until_ended(threads_of(job))
+    assert time.monotonic() - started[0] < 1.0
+    with pytest.raises(ms.JobFailed, match="on purpose") as failure:
+        job.finish()
+    assert failure.value.batch_number == 0
+    assert failure.value.row is None
 
 
 def test_an_interrupted_push_ends_the_job(gate):
@@ -720,8 +742,7 @@ def test_an_interrupted_push_ends_the_job(gate):
 
     joined = in_thread(interrupt_who_waits)
     with pytest.raises(KeyboardInterrupt), job:
-        for number in range(10):
-            job.push("t", rows(number))
+        push_until_it_raises(job)
     assert joined() is None
     assert job.stats().state == "cancelled"
     gate.opened.set()
