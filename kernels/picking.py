@@ -8,10 +8,42 @@ from __future__ import annotations
 
 from millstream.kernels.compile import I32, I64, U8, U32, inlined_kernel, kernel
 
-__all__ = ["NO_ROW", "pick_by_text", "pick_by_words"]
+__all__ = ["NO_ROW", "pick_by_arrival", "pick_by_text", "pick_by_words"]
 
 NO_ROW = -1
 """In ``winners``: no row of the batch has been picked for the group."""
+
+
+@kernel
+def pick_by_arrival(
+    valid: U8, group_ids: U32, takes_last: bool, seen: U8, winners: I64, changed: U32
+) -> int:
+    """Find for each group the first row ever or the last row of a batch.
+
+    Args:
+        valid: uint8[n_rows], 0 for rows to leave out; or empty if there are none.
+        group_ids: uint32[n_rows]. Unchecked.
+        takes_last: Whether the last row of each group is picked, else the first of each group that
+            has no pick yet.
+        seen: uint8[capacity], whether a group has a pick, updated.
+        winners: int64[capacity], ``NO_ROW`` everywhere; out: the picked row of changed groups.
+        changed: uint32[n_rows], out: the groups that have a new pick.
+
+    Returns:
+        How many groups have changed.
+    """
+    has_nulls = valid.shape[0] > 0
+    n_changed = 0
+    for row in range(group_ids.shape[0]):
+        group = group_ids[row]
+        if (has_nulls and valid[row] == 0) or (seen[group] and not takes_last):
+            continue
+        seen[group] = 1
+        if winners[group] == NO_ROW:
+            changed[n_changed] = group
+            n_changed += 1
+        winners[group] = row
+    return n_changed
 
 
 @kernel

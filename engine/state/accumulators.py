@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import pyarrow as pa
 
+from millstream.engine.columns import plain
 from millstream.engine.state.state_columns import Arrivals, StateColumn, StateSpec
 from millstream.engine.state.words import Words, WordSpec
 from millstream.kernels.compile import U32
@@ -22,10 +23,19 @@ def values_of(
     specs: Sequence[AccumulatorSpec], batch: pa.RecordBatch, arrivals: Arrivals
 ) -> list[pa.Array | None]:
     """Return what each accumulator takes of a batch of rows; None stands for the rows."""
-    return [
-        spec.values(batch) if isinstance(spec, WordSpec) else spec.values(batch, arrivals)
-        for spec in specs
-    ]
+    columns: dict[str, pa.Array] = {}
+    values: list[pa.Array | None] = []
+    for spec in specs:
+        if isinstance(spec, StateSpec):
+            values.append(spec.values(batch, arrivals))
+        elif spec.column is None:
+            values.append(None)
+        else:
+            column = columns.get(spec.column)
+            if column is None:
+                column = columns[spec.column] = plain(batch.column(spec.column))
+            values.append(spec.values(column))
+    return values
 
 
 class Accumulators:
@@ -77,6 +87,8 @@ class Accumulators:
                 is in ``targets``.
             targets: uint32[n], per source the group that takes its state, which has one already.
         """
+        if len(sources) == 0:
+            return
         if self._word_places:
             self._words.merge(self._words.take(sources), targets)
         for column in self._columns.values():

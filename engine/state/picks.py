@@ -22,12 +22,14 @@ from millstream.engine.state.state_columns import (
     valid_flags,
 )
 from millstream.kernels.compile import I64, U8, U32
-from millstream.kernels.picking import NO_ROW, pick_by_text, pick_by_words
+from millstream.kernels.picking import NO_ROW, pick_by_arrival, pick_by_text, pick_by_words
 from millstream.planner.nodes import SortKey
 
 __all__ = ["PickSpec", "TextExtremeSpec", "picked_values"]
 
 _VALUE, _ORDER = "value", "order"
+# Each term of an ORDER BY has two words as well.
+_ARRIVAL_WORDS = 2
 # Texts that groups held before are kept until there are this many of them and more than groups.
 _GARBAGE_MIN = 4096
 
@@ -63,11 +65,6 @@ class PickSpec(StateSpec):
 
     def make(self) -> StateColumn:
         return _Picks(self)
-
-    @property
-    def n_words(self) -> int:
-        """Words of an order."""
-        return 2 * len(self.order_by) + 2
 
     def _left_out(self, batch: pa.RecordBatch, values: pa.Array) -> pa.Array | None:
         left_out = None
@@ -149,21 +146,44 @@ class _Values:
 
 class _Picks(StateColumn):
     def __init__(self, spec: PickSpec) -> None:
-        self._n_words = spec.n_words
+        self._is_ordered = bool(spec.order_by)
         self._takes_last = spec.takes_last
         self._values = _Values(spec.value_type)
-        self._bests = np.zeros((0, spec.n_words), np.int64)
+        self._bests = np.zeros((0, 2 * len(spec.order_by) + _ARRIVAL_WORDS), np.int64)
         self._seen = np.zeros(0, np.uint8)
         self._winners = np.zeros(0, np.int64)
 
     def add(self, values: pa.Array, group_ids: U32) -> None:
-        orders = np.empty((self._n_words, len(values)), np.int64)
-        for index, words in enumerate(orders):
-            words[:] = fixed_values(values.field(f"{_ORDER}{index}"))
+        if self._is_ordered:
+            self.merge(values, group_ids)
+            return
+        # Rows come in after all that have been added before.
         changed = np.empty(len(values), np.uint32)
+        n_changed = pick_by_arrival(
+            valid_flags(values),
+            read_only(group_ids),
+            self._takes_last,
+            self._seen,
+            self._winners,
+            changed,
+        )
+        if n_changed > 0:
+            changed = changed[:n_changed]
+            rows = _taken(self._winners, changed)
+            for index in range(self._bests.shape[1]):
+                words = fixed_values(values.field(f"{_ORDER}{index}"))
+                self._bests[changed, index] = words[fixed_values(rows)]
+            self._values.put(picked_values(values).take(rows), changed)
+
+    def merge(self, states: pa.Array, group_ids: U32) -> None:
+        n_words = self._bests.shape[1]
+        orders = np.empty((n_words, len(states)), np.int64)
+        for index, words in enumerate(orders):
+            words[:] = fixed_values(states.field(f"{_ORDER}{index}"))
+        changed = np.empty(len(states), np.uint32)
         n_changed = pick_by_words(
             read_only(orders),
-            valid_flags(values),
+            valid_flags(states),
             read_only(group_ids),
             self._takes_last,
             self._bests,
@@ -174,10 +194,7 @@ class _Picks(StateColumn):
         if n_changed > 0:
             changed = changed[:n_changed]
             rows = _taken(self._winners, changed)
-            self._values.put(picked_values(values).take(rows), changed)
-
-    def merge(self, states: pa.Array, group_ids: U32) -> None:
-        self.add(states, group_ids)
+            self._values.put(picked_values(states).take(rows), changed)
 
     def take(self, group_ids: U32 | slice) -> pa.Array:
         seen = self._seen[group_ids]

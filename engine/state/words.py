@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from millstream.engine.columns import array_from_buffers, fixed_values, plain
+from millstream.engine.columns import array_from_buffers, fixed_values
 from millstream.engine.state.state_columns import resized, valid_flags
 from millstream.kernels.aggregation import (
     IDENTITY,
@@ -18,7 +18,7 @@ from millstream.kernels.aggregation import (
     ValueKind,
     accumulate,
 )
-from millstream.kernels.compile import I64, U8, U32
+from millstream.kernels.compile import I64, U32
 
 __all__ = ["WordSpec", "Words"]
 
@@ -37,6 +37,7 @@ _KINDS: dict[pa.DataType, ValueKind] = {
     pa.time32("s"): ValueKind.I32,
     pa.time32("ms"): ValueKind.I32,
 }
+_PLACE = slice(Field.VALUES, Field.STATE)
 _STATE_TYPES = {
     np.dtype(np.int64): pa.int64(),
     np.dtype(np.uint64): pa.uint64(),
@@ -71,11 +72,8 @@ class WordSpec:
         """Whether a group without a value is NULL: all are but counts."""
         return self.opcode != Opcode.COUNT
 
-    def values(self, batch: pa.RecordBatch) -> pa.Array | None:
-        """Return what the accumulator takes of the rows of a batch; None stands for the rows."""
-        if self.column is None:
-            return None
-        array = plain(batch.column(self.column))
+    def values(self, array: pa.Array) -> pa.Array:
+        """Return the values of the column, without encodings, as the accumulator takes them."""
         if pa.types.is_null(array.type):
             # The null type has no bitmap of its own.
             return array.cast(pa.int8())
@@ -100,9 +98,13 @@ class Words:
         for step, spec in zip(self._program, specs, strict=True):
             step[Field.OPCODE] = spec.merge_opcode if merges else spec.opcode
         self._values = [np.zeros(0, STATE_DTYPE[spec.opcode]) for spec in specs]
-        self._seen: list[U8 | None] = [
-            np.zeros(0, np.uint8) if spec.can_be_null else None for spec in specs
-        ]
+        # Accumulators over one column have seen the same values: the first of them takes note.
+        first_steps: dict[str, int] = {}
+        for index, spec in enumerate(specs):
+            if spec.column is not None and spec.can_be_null:
+                first_steps.setdefault(spec.column, index)
+        self._first_steps = first_steps
+        self._seen = {column: np.zeros(0, np.uint8) for column in first_steps}
 
     def update(self, arrays: Sequence[pa.Array | None], group_ids: U32) -> None:
         """Add one value per row to each accumulator.
@@ -121,11 +123,14 @@ class Words:
 
     def take(self, group_ids: U32 | slice) -> list[pa.Array]:
         """Return the states of some groups; a slice is not copied."""
+        seen = {column: flags[group_ids] for column, flags in self._seen.items()}
         return [
             array_from_buffers(
-                values[group_ids], spec.state_type, None if seen is None else seen[group_ids]
+                values[group_ids],
+                spec.state_type,
+                seen[spec.column] if spec.column is not None and spec.can_be_null else None,
             )
-            for spec, values, seen in zip(self._specs, self._values, self._seen, strict=True)
+            for spec, values in zip(self._specs, self._values, strict=True)
         ]
 
     def reallocate(self, capacity: int, kept: U32 | slice) -> None:
@@ -134,42 +139,39 @@ class Words:
             resized(values, capacity, kept, IDENTITY[spec.opcode])
             for spec, values in zip(self._specs, self._values, strict=True)
         ]
-        self._seen = [
-            None if seen is None else resized(seen, capacity, kept) for seen in self._seen
-        ]
-        for step, values, seen in zip(self._program, self._values, self._seen, strict=True):
+        for step, values in zip(self._program, self._values, strict=True):
             step[Field.STATE] = values.ctypes.data
-            step[Field.SEEN] = 0 if seen is None else seen.ctypes.data
+        for column, flags in self._seen.items():
+            self._seen[column] = resized(flags, capacity, kept)
+            self._program[self._first_steps[column], Field.SEEN] = self._seen[column].ctypes.data
 
     @property
     def state_bytes(self) -> int:
         """Bytes of all arrays."""
-        flags = sum(seen.nbytes for seen in self._seen if seen is not None)
+        flags = sum(seen.nbytes for seen in self._seen.values())
         return flags + sum(values.nbytes for values in self._values)
 
     @staticmethod
     def _run(program: I64, arrays: Sequence[pa.Array | None], group_ids: U32) -> None:
+        # Several accumulators often take one array.
+        places = {id(array): _place_of(array) for array in arrays}
         for step, array in zip(program, arrays, strict=True):
-            _point_at(step, array)
+            step[_PLACE] = places[id(array)]
         accumulate(program, group_ids, 0, len(group_ids))
 
 
-def _point_at(step: I64, array: pa.Array | None) -> None:
-    """Enter the addresses of an array, which has to outlive the step."""
-    if array is None or len(array) == 0:
-        step[Field.VALUES] = step[Field.VALIDITY] = 0
-        return
+def _place_of(array: pa.Array | None) -> tuple[int, int, int, int]:
+    """Return where an array lies, which has to stay there: the fields of ``_PLACE``."""
+    if array is None:
+        return 0, 0, 0, 0
     validity, values = array.buffers()[:2]
     offset = array.offset
-    step[Field.VALIDITY] = validity.address if array.null_count > 0 else 0
-    step[Field.VALIDITY_OFFSET] = offset
+    validity_at = validity.address if array.null_count > 0 else 0
     kind = _value_kind(array.type)
     if kind is None:
         # Only COUNT takes such a column, and looks at validity alone; without NULLs it counts rows.
-        step[Field.VALUES] = 0
-        return
-    step[Field.VALUE_KIND] = kind
-    step[Field.VALUES] = values.address + offset * (array.type.bit_width // 8)
+        return 0, 0, validity_at, offset
+    return values.address + offset * (array.type.bit_width // 8), kind, validity_at, offset
 
 
 def _value_kind(type_: pa.DataType) -> ValueKind | None:

@@ -11,7 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millstream.kernels.picking import NO_ROW, pick_by_text, pick_by_words
+from millstream.kernels.picking import (
+    NO_ROW,
+    pick_by_arrival,
+    pick_by_text,
+    pick_by_words,
+)
 
 N_GROUPS = 4
 ORDERS = st.sampled_from([-(2**63), -1, 0, 3, 2**63 - 1])
@@ -75,6 +80,35 @@ def test_picks_are_the_ends_of_the_order(takes_last: bool, drawn: Any, cut: int)
         assert picked.get(group) == (in_order[-1 if takes_last else 0] if rows else None)
         if rows:
             assert bests[group].tolist() == orders[:, picked[group]].tolist()
+
+
+@st.composite
+def rows_of_groups(draw: st.DrawFn) -> Any:
+    return group_ids_of(draw, draw(st.integers(0, 30)))
+
+
+@pytest.mark.parametrize("takes_last", [False, True])
+@given(rows_of_groups(), st.lists(st.booleans(), min_size=N_GROUPS, max_size=N_GROUPS))
+def test_arrival_picks_the_first_row_ever_or_the_last(
+    takes_last: bool, drawn: Any, seen_before: list[bool]
+) -> None:
+    group_ids, valid = drawn
+    seen = np.array(seen_before, np.uint8)
+    winners = np.full(N_GROUPS, NO_ROW, np.int64)
+    changed = np.empty(len(group_ids), np.uint32)
+    n_changed = pick_by_arrival(
+        frozen(valid), frozen(group_ids), takes_last, seen, winners, changed
+    )
+    assert sorted(changed[:n_changed]) == np.flatnonzero(winners != NO_ROW).tolist()
+    for group in range(N_GROUPS):
+        rows = [
+            row
+            for row in range(len(group_ids))
+            if group_ids[row] == group and (len(valid) == 0 or valid[row])
+        ]
+        is_open = bool(rows) and (takes_last or not seen_before[group])
+        assert winners[group] == (rows[-1 if takes_last else 0] if is_open else NO_ROW)
+        assert seen[group] == (seen_before[group] or bool(rows))
 
 
 @st.composite
