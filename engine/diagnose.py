@@ -21,7 +21,7 @@ __all__ = ["Diagnosis", "Finding", "diagnose"]
 # A sink or an operator that takes longer than this for one message is worth a word.
 _SLOW_SECONDS = 1.0
 # How long to wait for what partitions that are at work have to say.
-_ANSWER_SECONDS = 0.2
+_ANSWER_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class _Case:
         self._stats: JobStats = runtime.stats()
         self._streams: Mapping[str, StreamDefinition] = runtime.streams
         self._plan = list(walk(runtime.root))
-        self._held_back = _held_back(runtime) if self._stats.state == "running" else []
+        self._held_back = _held_back(runtime, self._stats)
         self._error = runtime.error
 
     def findings(self) -> Iterator[Finding]:
@@ -200,10 +200,14 @@ def _why(stream: StreamStats, type_: pa.DataType) -> str:
     waited_for = [source for source in stream.sources if not source.is_idle]
     idle = len(stream.sources) - len(waited_for)
     if len(stream.sources) < 2 or not waited_for:
-        behind = "" if not stream.lag else f", {stream.lag} behind the latest row by design"
-        return "" if stream.watermark is None else behind
+        return _lag(stream)
     slowest = min(waited_for, key=_progress)
-    left_out = "" if idle == 0 else f"; {idle} idle source partitions are not waited for"
+    left_out = ""
+    if idle > 0:
+        left_out = (
+            f"; {'1 idle source partition is' if idle == 1 else f'{idle} idle source partitions are'}"
+            " not waited for"
+        )
     if slowest.max_time is None:
         return (
             f" because source partition {slowest.source_partition} has brought no rows for"
@@ -216,13 +220,23 @@ def _why(stream: StreamStats, type_: pa.DataType) -> str:
     )
 
 
+def _lag(stream: StreamStats) -> str:
+    if not stream.lag:
+        return ""
+    lag = str(stream.lag) if stream.lag_seconds is None else _seconds(stream.lag_seconds)
+    return f", {lag} behind the latest row"
+
+
 def _progress(source: SourceStats) -> tuple[bool, int]:
     return (source.max_time is not None, source.max_time or 0)
 
 
-def _held_back(runtime: Runtime) -> list[HeldBack]:
-    """Ask all partitions what waits for the watermark; those that are at work are left out."""
-    answers = runtime.ask(_what_is_held_back, _ANSWER_SECONDS)
+def _held_back(runtime: Runtime, stats: JobStats) -> list[HeldBack]:
+    """Ask all partitions what waits for the watermark, unless they are not going to answer soon."""
+    if stats.state != "running":
+        return []
+    free = [part.partition for part in stats.partitions if part.busy_for_seconds < _SLOW_SECONDS]
+    answers = runtime.ask(_what_is_held_back, free, _ANSWER_SECONDS)
     return [held for answer in answers for held in answer]
 
 

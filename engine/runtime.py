@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Literal, TypeAlias, TypeVar
@@ -259,21 +259,28 @@ class Runtime:
         """Why the job failed, or None if it has not."""
         return self._error
 
-    def ask(self, ask: Callable[[Sequence[Operator]], T], timeout_seconds: float) -> list[T]:
-        """Ask the operators of all partitions something.
+    def ask(
+        self,
+        ask: Callable[[Sequence[Operator]], T],
+        partitions: Iterable[int],
+        timeout_seconds: float,
+    ) -> list[T]:
+        """Ask the operators of some partitions something.
 
         Args:
             ask: Is given the operators of a partition, by its thread.
+            partitions: Whom to ask.
             timeout_seconds: How long to wait for partitions that are at work.
 
         Returns:
             The answers that came in time.
         """
         answers: SimpleQueue[T] = SimpleQueue()
-        for partition in self._partitions:
+        asked = [self._partitions[index] for index in partitions]
+        for partition in asked:
             partition.ask(ask, answers)
         deadline, found = Deadline(timeout_seconds), []
-        for _ in self._partitions:
+        for _ in asked:
             try:
                 found.append(answers.get(timeout=deadline.remaining()))
             except Empty:
