@@ -192,7 +192,7 @@ class Aggregates:
         """
         self._check_nesting(parts)
         order: tuple[SortKey, ...] = ()
-        if parts.function in FOLDING_FUNCTIONS and not parts.order:
+        if parts.function in FOLDING_FUNCTIONS and not parts.order and not self._is_own(parts):
             sql, arguments = self._plain_call(parts)
             kernel_arguments = arguments
         else:
@@ -212,6 +212,10 @@ class Aggregates:
             SqlError: DataFusion refuses a call.
         """
         return tuple(self._typed(call, schema) for call in self._calls)
+
+    def _is_own(self, parts: CallParts) -> bool:
+        """Whether the function is the user's, which may have the name of another one."""
+        return parts.function in self.context.catalog.functions
 
     def _check_nesting(self, parts: CallParts) -> None:
         inside = (*parts.arguments, *parts.order, *([parts.filter] if parts.filter else []))
@@ -302,7 +306,7 @@ class Aggregates:
         is_picked = call.function in PICKING_FUNCTIONS
         values = call.kernel_arguments[:1] if is_picked else call.arguments
         reason = no_kernel(
-            call.function,
+            f"the user's {parts.function}" if self._is_own(parts) else call.function,
             [schema.field(column).type for column in values],
             [schema.field(key.column).type for key in call.order],
             distinct=call.distinct,

@@ -90,6 +90,7 @@ def _count(plan: AccumulatorPlan, call: AggregateCall) -> Finish:
 
 
 def _sum(plan: AccumulatorPlan, call: AggregateCall) -> Finish:
+    """Add up values; integers that overflow wrap around in silence, because DataFusion's do."""
     index = _need_sum(plan, call.arguments[0])
     return lambda states: _as_type(states[index], call.result_type)
 

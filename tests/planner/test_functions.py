@@ -54,5 +54,17 @@ def test_an_aggregate_function_groups_and_is_buffered(extended):
     assert call.result_type == pa.int64()
 
 
+def test_a_function_of_the_user_goes_before_one_with_a_kernel(catalog):
+    for name in ("max", "first_value"):
+        catalog.functions[name] = udaf(
+            Longest, pa.string(), pa.int64(), [pa.int64()], "volatile", name
+        )
+        root = plan_query(f"SELECT {name}(symbol) AS l FROM trades EMIT FINAL", catalog).root
+        assert isinstance(root.input, Aggregate)
+        (call,) = root.input.calls
+        assert (call.path, call.result_type) == ("buffered", pa.int64())
+        assert call.reason == f"the user's {name} has no kernel"
+
+
 def test_a_function_that_is_not_registered_is_unknown(refusal):
     assert refusal("SELECT ^half(price) FROM trades").reason == "unknown function 'half'"
