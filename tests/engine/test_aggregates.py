@@ -422,3 +422,35 @@ def test_text_is_kept_only_while_a_group_has_it() -> None:
         for batch in table.to_batches(max_chunksize=batch_rows):
             job.push("t", batch)
     assert job.stats().partitions[0].state_bytes < 1_000_000
+
+
+def test_groups_of_single_rows_are_handed_on_and_merged() -> None:
+    # With about as many groups as rows, nothing is added up before the exchange.
+    n_rows, n_keys = 100_000, 60_000
+    random = np.random.default_rng(7)
+    numbers = random.integers(-1000, 1000, n_rows)
+    table = pa.table(
+        {
+            "k": np.arange(n_rows) % n_keys,
+            "ts": np.arange(n_rows) // (n_rows // 2) * SIZE,
+            "x": pa.array(numbers, mask=numbers > 900),
+            "y": random.integers(0, 9, n_rows),
+            "d": pa.array(numbers).cast(pa.decimal128(19, 0)),
+            "s": [f"text {number}" for number in numbers],
+        }
+    )
+    calls = [
+        *("count(*)", "sum(x)", "avg(x)", "min(x)", "max(x)", "bit_xor(x)", "var_pop(x)"),
+        *("covar_samp(x, y)", "sum(d)", "avg(d)", "first_value(x)", "last_value(s)"),
+        *("last_value(d ORDER BY y, ts)", "min(s)", "any_value(x)"),
+    ]
+    columns = ", ".join(f"{call} AS c{index}" for index, call in enumerate(calls))
+    session = ms.Session(partitions=2)
+    session.create_stream("t", table.schema, event_time="ts")
+    for window, by in (("", ""), (f"WINDOW TUMBLING(ts, {SIZE})", ", ts")):
+        query = session.sql(f"SELECT k, {columns} FROM t GROUP BY k {window} EMIT FINAL")
+        got = query.run({"t": table}, batch_rows=10_000)
+        expected = run_datafusion(f"SELECT k, {columns} FROM t GROUP BY k{by}", {"t": table})
+        keys = [("k", "ascending"), ("c12", "ascending"), ("c1", "ascending")]
+        problem = difference(got.sort_by(keys), expected.sort_by(keys), ordered=True)
+        assert problem is None, problem
