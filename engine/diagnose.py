@@ -202,12 +202,7 @@ def _why(stream: StreamStats, type_: pa.DataType) -> str:
     if len(stream.sources) < 2 or not waited_for:
         return _lag(stream)
     slowest = min(waited_for, key=_progress)
-    left_out = ""
-    if idle > 0:
-        left_out = (
-            f"; {'1 idle source partition is' if idle == 1 else f'{idle} idle source partitions are'}"
-            " not waited for"
-        )
+    left_out = "" if idle == 0 else f"; idle and not waited for: {idle} of {len(stream.sources)}"
     if slowest.max_time is None:
         return (
             f" because source partition {slowest.source_partition} has brought no rows for"

@@ -105,7 +105,7 @@ def test_idle_source_partitions_are_named_as_such(clock):
         settle(job)
         (text,) = [f.text for f in job.diagnose().findings if f.kind == "watermark"]
         assert "because source partition 0 is the furthest behind" in text
-        assert text.endswith("; 1 idle source partition is not waited for.")
+        assert text.endswith("; idle and not waited for: 1 of 3.")
 
 
 def test_a_window_closes_where_lateness_is_allowed_for_when_it_ends(clock):
