@@ -16,6 +16,7 @@ __all__ = ["SUITE", "cases", "market_data", "orders"]
 _MINUTE_MS = 60_000
 _FIRST_TRADE_MS = 1_700_000_000
 _BATCH_ROWS = 65_536
+_BUFFER_CASE = "1 over, as a buffer"
 
 _FILTER_SQL = (
     "SELECT order_id, customer_id, order_date, total_amount FROM orders WHERE total_amount > 100"
@@ -142,7 +143,7 @@ def cases() -> list[Case]:
             Case(
                 name=name,
                 rows=2_000_000,
-                rows_quick=200_000,
+                rows_quick=100_000,
                 generate=_over_market,
                 streams=by_timestamp,
                 sql=sql,
@@ -150,7 +151,7 @@ def cases() -> list[Case]:
                 expected=duckdb_answer(over_sql),
                 contenders=_contenders(over_sql),
             )
-            for name, sql in (("1 over", _OVER_SQL), ("1 over, as a buffer", _BUFFER_SQL))
+            for name, sql in (("1 over", _OVER_SQL), (_BUFFER_CASE, _BUFFER_SQL))
         ),
         Case(
             name="2 group by",
@@ -167,7 +168,7 @@ def cases() -> list[Case]:
             Case(
                 name=name,
                 rows=rows,
-                rows_quick=200_000,
+                rows_quick=100_000,
                 generate=_minutes_market,
                 streams=timed,
                 sql=sql,
@@ -183,12 +184,16 @@ def cases() -> list[Case]:
     ]
 
 
+def _is_quick_one(measurement: Measurement) -> bool:
+    # The other spelling of scenario 1 has the same rivals.
+    is_repeated = measurement.case == _BUFFER_CASE and measurement.role == "rival"
+    return not is_repeated and measurement.contender != Millstream(1, 8192).name
+
+
 @cache
 def _measurements(is_quick: bool) -> Sequence[Measurement]:
     measurements = [found for case in cases() for found in case.measurements()]
-    if is_quick:
-        return [found for found in measurements if found.contender != Millstream(1, 8192).name]
-    return measurements
+    return [found for found in measurements if not is_quick or _is_quick_one(found)]
 
 
 SUITE = Suite(
