@@ -19,14 +19,15 @@ from millstream.engine.runtime import Runtime
 from millstream.engine.side_outputs import side_sinks
 from millstream.engine.sinks import AnySink, Sink, as_sinks
 from millstream.engine.strategies import PartitioningStrategy, QueryNeeds, make_strategy
-from millstream.errors import SourceError
+from millstream.errors import SourceError, SqlError
 from millstream.planner import Placement, distribute, explain
 from millstream.planner.catalog import QueryPlan, StreamDefinition
 from millstream.planner.nodes import Exchange
 
-__all__ = ["Query"]
+__all__ = ["Explanation", "Query"]
 
 _SESSION_BATCH_ROWS = -1
+_EXPLANATION_SCHEMA = pa.schema([pa.field("plan", pa.string(), nullable=False)])
 # Rows pushed one by one that make a micro-batch at most where the session sets no limit.
 _ROWS_GATHERED_MAX = 65_536
 
@@ -217,6 +218,40 @@ class Query:
             batch_rows_max=self._config.batch_rows or _ROWS_GATHERED_MAX,
             linger_seconds=self._config.linger_seconds,
         )
+
+
+class Explanation(Query):
+    """A query after the word EXPLAIN: its result is the plan, and it needs no input."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        return _EXPLANATION_SCHEMA
+
+    @property
+    def key_columns(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        return ()
+
+    def start(self, *arguments: Any, **options: Any) -> Job:
+        """Refuse: a plan is not a stream.
+
+        Raises:
+            SqlError: Always.
+        """
+        raise SqlError("EXPLAIN gives a plan and starts no job; use run, or explain of the query")
+
+    def run(
+        self,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        batch_rows: int | None = None,
+        strategy: str | PartitioningStrategy | None = None,
+    ) -> pa.Table:
+        """Return the plan, one row for each line."""
+        return pa.table({"plan": self.explain(strategy).splitlines()}, _EXPLANATION_SCHEMA)
 
 
 def _failure_policy(on_error: FailurePolicy | None, *, has_sink: bool) -> FailurePolicy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from millstream.engine.datafusion import aggregate_function, scalar_function
 from millstream.engine.durations import parse_duration, time_unit
 from millstream.engine.inputs import batches, schema_of
 from millstream.engine.job_registry import JobRegistry
-from millstream.engine.query import Query
+from millstream.engine.query import Explanation, Query
 from millstream.errors import SchemaError
 from millstream.planner import plan_query
 from millstream.planner.catalog import Catalog, StreamDefinition
@@ -29,6 +30,7 @@ __all__ = ["Session", "sql"]
 # What the engine calls the rows of a stream when it speaks to DataFusion.
 _RESERVED_NAMES = frozenset({"input"})
 _RESERVED_PREFIX = "__"
+_EXPLAIN = re.compile(r"\s*EXPLAIN\b", re.IGNORECASE)
 _RESERVED_COLUMNS = frozenset({"_op"})
 
 
@@ -227,12 +229,19 @@ class Session:
     def sql(self, query: str) -> Query:
         """Plan a query: everything is parsed, typed and checked, and nothing runs yet.
 
+        ``EXPLAIN`` before a query gives a query whose result is its plan, one row for each line.
+
         Raises:
             SqlError: If the text is not a query, or not one that can run on streams. The message
                 has the place.
         """
+        explained = _EXPLAIN.match(query) if isinstance(query, str) else None
+        if explained is not None:
+            # Blanks in the place of the word keep what follows where errors will point.
+            query = " " * explained.end() + query[explained.end() :]
         plan = plan_query(query, self._catalog, changelog=self.config.changelog)
-        return Query(plan, self.config, self._tables, self._catalog.functions, self._jobs)
+        make = Query if explained is None else Explanation
+        return make(plan, self.config, self._tables, self._catalog.functions, self._jobs)
 
     def serve_metrics(self, port: int = 0, *, address: str = "127.0.0.1") -> MetricsServer:
         """Serve the metrics of all jobs over HTTP, for Prometheus to collect.

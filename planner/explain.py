@@ -50,14 +50,12 @@ def _source(node: Source) -> list[str]:
 
 
 def _transform(node: Transform) -> list[str]:
-    lines = ["Transform " + ", ".join(_projection(p.sql, p.name) for p in node.projections)]
-    if node.from_sql != quoted("input"):
-        lines.append(f"from {node.from_sql}")
-    elif node.tables:
-        lines.append(f"with tables {', '.join(node.tables)}")
-    if node.where is not None:
-        lines.append(f"where {node.where}")
-    return lines
+    listed = ", ".join(_projection(p.sql, p.name) for p in node.projections)
+    title = f"Transform to {', '.join(p.name for p in node.projections)}"
+    if node.picks is not None:
+        return [title, f"picks {listed}, without DataFusion"]
+    where = f" WHERE {node.where}" if node.where is not None else ""
+    return [title, f"sql SELECT {listed} FROM {node.from_sql}{where}"]
 
 
 def _projection(sql: str, name: str) -> str:
@@ -77,8 +75,43 @@ def _aggregate(node: Aggregate) -> list[str]:
         lines.append(
             f"window {_window(node.window)}, closed by {_watermark(node.watermark)}{lateness}"
         )
+    if node.phase != "partial":
+        lines.append(_needs(node.keys, node.input))
+    lines.append(f"state {_aggregate_state(node)}")
     lines.extend(_call(call) for call in node.calls)
     return lines
+
+
+def _aggregate_state(node: Aggregate) -> str:
+    """The columns that are kept per group, and the rows where some call needs them."""
+    columns = [] if node.window is None else ["window int64"]
+    if node.window is not None and node.window.kind == "session":
+        columns = ["first int64", "last int64"]
+    below: Node = node
+    while isinstance(below, Aggregate | Exchange):
+        below = below.input
+    columns += [f"{key} {below.schema.field(key).type}" for key in node.keys]
+    columns += [f"{call.name} {call.function}" for call in node.calls if call.path == "kernel"]
+    kept = {name: None for call in node.calls if call.path == "buffered" for name in call.arguments}
+    rows = [f"rows of {', '.join(kept) or 'each group'}"] * any(
+        call.path == "buffered" for call in node.calls
+    )
+    return ", ".join(columns + rows) or "one group"
+
+
+def _needs(keys: Sequence[str], node: Node) -> str:
+    """The distribution that an operator requires, and what gives it."""
+    wanted = f"rows that agree in {', '.join(keys)}" if keys else "all rows"
+    below = node
+    while not isinstance(below, Exchange) and len(below.inputs) == 1:
+        (below,) = below.inputs
+    if isinstance(below, Exchange):
+        given = f"an exchange, {below.kind}" + (
+            f" by {', '.join(below.keys)}" if below.keys else ""
+        )
+    else:
+        given = "the source, or one partition"
+    return f"needs {wanted} in one partition: given by {given}"
 
 
 def _call(call: AggregateCall) -> str:
@@ -101,12 +134,27 @@ def _changelog(node: Changelog) -> list[str]:
 def _over(node: Over) -> list[str]:
     by = ", ".join(node.keys) if node.keys else "all rows"
     order = f"order by {node.order_column}" if node.order_column else "in order of arrival"
-    return [f"Over by {by} {order}", *map(_over_call, node.calls)]
+    kept = {
+        call.name: "totals" if call.preceding is None and call.path == "kernel" else "rows"
+        for call in node.calls
+    }
+    state = ", ".join(f"{what} for {name}" for name, what in kept.items())
+    return [
+        f"Over by {by} {order}",
+        _needs(node.keys, node.input),
+        f"state per key: {state}",
+        *map(_over_call, node.calls),
+    ]
 
 
 def _window_select(node: WindowSelect) -> list[str]:
     by = f" by {', '.join(node.keys)}" if node.keys else ""
-    return [f"WindowSelect at {node.window_end_column}{by}", node.sql]
+    return [
+        f"WindowSelect at {node.window_end_column}{by}",
+        _needs(node.keys, node.input),
+        "state: the rows of open windows",
+        f"sql {node.sql}",
+    ]
 
 
 def _union(node: Union) -> list[str]:

@@ -427,7 +427,7 @@ def closed_windows(times, sql):
             job.push("t", batch)
         idle(job)
         before = sum(batch.num_rows for batch in received)
-    table = pa.Table.from_batches(received, job._runtime._root.schema).sort_by("window_start")
+    table = pa.Table.from_batches(received, job._runtime.root.schema).sort_by("window_start")
     assert table.schema.field("window_start").type == times.type
     return before, table
 

@@ -126,15 +126,19 @@ def test_a_plan_can_be_read(plan):
         "GROUP BY symbol WINDOW SLIDING(10s, 5s) HAVING count(*) > 2"
     )
     assert explain(distribute(plan(sql).root, 2)).splitlines() == [
-        'Transform "__k0" AS "symbol", "__a0" AS "n", "__a1" AS "m"',
-        '│  where "__a0" > 2',
+        "Transform to symbol, n, m",
+        '│  sql SELECT "__k0" AS "symbol", "__a0" AS "n", "__a1" AS "m" FROM "input" '
+        'WHERE "__a0" > 2',
         "└─ Aggregate by __k0, emit final",
         "   │  window hop on __time, size 10000, step 5000, closed by trades",
+        "   │  needs rows that agree in __k0 in one partition: given by an exchange, hash by __k0",
+        "   │  state window int64, __k0 string, __a0 count, rows of __x0",
         "   │  __a0 = count(*): int64 (kernel)",
         '   │  __a1 = median("__x0"): double (buffered: median has no kernel)',
         "   └─ Exchange hash by __k0",
-        '      └─ Transform "symbol" AS "__k0", "price" AS "__x0", "ts" AS "__time"',
-        '         │  where "price" > 1',
+        "      └─ Transform to __k0, __x0, __time",
+        '         │  sql SELECT "symbol" AS "__k0", "price" AS "__x0", "ts" AS "__time" '
+        'FROM "input" WHERE "price" > 1',
         "         └─ Source trades [symbol, price, ts]",
     ]
 

@@ -177,7 +177,8 @@ def test_order_by_with_limit_is_about_each_window(find):
     assert node.sql == (
         'SELECT "symbol", "n" FROM (SELECT *, row_number() OVER (PARTITION BY "__window_end", '
         '"__window_start" ORDER BY "__s0" DESC NULLS FIRST, "__s1" ASC NULLS LAST, "symbol", "n", '
-        '"__s0", "__s1", "__window_end", "__window_start") AS "__n" FROM "input") WHERE "__n" <= 3 ORDER BY "__window_end", "__window_start", "__n"'
+        '"__s0", "__s1", "__window_end", "__window_start") AS "__n" FROM "input") WHERE '
+        '"__n" <= 3 ORDER BY "__window_end", "__window_start", "__n"'
     )
 
 

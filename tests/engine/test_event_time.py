@@ -1,0 +1,191 @@
+"""Watermarks of partitioned and silent sources, and what a session adds to its queries."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+from datafusion import Accumulator
+
+import millstream as ms
+
+SCHEMA = pa.schema({"k": pa.string(), "v": pa.int64(), "ts": pa.timestamp("s")})
+WINDOWS = "SELECT window_start, sum(v) AS s FROM t WINDOW TUMBLING(10s)"
+
+
+class Clock:
+    """A clock that goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def rows(*seconds: int, v: int = 1) -> pa.RecordBatch:
+    times = pa.array(seconds, pa.int64()).cast(pa.timestamp("s"))
+    return pa.record_batch([["k"] * len(seconds), [v] * len(seconds), times], schema=SCHEMA)
+
+
+def watermark(job: ms.Job, stream: str = "t") -> int | None:
+    return job.stats().watermarks[stream]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def session(clock: Clock | None = None, **stream: object) -> ms.Session:
+    options = {} if clock is None else {"clock": clock}
+    made = ms.Session(partitions=2, **options)
+    made.create_stream("t", SCHEMA, event_time="ts", **stream)
+    return made
+
+
+def test_the_slowest_source_partition_holds_the_watermark():
+    with session().sql(WINDOWS).start(ms.CollectSink()) as job:
+        job.push("t", rows(100), source_partition=0)
+        assert watermark(job) == 100
+        job.push("t", rows(200), source_partition=1)
+        assert watermark(job) == 100
+        job.push("t", rows(150), source_partition=0)
+        assert watermark(job) == 150
+
+
+def test_rows_of_a_slow_source_partition_are_not_late():
+    sink = ms.CollectSink()
+    with session(source_partitions=2).sql(WINDOWS).start(sink) as job:
+        job.push("t", rows(5, 95), source_partition=0)
+        job.push("t", rows(4, 8, 25, 3), source_partition=1)
+    assert job.stats().rows_late == 1  # The row at 3, after 25 in its own partition.
+    assert sorted(sink.table()["s"].to_pylist()) == [1, 1, 3]
+
+
+def test_a_declared_source_partition_is_waited_for():
+    with session(source_partitions=2).sql(WINDOWS).start(ms.CollectSink()) as job:
+        job.push("t", rows(100), source_partition=1)
+        assert watermark(job) is None
+        job.push("t", rows(50), source_partition=0)
+        assert watermark(job) == 50
+        with pytest.raises(ms.SourceError, match="2 source partitions"):
+            job.push("t", rows(60), source_partition=2)
+
+
+def test_an_idle_source_partition_stops_counting_and_counts_again(clock):
+    made = session(clock, source_partitions=2, idle_timeout="30 seconds")
+    with made.sql(WINDOWS).start(ms.CollectSink()) as job:
+        job.push("t", rows(10), source_partition=0)
+        job.push("t", rows(20), source_partition=1)
+        clock.now = 29
+        job.push("t", rows(40), source_partition=1)
+        assert watermark(job) == 10
+        clock.now = 31
+        job.push("t", rows(50), source_partition=1)
+        assert watermark(job) == 50
+        # Back again, it is behind what has been promised since.
+        job.push("t", rows(15), source_partition=0)
+        assert watermark(job) == 50
+        job.push("t", rows(70), source_partition=1)
+        assert watermark(job) == 50
+    assert job.stats().rows_late == 1
+
+
+def test_an_idle_stream_does_not_hold_a_union_back(clock):
+    made = session(clock, idle_timeout="10 seconds")
+    made.create_stream("u", SCHEMA, event_time="ts", idle_timeout="10 seconds")
+    sink = ms.CollectSink()
+    sql = (
+        f"{WINDOWS.replace('FROM t', 'FROM (SELECT v, ts FROM t UNION ALL SELECT v, ts FROM u) b')}"
+    )
+    with made.sql(sql.replace("TUMBLING(10s)", "TUMBLING(ts, 10s)")).start(sink) as job:
+        job.push("u", rows(1))
+        clock.now = 20
+        job.push("t", rows(5, 40))
+        # The window of the first ten seconds has closed, so this row comes too late for it.
+        job.push("u", rows(2))
+    assert job.stats().rows_late == 1
+    assert sorted(sink.table()["s"].to_pylist()) == [1, 2]
+
+
+def test_a_watermark_of_the_source_closes_windows_and_cannot_go_back():
+    sink = ms.CollectSink()
+    job = session(max_out_of_orderness="1 hour").sql(WINDOWS).start(sink)
+    job.push("t", rows(3, 14))
+    job.advance_watermark("t", 20)
+    with pytest.raises(ms.SourceError, match="cannot go back from 20 to 19"):
+        job.advance_watermark("t", 19)
+    job.push("t", rows(12))
+    job.finish()
+    assert job.stats().rows_late == 1
+    assert sorted(sink.table()["s"].to_pylist()) == [1, 1]
+
+
+def test_a_table_is_replaced_between_two_micro_batches():
+    made = session()
+    made.create_table("names", pa.table({"k": ["k"], "name": ["old"]}))
+    sink = ms.CollectSink()
+    query = made.sql("SELECT name, v FROM t JOIN names ON t.k = names.k")
+    with query.start(sink) as job:
+        for n in range(20):
+            job.push("t", rows(n, v=n))
+        made.replace_table("names", pa.table({"k": ["k", "k"], "name": ["new", "newer"]}))
+        for n in range(20, 40):
+            job.push("t", rows(n, v=n))
+    got = sorted((row["v"], row["name"]) for row in sink.table().to_pylist())
+    expected = [(n, "old") for n in range(20)]
+    expected += [(n, name) for n in range(20, 40) for name in ("new", "newer")]
+    assert got == expected
+    assert query.run({"t": rows(1)})["name"].to_pylist() == ["new", "newer"]
+    with pytest.raises(ms.SchemaError, match="there is no table 'nope'"):
+        made.replace_table("nope", pa.table({"k": ["k"]}))
+    with pytest.raises(ms.SchemaError, match="name"):
+        made.replace_table("names", pa.table({"k": ["k"]}))
+
+
+class Product(Accumulator):
+    """Multiplies what it gets."""
+
+    def __init__(self) -> None:
+        self._product = 1
+
+    def update(self, values: pa.Array) -> None:
+        for value in values.to_pylist():
+            self._product *= 1 if value is None else value
+
+    def merge(self, states: list[pa.Array]) -> None:
+        self.update(states[0])
+
+    def state(self) -> list[pa.Scalar]:
+        return [pa.scalar(self._product)]
+
+    def evaluate(self) -> pa.Scalar:
+        return pa.scalar(self._product)
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_an_aggregate_of_the_users_runs_with_and_without_windows(partitions):
+    made = ms.Session(partitions=partitions)
+    made.create_stream("t", SCHEMA, event_time="ts")
+    made.register_udaf("product", Product, [pa.int64()], pa.int64(), [pa.int64()])
+    data = {"t": pa.Table.from_batches([rows(1, 2, v=3), rows(11, v=5), rows(12, v=7)])}
+    total = made.sql("SELECT product(v) AS p, count(*) AS n FROM t EMIT FINAL")
+    assert total.run(data, batch_rows=1).to_pylist() == [{"p": 315, "n": 4}]
+    windows = made.sql("SELECT window_start, product(v) AS p FROM t WINDOW TUMBLING(10s)")
+    assert sorted(windows.run(data, batch_rows=1)["p"].to_pylist()) == [9, 35]
+    assert "buffered" in total.explain()
+    with pytest.raises(ms.SchemaError, match="registered already"):
+        made.register_udaf("product", Product, [pa.int64()], pa.int64(), [pa.int64()])
+
+
+def test_explain_is_a_query_whose_result_is_the_plan():
+    made = session()
+    explained = made.sql("EXPLAIN " + WINDOWS)
+    lines = explained.run()["plan"].to_pylist()
+    assert lines == made.sql(WINDOWS).explain().splitlines()
+    assert explained.schema.names == ["plan"]
+    with pytest.raises(ms.SqlError, match="starts no job"):
+        explained.start(print)
+    with pytest.raises(ms.SqlError) as error:
+        made.sql("EXPLAIN SELECT nope FROM t")
+    assert (error.value.line, error.value.column) == (1, 16)
