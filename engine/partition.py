@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import pyarrow as pa
 
+from millstream.engine.datafusion import TransformFailed
 from millstream.engine.exchange import Receiver
 from millstream.engine.latency import Latencies
 from millstream.engine.operators.base import Counters, Operator
@@ -69,6 +70,9 @@ class _Close:
     """Tells a partition to close its sink and leave its loop."""
 
 
+# Beyond this many rows a call of a kernel costs so much more than its start that more gain nothing.
+_GATHERED_ROWS = 1 << 16
+
 Message: TypeAlias = SourceItem | Contribution | _Question | _Stop | _Close
 T = TypeVar("T")
 OnError: TypeAlias = Callable[[BaseException, SourceItem | None, int], None]
@@ -114,6 +118,7 @@ class Partition:
         sheet: Kept by its thread.
         hooks: Called by its thread.
         name: Name of the job, for the thread's name.
+        gathers: Whether micro-batches that wait may be processed together.
 
     Attributes:
         latencies: Recorded by its thread.
@@ -131,6 +136,8 @@ class Partition:
         sheet: TimeSheet,
         hooks: Hooks,
         name: str,
+        *,
+        gathers: bool,
     ) -> None:
         self.index = index
         self.pipelines = pipelines
@@ -145,6 +152,8 @@ class Partition:
         self._inbox: SimpleQueue[Message] = SimpleQueue()
         self._hooks = hooks
         self._is_stopping = False
+        self._gathers = gathers
+        self._held: Message | None = None
         # The interpreter does not wait for daemon threads, so a sink that never returns cannot keep
         # it from exiting.
         self._thread = threading.Thread(target=self._run, name=f"{name}-{index}", daemon=True)
@@ -210,13 +219,17 @@ class Partition:
         try:
             while True:
                 sheet.end_message()
-                message = self._inbox.get()
+                message = self._next()
                 sheet.begin_message()
                 if self._is_stopping:
                     return
                 if isinstance(message, SourceItem):
                     at_hand.item = message
-                    self._process(message)
+                    waiting = self._gather(message) if self._gathers else [message]
+                    if len(waiting) == 1:
+                        self._process(message)
+                    else:
+                        self._process_together(waiting)
                 elif isinstance(message, Contribution):
                     at_hand.item = message.item
                     self.pipelines.receivers[message.exchange].take(message)
@@ -234,6 +247,56 @@ class Partition:
             sheet.end()
             if not is_committed:
                 self._abort_outputs()
+
+    def _next(self) -> Message:
+        held, self._held = self._held, None
+        return self._inbox.get() if held is None else held
+
+    def _gather(self, first: SourceItem) -> list[SourceItem]:
+        """Take out of the mailbox what waits and can be processed with an item as one batch."""
+        items = [first]
+        sources = [source for source in self.pipelines.sources if source.stream == first.stream]
+        if len(sources) != 1 or not _is_plain(first, sources[0]):
+            return items
+        n_rows = first.n_rows
+        while n_rows < _GATHERED_ROWS:
+            try:
+                message = self._inbox.get_nowait()
+            except Empty:
+                return items
+            fits = (
+                isinstance(message, SourceItem)
+                and message.stream == first.stream
+                and message.tables is first.tables
+                and _is_plain(message, sources[0])
+            )
+            if not fits:
+                self._held = message
+                return items
+            assert isinstance(message, SourceItem)
+            items.append(message)
+            n_rows += message.n_rows
+        return items
+
+    def _process_together(self, items: list[SourceItem]) -> None:
+        (source,) = [s for s in self.pipelines.sources if s.stream == items[0].stream]
+        counters = self.counters
+        counters.rows_in += sum(item.n_rows for item in items)
+        counters.batches_in += len(items)
+        counters.bytes_in += sum(item.n_bytes for item in items)
+        whole = pa.concat_batches([source.pick(item.batch) for item in items])
+        try:
+            source.downstream.emit(whole)
+        except TransformFailed:
+            # Nothing has been kept of these rows yet; one by one they tell which of them it was.
+            for item in items:
+                self.at_hand.item = item
+                source.downstream.emit(source.pick(item.batch))
+            raise
+        counters.rows_mapped += sum(item.n_rows for item in items)
+        counters.bytes_mapped += sum(item.n_bytes for item in items)
+        for item in items:
+            self._hooks.mapped(item)
 
     def _process(self, item: SourceItem) -> None:
         sources = self.pipelines.sources
@@ -262,3 +325,10 @@ class Partition:
                 output.abort()
             except Exception as error:
                 self._hooks.failed(error, None, self.index)
+
+
+def _is_plain(item: SourceItem, source: SourceLink) -> bool:
+    """Say whether an item is only rows: it ends no step, and carries nothing of the engine's."""
+    return (
+        item.step is None and item.batch is not None and item.batch.num_columns == source.n_columns
+    )

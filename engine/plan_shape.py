@@ -10,6 +10,9 @@ from millstream.planner import nodes
 
 __all__ = ["Pace", "PlanShape", "has_exchange", "plan_shape", "walk"]
 
+# These take one of a group's rows by the order of arrival, or have it decide among equals.
+_PICKING = frozenset({"any_value", "first_value", "last_value"})
+
 Pace: TypeAlias = Literal["single", "ordered", "broadcast", "deferred"]
 
 
@@ -22,13 +25,16 @@ class PlanShape:
             micro-batch is a step that begins in the partition which got it, and reaches the others
             by exchanges. ``broadcast``: each micro-batch is a step of all partitions, because they
             keep state before any exchange. ``deferred``: micro-batches only feed aggregates of
-            final results, and a step of all partitions follows when a window closes.
+            final results, and a step of all partitions follows when a window closes; this is so
+            for one partition, too.
         reaches_all: Whether a step ends in all partitions.
+        gathers: Whether a partition may take micro-batches that wait together, as one.
         windows: Windows whose ends are worth a step, with the lateness that they allow.
     """
 
     pace: Pace
     reaches_all: bool
+    gathers: bool
     windows: tuple[tuple[nodes.Window, int, tuple[nodes.WatermarkBound, ...]], ...]
 
 
@@ -49,7 +55,7 @@ def plan_shape(root: nodes.Node, n_partitions: int, *, is_single: bool) -> PlanS
     )
     pace = _pace(root, n_partitions, is_single=is_single)
     reaches_all = pace in ("broadcast", "deferred") or (pace == "ordered" and has_exchange(root))
-    return PlanShape(pace, reaches_all, windows)
+    return PlanShape(pace, reaches_all, pace == "deferred" and not _picks_rows(root), windows)
 
 
 def walk(node: nodes.Node) -> Iterator[nodes.Node]:
@@ -65,10 +71,10 @@ def has_exchange(node: nodes.Node) -> bool:
 
 
 def _pace(root: nodes.Node, n_partitions: int, *, is_single: bool) -> Pace:
+    if _is_deferrable(root) and not is_single:
+        return "deferred"
     if n_partitions == 1 or is_single:
         return "single"
-    if _is_deferrable(root):
-        return "deferred"
     return "broadcast" if _keeps_state_early(root) else "ordered"
 
 
@@ -93,6 +99,14 @@ def _is_stateless(node: nodes.Node) -> bool:
     if not isinstance(node, nodes.Source | nodes.Transform | nodes.AssignWindows | nodes.Union):
         return False
     return all(_is_stateless(below) for below in node.inputs)
+
+
+def _picks_rows(root: nodes.Node) -> bool:
+    """Say whether an aggregate asks for the order in which micro-batches came."""
+    calls = [
+        call for node in walk(root) if isinstance(node, nodes.Aggregate) for call in node.calls
+    ]
+    return any(call.function in _PICKING and call.path == "kernel" for call in calls)
 
 
 def _keeps_state_early(node: nodes.Node) -> bool:

@@ -176,6 +176,7 @@ class Runtime:
                 closed=self._in_flight.leave_step,
             ),
             f"millstream-{name}",
+            gathers=self._shape.gathers and dead_letters is None,
         )
 
     def _open(
