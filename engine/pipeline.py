@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, cast, runtime_checkable
 
 import pyarrow as pa
 
 from millstream.engine.datafusion import TransformRunner
 from millstream.engine.event_time import NO_WATERMARK
 from millstream.engine.operators.base import Counters, Operator
-from millstream.engine.sinks import Sink
+from millstream.engine.sinks import BatchInfo, Sink
 from millstream.engine.step import AtHand, SourceItem, Step, watermark_at
 from millstream.planner.nodes import WatermarkBound
 
@@ -202,17 +202,35 @@ class StepSink(Protocol):
         """Note that the batches since the last call belong to step ``number``."""
 
 
+@runtime_checkable
+class InformedSink(Protocol):
+    """A sink that may want to know where batches come from."""
+
+    @property
+    def takes_info(self) -> bool:
+        """Whether it does."""
+
+    def write(self, batch: pa.RecordBatch, info: BatchInfo | None) -> None:
+        """Take a batch and what is known of it."""
+
+
 class SinkLink:
     """The end: writes batches to the partition's sink and reports finished steps."""
 
     def __init__(
         self,
-        sink: Sink,
+        sink: Sink | InformedSink,
         n_columns: int,
         counters: Counters,
         acknowledge: Callable[[SourceItem], None],
+        partition: int,
+        at_hand: AtHand,
     ) -> None:
-        self._sink = sink
+        informed = isinstance(sink, InformedSink) and sink.takes_info
+        self._sink = None if informed else cast("Sink", sink)
+        self._informed = cast("InformedSink", sink) if informed else None
+        self._partition = partition
+        self._at_hand = at_hand
         self._n_columns = n_columns
         self._steps = sink if isinstance(sink, StepSink) else None
         self._counters = counters
@@ -222,9 +240,22 @@ class SinkLink:
         if batch.num_columns > self._n_columns:
             # What the engine carried along is not the user's.
             batch = batch.select(range(self._n_columns))
-        self._sink.write(batch)
+        if self._sink is not None:
+            self._sink.write(batch)
+        elif self._informed is not None:
+            self._informed.write(batch, self._info())
         self._counters.rows_out += batch.num_rows
         self._counters.batches_out += 1
+
+    def _info(self) -> BatchInfo:
+        item = self._at_hand.item
+        assert item is not None, "results come of an item"
+        watermarks = {
+            stream: None if watermark == NO_WATERMARK else watermark
+            for stream, watermark in item.watermarks.items()
+        }
+        number = None if item.batch is None else item.batch_number
+        return BatchInfo(self._partition, number, watermarks)
 
     def end_step(self, item: SourceItem) -> None:
         if self._steps is not None:

@@ -152,7 +152,9 @@ class Runtime:
         )
         pipelines = build_pipelines(
             self.root,
-            TimedSinkLink(SinkLink(sink, len(self.root.schema), counters, acknowledge), sheet),
+            TimedSinkLink(
+                SinkLink(sink, len(self.root.schema), counters, acknowledge, index, at_hand), sheet
+            ),
             context,
             streams=self.streams,
             tables=self._tables,

@@ -9,15 +9,35 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias, cast, runtime_checkable
 
 import pyarrow as pa
 
 from millstream.errors import SinkError
 
-__all__ = ["AnySink", "CollectSink", "Sink", "SplittableSink", "as_sinks"]
+__all__ = ["AnySink", "BatchInfo", "CollectSink", "Sink", "SplittableSink", "as_sinks"]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchInfo:
+    """Where a batch of results comes from.
+
+    A callable with two parameters, or a sink whose ``write`` has two, gets it with each batch.
+
+    Attributes:
+        partition: Partition that has computed the batch.
+        micro_batch: Number of the micro-batch that brought it about, from 0, or None where it was
+            the end of the input or of a window in all partitions.
+        watermarks: By stream, the watermark after what brought it about, in units of the stream's
+            event time; None as long as there is none.
+    """
+
+    partition: int
+    micro_batch: int | None
+    watermarks: Mapping[str, int | None]
 
 
 class Sink(Protocol):
@@ -53,7 +73,12 @@ class SplittableSink(Protocol):
         """Return one sink per partition, before any is opened; one may occur several times."""
 
 
-AnySink: TypeAlias = Callable[[pa.RecordBatch], object] | Sink | SplittableSink
+AnySink: TypeAlias = (
+    Callable[[pa.RecordBatch], object]
+    | Callable[[pa.RecordBatch, BatchInfo], object]
+    | Sink
+    | SplittableSink
+)
 
 
 class CollectSink:
@@ -128,6 +153,7 @@ class _SharedSink:
     def __init__(self, sink: Sink) -> None:
         self.n_users = 0
         self._sink = sink
+        self.takes_info = _takes_info(sink.write)
         self._lock = threading.Lock()
         self._n_opened = 0
         self._n_closed = 0
@@ -139,9 +165,12 @@ class _SharedSink:
             if self._n_opened == 1:
                 self._sink.open(0 if self.n_users > 1 else partition, schema)
 
-    def write(self, batch: pa.RecordBatch) -> None:
+    def write(self, batch: pa.RecordBatch, info: BatchInfo | None) -> None:
         with self._lock:
-            self._sink.write(batch)
+            if self.takes_info:
+                self._sink.write(batch, info)  # type: ignore[call-arg]
+            else:
+                self._sink.write(batch)
 
     def close(self) -> None:
         with self._lock:
@@ -168,9 +197,14 @@ class _PartitionSink:
         with self._failures("open"):
             self._sink.open(partition, schema)
 
-    def write(self, batch: pa.RecordBatch) -> None:
+    @property
+    def takes_info(self) -> bool:
+        """Whether the user's sink wants to know where batches come from."""
+        return self._sink.takes_info
+
+    def write(self, batch: pa.RecordBatch, info: BatchInfo | None = None) -> None:
         with self._failures("write"):
-            self._sink.write(batch)
+            self._sink.write(batch, info)
 
     def close(self) -> None:
         with self._failures("close"):
@@ -207,6 +241,16 @@ class _CallableSink(Sink):
         pass
 
 
+class _InformedCallableSink(_CallableSink):
+    """Lets a callable of a batch and what is known of it stand for a sink."""
+
+    def __init__(self, function: Callable[[pa.RecordBatch, BatchInfo], object]) -> None:
+        self._informed = function
+
+    def write(self, batch: pa.RecordBatch, info: BatchInfo) -> None:  # type: ignore[override]
+        self._informed(batch, info)
+
+
 def _split(sink: object, n_partitions: int) -> Sequence[object]:
     if isinstance(sink, SplittableSink) and not isinstance(sink, type):
         return sink.for_partitions(n_partitions)
@@ -225,8 +269,27 @@ def _checked(sink: object) -> Sink:
         )
     if inspect.iscoroutinefunction(sink):
         raise SinkError(f"sink must be a plain function, for nothing awaits it: {sink!r}")
+    if _takes_info(sink):
+        return _InformedCallableSink(sink)
     _check_takes_one(sink)
     return _CallableSink(sink)
+
+
+def _takes_info(write: Callable[..., object]) -> bool:
+    """Say whether a function has to be called with a batch and what is known of it."""
+    try:
+        signature = inspect.signature(write)
+    except (TypeError, ValueError):
+        return False
+    return not _binds(signature, 1) and _binds(signature, 2)
+
+
+def _binds(signature: inspect.Signature, n_arguments: int) -> bool:
+    try:
+        signature.bind(*[None] * n_arguments)
+    except TypeError:
+        return False
+    return True
 
 
 def _check_takes_one(function: Callable[..., object]) -> None:
@@ -238,5 +301,6 @@ def _check_takes_one(function: Callable[..., object]) -> None:
         signature.bind(None)
     except TypeError as error:
         raise SinkError(
-            f"sink must be callable with one RecordBatch: {function!r}: {error}"
+            "sink must be callable with one RecordBatch, or with one and its BatchInfo: "
+            f"{function!r}: {error}"
         ) from error

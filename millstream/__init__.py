@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from millstream.engine.metrics import MetricsServer
     from millstream.engine.query import Query
     from millstream.engine.session import Session, sql
-    from millstream.engine.sinks import CollectSink, Sink
+    from millstream.engine.sinks import BatchInfo, CollectSink, Sink
     from millstream.engine.stats import (
         JobStats,
         LatencyStats,
@@ -37,6 +37,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BackpressureEvent",
+    "BatchInfo",
     "CollectSink",
     "Diagnosis",
     "Finding",
@@ -68,6 +69,7 @@ __all__ = [
 # The engine takes a while to load, because of its compiler. Who only wants to catch an error or
 # look up a version should not have to wait for it.
 _HOMES = {
+    "BatchInfo": "millstream.engine.sinks",
     "BackpressureEvent": "millstream.engine.backpressure",
     "CollectSink": "millstream.engine.sinks",
     "Diagnosis": "millstream.engine.diagnose",

@@ -321,7 +321,7 @@ class StepRecorder:
 
 def test_a_step_is_acknowledged_when_its_rows_are_at_the_sink():
     sink, counters, done = StepRecorder(), Counters(), []
-    link = SinkLink(sink, 1, counters, done.append)
+    link = SinkLink(sink, 1, counters, done.append, 0, AtHand())
     link.emit(rows(1, 2))
     link.emit(rows(3))
     assert done == []

@@ -9,6 +9,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
+import millstream as ms
 from millstream.engine import file_sinks
 from millstream.engine.file_sinks import IpcSink, ParquetSink
 from millstream.engine.sinks import CollectSink, Sink, as_sinks
@@ -71,8 +72,8 @@ def test_whatever_takes_one_argument_is_a_sink(function):
         (5, "must be a callable that takes a RecordBatch, or have the methods open, write and"),
         ("rows.parquet", "methods open, write and close: 'rows.parquet'"),
         (CollectSink, "must be an object, not its class: CollectSink"),
-        (lambda: None, "callable with one RecordBatch: .*too many positional arguments"),
-        (lambda one, two: None, "callable with one RecordBatch: .*missing a required argument"),
+        (lambda: None, "callable with one RecordBatch, or .*too many positional arguments"),
+        (lambda a, b, c: None, "callable with one RecordBatch, or .*missing a required argument"),
     ],
 )
 def test_what_is_no_sink_is_refused_at_once(sink, message):
@@ -342,3 +343,32 @@ def test_compression_is_the_users_choice(tmp_path):
 def test_a_sink_that_is_not_open_takes_no_rows(tmp_path):
     with pytest.raises(SinkError, match="must be open"):
         ParquetSink(tmp_path / "rows.parquet").write(batch_of(1))
+
+
+@pytest.mark.parametrize("as_object", [False, True])
+def test_a_sink_of_two_arguments_learns_where_batches_come_from(as_object):
+    got: list[tuple[int, ms.BatchInfo]] = []
+
+    class Object:
+        def open(self, partition, schema):
+            pass
+
+        def write(self, batch, info):
+            got.append((batch.num_rows, info))
+
+        def close(self):
+            pass
+
+    def function(batch, info):
+        got.append((batch.num_rows, info))
+
+    session = ms.Session(partitions=1)
+    schema = pa.schema({"x": pa.int64(), "ts": pa.timestamp("s")})
+    session.create_stream("t", schema, event_time="ts")
+    query = session.sql("SELECT count(*) AS n FROM t GROUP BY x EMIT CHANGES")
+    with query.start(Object() if as_object else function) as job:
+        for second in (3, 9):
+            job.push(
+                "t", pa.record_batch([[1], pa.array([second], pa.timestamp("s"))], schema=schema)
+            )
+    assert got == [(1, ms.BatchInfo(0, 0, {"t": 3})), (1, ms.BatchInfo(0, 1, {"t": 9}))]
