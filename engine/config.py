@@ -34,6 +34,9 @@ class SessionConfig:
             version that a ``+U`` replaces, before it.
         batch_rows: Rows per micro-batch into which ``run`` cuts bounded inputs; None takes tables
             whole.
+        batch_rows_max: Rows up to which a partition takes micro-batches that wait together as one,
+            and rows that are pushed one by one are gathered.
+        batch_bytes_max: Bytes of Arrow data up to which micro-batches are taken together.
         inbox_rows_max: Rows per partition that may wait or be in process before ``push`` blocks.
         inbox_bytes_max: Bytes of Arrow data per partition that may wait or be in process before
             ``push`` blocks.
@@ -48,6 +51,8 @@ class SessionConfig:
     partitions: int = field(default_factory=_cores)
     changelog: ChangelogMode = "upsert"
     batch_rows: int | None = 65_536
+    batch_rows_max: int = 65_536
+    batch_bytes_max: int = 1 << 26
     inbox_rows_max: int = 1 << 20
     inbox_bytes_max: int = 1 << 28
     linger_seconds: float = 0.0
@@ -58,6 +63,8 @@ class SessionConfig:
         _check_count("partitions", self.partitions, PARTITIONS_MAX)
         if self.batch_rows is not None:
             _check_count("batch_rows", self.batch_rows)
+        _check_count("batch_rows_max", self.batch_rows_max)
+        _check_count("batch_bytes_max", self.batch_bytes_max)
         _check_count("inbox_rows_max", self.inbox_rows_max)
         _check_count("inbox_bytes_max", self.inbox_bytes_max)
         if self.changelog not in ("upsert", "retract"):

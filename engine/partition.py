@@ -70,9 +70,6 @@ class _Close:
     """Tells a partition to close its sink and leave its loop."""
 
 
-# Beyond this many rows a call of a kernel costs so much more than its start that more gain nothing.
-_GATHERED_ROWS = 1 << 16
-
 Message: TypeAlias = SourceItem | Contribution | _Question | _Stop | _Close
 T = TypeVar("T")
 OnError: TypeAlias = Callable[[BaseException, SourceItem | None, int], None]
@@ -118,7 +115,8 @@ class Partition:
         sheet: Kept by its thread.
         hooks: Called by its thread.
         name: Name of the job, for the thread's name.
-        gathers: Whether micro-batches that wait may be processed together.
+        gathered_max: Rows and bytes up to which micro-batches that wait are processed together,
+            or None if each is processed by itself.
 
     Attributes:
         latencies: Recorded by its thread.
@@ -137,7 +135,7 @@ class Partition:
         hooks: Hooks,
         name: str,
         *,
-        gathers: bool,
+        gathered_max: tuple[int, int] | None,
     ) -> None:
         self.index = index
         self.pipelines = pipelines
@@ -152,7 +150,7 @@ class Partition:
         self._inbox: SimpleQueue[Message] = SimpleQueue()
         self._hooks = hooks
         self._is_stopping = False
-        self._gathers = gathers
+        self._gathered_max = gathered_max
         self._held: Message | None = None
         # The interpreter does not wait for daemon threads, so a sink that never returns cannot keep
         # it from exiting.
@@ -225,7 +223,7 @@ class Partition:
                     return
                 if isinstance(message, SourceItem):
                     at_hand.item = message
-                    waiting = self._gather(message) if self._gathers else [message]
+                    waiting = self._gather(message)
                     if len(waiting) == 1:
                         self._process(message)
                     else:
@@ -255,11 +253,14 @@ class Partition:
     def _gather(self, first: SourceItem) -> list[SourceItem]:
         """Take out of the mailbox what waits and can be processed with an item as one batch."""
         items = [first]
+        if self._gathered_max is None:
+            return items
+        rows_max, bytes_max = self._gathered_max
         sources = [source for source in self.pipelines.sources if source.stream == first.stream]
         if len(sources) != 1 or not _is_plain(first, sources[0]):
             return items
-        n_rows = first.n_rows
-        while n_rows < _GATHERED_ROWS:
+        n_rows, n_bytes = first.n_rows, first.n_bytes
+        while n_rows < rows_max and n_bytes < bytes_max:
             try:
                 message = self._inbox.get_nowait()
             except Empty:
@@ -268,6 +269,8 @@ class Partition:
                 isinstance(message, SourceItem)
                 and message.stream == first.stream
                 and message.tables is first.tables
+                and n_rows + message.n_rows <= rows_max
+                and n_bytes + message.n_bytes <= bytes_max
                 and _is_plain(message, sources[0])
             )
             if not fits:
@@ -276,6 +279,7 @@ class Partition:
             assert isinstance(message, SourceItem)
             items.append(message)
             n_rows += message.n_rows
+            n_bytes += message.n_bytes
         return items
 
     def _process_together(self, items: list[SourceItem]) -> None:

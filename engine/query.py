@@ -28,8 +28,6 @@ __all__ = ["Explanation", "Query"]
 
 _SESSION_BATCH_ROWS = -1
 _EXPLANATION_SCHEMA = pa.schema([pa.field("plan", pa.string(), nullable=False)])
-# Rows pushed one by one that make a micro-batch at most where the session sets no limit.
-_ROWS_GATHERED_MAX = 65_536
 
 
 class Query:
@@ -215,7 +213,7 @@ class Query:
         return Job(
             runtime,
             {stream.name: stream for stream in self._plan.streams},
-            batch_rows_max=self._config.batch_rows or _ROWS_GATHERED_MAX,
+            batch_rows_max=self._config.batch_rows_max,
             linger_seconds=self._config.linger_seconds,
         )
 

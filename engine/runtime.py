@@ -178,7 +178,9 @@ class Runtime:
                 closed=self._in_flight.leave_step,
             ),
             f"millstream-{name}",
-            gathers=self._shape.gathers and dead_letters is None,
+            gathered_max=(self._config.batch_rows_max, self._config.batch_bytes_max)
+            if self._shape.gathers and dead_letters is None
+            else None,
         )
 
     def _open(

@@ -1,0 +1,66 @@
+"""Micro-batches that wait are taken together where nobody can tell the difference."""
+
+from __future__ import annotations
+
+import threading
+
+import pyarrow as pa
+import pytest
+
+import millstream as ms
+
+SCHEMA = pa.schema({"k": pa.int64(), "x": pa.int64()})
+FINAL = "SELECT k, sum(gate(x)) AS s FROM t GROUP BY k EMIT FINAL"
+
+
+def run_behind_a_gate(sql: str, *, n_batches: int = 20, **options: object) -> tuple[list, ms.Job]:
+    """Push batches of two rows while the first one is held up, and note what sizes come by."""
+    sizes: list[int] = []
+    entered, opened = threading.Event(), threading.Event()
+
+    def gate(values: pa.Array) -> pa.Array:
+        sizes.append(len(values))
+        entered.set()
+        assert opened.wait(30)
+        return values
+
+    session = ms.Session(partitions=1, **options)
+    session.create_stream("t", SCHEMA)
+    session.register_udf("gate", gate, [pa.int64()], pa.int64())
+    sink = ms.CollectSink()
+    # Planning and typing do not call the function with rows.
+    with session.sql(sql).start(sink) as job:
+        sizes.clear()
+        for number in range(n_batches):
+            job.push("t", pa.record_batch([[number % 3, 7], [1, number]], schema=SCHEMA))
+            if number == 0:
+                assert entered.wait(30)
+        opened.set()
+    total = {row["k"]: row["s"] for row in sink.table().to_pylist()}
+    assert total == {0: 7, 1: 7, 2: 6, 7: 190}
+    assert job.stats().rows_processed == 2 * n_batches
+    assert job.stats().partitions[0].batches_in == n_batches
+    return sizes, job
+
+
+def test_what_waits_is_processed_as_one_batch():
+    sizes, _ = run_behind_a_gate(FINAL)
+    assert sizes == [2, 38]
+
+
+@pytest.mark.parametrize(
+    ("option", "sizes"),
+    [
+        ({"batch_rows_max": 10}, [2, 10, 10, 10, 8]),
+        ({"batch_bytes_max": 96}, [2] + [6] * 6 + [2]),
+        ({"batch_rows_max": 1}, [2] * 20),
+    ],
+)
+def test_how_much_is_taken_together_is_limited(option, sizes):
+    assert run_behind_a_gate(FINAL, **option)[0] == sizes
+
+
+def test_changes_come_for_each_micro_batch_all_the_same():
+    sizes, job = run_behind_a_gate(FINAL.replace("EMIT FINAL", "EMIT CHANGES"))
+    assert sizes == [2] * 20
+    assert job.stats().rows_out == 40
