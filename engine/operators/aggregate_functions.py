@@ -1,8 +1,12 @@
 """Which accumulators an aggregate function needs, and how its result is computed from them.
 
 Sums of integers and durations wrap around at 64 bits and those of decimals at 128, as DataFusion's
-do. Averages of integers are sums of doubles divided by the count. Of floats, NaN is the greatest
-value, wherever it stands among the rows.
+do. Averages of integers are sums of doubles divided by the count.
+
+Where DataFusion's answer depends on how rows are cut into batches, or on where among the rows a
+value stands, there is one answer here: NaN is the greatest float; distinct floats have one NaN and
+one zero; an infinite value makes covariances NaN; and of rows that agree in an ORDER BY the one
+that came in first is the first value, the one that came in last the last value.
 """
 
 from __future__ import annotations
