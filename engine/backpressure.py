@@ -130,6 +130,7 @@ class Gauges:
         self._on_error = on_error
         now = clock()
         self._gauges = [_Gauge(now) for _ in range(n_partitions)]
+        self._n_strained = 0
         self._moving = threading.Lock()
         self._telling = threading.Lock()
         self._untold: deque[BackpressureEvent] = deque()
@@ -145,16 +146,22 @@ class Gauges:
                 old_state = PRESSURE_STATES[gauge.level]
                 gauge.move(utilization, self._clock())
                 new_state = PRESSURE_STATES[gauge.level]
+                self._n_strained += (new_state != "healthy") - (old_state != "healthy")
                 if self._listener is not None and new_state != old_state:
                     self._untold.append(
                         BackpressureEvent(partition, old_state, new_state, utilization)
                     )
         self._tell()
 
+    def relieve(self, partition: int) -> None:
+        """Like :meth:`observe`, but for a queue that can only have become emptier."""
+        if self._gauges[partition].level > 0:
+            self.observe(partition)
+
     @property
     def are_healthy(self) -> bool:
         """Whether all partitions are in the first state."""
-        return not any(gauge.level for gauge in self._gauges)
+        return self._n_strained == 0
 
     def state(self, partition: int) -> PressureState:
         """Return the state of a partition."""

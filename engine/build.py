@@ -131,7 +131,9 @@ class _Builder:
         kind = re.sub("(?<=[a-z])(?=[A-Z])", "_", type(node).__name__).lower()
         if isinstance(node, nodes.Aggregate) and node.phase != "single":
             kind = f"{node.phase}_{kind}"
-        return TimedLink(link, self._sheet, self._sheet.add_operator(f"{self._n_nodes}:{kind}"))
+        account = self._sheet.add_operator(f"{self._n_nodes}:{kind}")
+        works_at_steps = not isinstance(node, nodes.Transform)
+        return TimedLink(link, self._sheet, account, works_at_steps=works_at_steps)
 
 
 def build_pipelines(

@@ -96,24 +96,31 @@ class FlowControl:
             return True
         return rows + n_rows <= self._limits.rows and n_bytes_before + n_bytes <= self._limits.bytes
 
-    def posted(self, partitions: Iterable[int]) -> None:
-        """Note that partitions have got something. The caller holds no lock."""
-        if self.in_flight.utilization >= WARNING or not self.gauges.are_healthy:
+    def admitted(self, partitions: Iterable[int], n_rows: int, deadline: Deadline) -> None:
+        """Note that partitions have got a batch, and hold its source back if queues get too full.
+
+        The caller holds no lock.
+
+        Args:
+            partitions: Those that got it.
+            n_rows: Rows of the batch.
+            deadline: Until when the source may be held back.
+        """
+        utilization = self.in_flight.utilization
+        if utilization >= WARNING or not self.gauges.are_healthy:
             # What all partitions have a part in can change the state of each.
             partitions = range(len(self._partitions))
         for partition in partitions:
             self.gauges.observe(partition)
+        if utilization >= CRITICAL:
+            self._pace(utilization, n_rows, deadline)
 
     def progressed(self, partition: int) -> None:
         """Note that a partition is done with something. Called by its thread."""
-        self.gauges.observe(partition)
+        self.gauges.relieve(partition)
         self.in_flight.wake()
 
-    def pace(self, n_rows: int, deadline: Deadline) -> None:
-        """Hold a source back for a moment if it is about to fill the queues."""
-        utilization = self.in_flight.utilization
-        if utilization < CRITICAL:
-            return
+    def _pace(self, utilization: float, n_rows: int, deadline: Deadline) -> None:
         delay = self._throttle.delay_seconds(utilization, n_rows, self.in_flight.rows_done)
         if delay > 0.0:
             self.in_flight.wait(self._is_relieved, deadline.within(delay))

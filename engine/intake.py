@@ -12,6 +12,7 @@ from functools import partial
 
 import pyarrow as pa
 
+from millstream.engine.batch_size import BatchSizer
 from millstream.engine.deadline import Deadline
 from millstream.engine.durations import nanoseconds_per, time_unit
 from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END, WatermarkTracker
@@ -82,6 +83,7 @@ class Intake:
         self._on_broken = on_broken
         self._clock = clock
         self.started_at = clock()
+        self._sizers = {stream.name: BatchSizer(stream.schema) for stream in streams}
         self.rows_taken = {stream.name: 0 for stream in streams}
         self.taken_at: dict[str, float] = {}
         self.trackers = {stream.name: WatermarkTracker(stream, clock) for stream in streams}
@@ -115,7 +117,7 @@ class Intake:
             False if the time ran out; the batch has not been taken then.
         """
         n_rows = batch.num_rows * self.n_readers[stream]
-        n_bytes = batch.nbytes
+        n_bytes = self._sizers[stream].size(batch)
         self._check_running()
         if not self._in_flight.enter(n_rows, n_bytes, deadline.remaining()):
             self._check_running()
@@ -129,8 +131,7 @@ class Intake:
             self._in_flight.withdraw(n_rows, n_bytes)
             self._check_running()
             return False
-        self._flow.posted(owners)
-        self._flow.pace(n_rows, deadline)
+        self._flow.admitted(owners, n_rows, deadline)
         return True
 
     def advance_watermark(self, stream: str, watermark: int) -> None:

@@ -17,7 +17,7 @@ from millstream.engine.operators.base import Counters, Operator
 from millstream.engine.pipeline import Link
 from millstream.engine.sinks import Sink
 from millstream.engine.step import AtHand, Contribution, SourceItem
-from millstream.engine.time_sheet import TimeSheet
+from millstream.engine.time_sheet import IDLE, TimeSheet
 
 __all__ = ["Hooks", "Partition", "Pipelines", "SourceLink"]
 
@@ -216,7 +216,7 @@ class Partition:
         at_hand, sheet, progressed = self.at_hand, self.sheet, self._hooks.progressed
         try:
             while True:
-                sheet.end_message()
+                sheet.switch(IDLE)
                 message = self._next()
                 sheet.begin_message()
                 if self._is_stopping:

@@ -302,9 +302,10 @@ class Runtime:
 
     def _acknowledge(self, partition: int, item: SourceItem) -> None:
         """Note that an item has passed a partition."""
-        self._partitions[partition].watermarks = item.watermarks
+        passed = self._partitions[partition]
+        passed.watermarks = item.watermarks
         if item.step is None or not item.step.is_final:
-            self._partitions[partition].latencies.parts.record(self._age_ns(item))
+            passed.latencies.parts.record(self._age_ns(item))
         self._end_part(partition, item)
 
     def _age_ns(self, item: SourceItem) -> int:

@@ -51,13 +51,9 @@ class TimeSheet:
         return before
 
     def begin_message(self) -> None:
-        """Note that a message is taken up."""
+        """Note that a message is taken up. In between, the thread switches to ``IDLE``."""
         self.switch(ENGINE)
         self._message_since = self._since
-
-    def end_message(self) -> None:
-        """Note that the thread waits for the next message."""
-        self.switch(IDLE)
 
     def end(self) -> None:
         """Note that the thread ends: no more time passes."""
@@ -96,12 +92,23 @@ class TimeSheet:
 
 
 class TimedLink:
-    """Puts the time that a link takes, without the links behind it, into an account."""
+    """Puts the time that a link takes, without the links behind it, into an account.
 
-    def __init__(self, link: Link, sheet: TimeSheet, account: int) -> None:
+    Args:
+        link: The link.
+        sheet: Of the partition.
+        account: Where the time goes.
+        works_at_steps: Whether the link does anything at the end of a step but pass it on.
+    """
+
+    def __init__(
+        self, link: Link, sheet: TimeSheet, account: int, *, works_at_steps: bool = True
+    ) -> None:
         self._link = link
         self._switch = sheet.switch
         self._account = account
+        if not works_at_steps:
+            self.end_step = link.end_step  # type: ignore[method-assign]
 
     def emit(self, batch: pa.RecordBatch) -> None:
         before = self._switch(self._account)

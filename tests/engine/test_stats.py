@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import millstream as ms
+from millstream.engine.batch_size import BatchSizer
 from millstream.engine.latency import LatencyHistogram
 from millstream.engine.time_sheet import BLOCKED, ENGINE, IDLE, TimedLink, TimedSinkLink, TimeSheet
 
@@ -114,7 +115,7 @@ def test_an_operator_is_not_charged_for_what_comes_behind_it():
     sheet.begin_message()
     clock.now += 32.0
     chain.emit(None)
-    sheet.end_message()
+    sheet.switch(IDLE)
     seconds = sheet.seconds()
     assert (seconds[IDLE], seconds[BLOCKED], seconds[ENGINE]) == (16.0, 8.0, 32.0)
     assert sheet.by_operator(seconds) == {"inner": 4.0, "outer": 2.0}
@@ -134,7 +135,7 @@ def test_time_that_is_still_running_counts():
     clock.now += 2.0
     assert sheet.seconds() == [0.0, 2.0, 1.0]
     assert (sheet.blocked_for(), sheet.busy_for()) == (2.0, 3.0)
-    sheet.end_message()
+    sheet.switch(IDLE)
     clock.now += 4.0
     assert sheet.seconds() == [4.0, 2.0, 1.0]
     assert (sheet.blocked_for(), sheet.busy_for()) == (0.0, 0.0)
@@ -345,3 +346,24 @@ def test_jobs_without_a_name_share_as_few_as_there_are_at_once():
 def test_a_name_is_text(name):
     with pytest.raises(ms.SchemaError, match="must be a string that is not empty"):
         session().sql("SELECT k FROM t").start(print, name=name)
+
+
+# Bytes
+
+
+@given(st.integers(0, 50), st.integers(0, 50))
+def test_a_batch_is_measured_without_what_it_is_a_slice_of(start, length):
+    whole = pa.record_batch(
+        {
+            "a": pa.array(range(100), pa.int64()),
+            "b": pa.array([index % 3 == 0 for index in range(100)]),
+            "c": pa.array(range(100), pa.int16()),
+            "d": pa.array(range(100)).cast(pa.decimal128(30, 2)),
+            "e": pa.array([f"{index:04d}" for index in range(100)]),
+        }
+    )
+    part = whole.slice(start, length)
+    n_bytes = BatchSizer(whole.schema).size(part)
+    assert n_bytes == (length * (64 + 1 + 16 + 128) + 7) // 8 + part.column("e").nbytes
+    assert abs(n_bytes - part.nbytes) <= 2
+    assert BatchSizer(whole.schema.remove(4)).size(part) == n_bytes - part.column("e").nbytes
