@@ -38,6 +38,8 @@ CRITICAL = _THRESHOLDS[2]
 WARNING = _THRESHOLDS[1]
 # However little is known of the job's speed, one push is not held back for longer.
 _DELAY_SECONDS_MAX = 0.1
+# Pauses shorter than this are saved up, because to begin and end one takes its time, too.
+_DELAY_SECONDS_MIN = 0.002
 # The speed of a job is measured over intervals of at least this length,
 _INTERVAL_SECONDS_MIN = 0.01
 # and what was measured before a pause of this length is forgotten.
@@ -207,9 +209,10 @@ class Throttle:
         self._measured_at = float("-inf")
         self._rows_done = 0
         self._rows_per_second: float | None = None
+        self._owed_seconds = 0.0
 
     def delay_seconds(self, utilization: float, n_rows: int, rows_done: int) -> float:
-        """Return how long to pause after a batch.
+        """Return how long to pause after a batch; what is too short is added to the next pause.
 
         Args:
             utilization: How full the queues of the job are with the batch.
@@ -217,14 +220,20 @@ class Throttle:
             rows_done: Rows that the job has finished since its start.
         """
         if utilization < CRITICAL:
+            self._owed_seconds = 0.0
             return 0.0
         self._measure(rows_done)
         if self._rows_per_second is None:
             return 0.0
         share = min((utilization - CRITICAL) / (1.0 - CRITICAL), 1.0)
         if self._rows_per_second * _DELAY_SECONDS_MAX <= n_rows:
-            return share * _DELAY_SECONDS_MAX
-        return share * n_rows / self._rows_per_second
+            self._owed_seconds = share * _DELAY_SECONDS_MAX
+        else:
+            self._owed_seconds += share * n_rows / self._rows_per_second
+        if self._owed_seconds < _DELAY_SECONDS_MIN:
+            return 0.0
+        delay, self._owed_seconds = self._owed_seconds, 0.0
+        return delay
 
     def _measure(self, rows_done: int) -> None:
         now = self._clock()

@@ -123,7 +123,4 @@ class FlowControl:
     def _pace(self, utilization: float, n_rows: int, deadline: Deadline) -> None:
         delay = self._throttle.delay_seconds(utilization, n_rows, self.in_flight.rows_done)
         if delay > 0.0:
-            self.in_flight.wait(self._is_relieved, deadline.within(delay))
-
-    def _is_relieved(self) -> bool:
-        return self.in_flight.utilization < CRITICAL
+            self.in_flight.pause(deadline.within(delay))

@@ -33,6 +33,7 @@ class InFlight:
         self._steps_max = steps_max
         self._items_max = items_max
         self._changed = threading.Condition()
+        self._closing = threading.Condition()
         self._n_waiters = 0
         self._is_closed = False
         self.rows_in = 0
@@ -146,6 +147,12 @@ class InFlight:
             with self._changed:
                 self._changed.notify_all()
 
+    def pause(self, seconds: float) -> None:
+        """Wait for some time, or until the job is closed; nothing else ends it."""
+        with self._closing:
+            if not self._is_closed:
+                self._closing.wait(seconds)
+
     def wait_empty(self, timeout_seconds: float | None = None) -> bool:
         """Wait until nothing is under way; return False if closed, or out of time, before that."""
         with self._changed:
@@ -156,6 +163,8 @@ class InFlight:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
+        with self._closing:
+            self._closing.notify_all()
 
     def _has_room(self, n_rows: int, n_bytes: int) -> bool:
         if self._items == 0:

@@ -31,7 +31,7 @@ from millstream.engine.snapshot import Observer
 from millstream.engine.stats import JobStats
 from millstream.engine.step import AtHand, Contribution, SourceItem
 from millstream.engine.strategies import PartitioningStrategy
-from millstream.engine.time_sheet import TimedLateSink, TimedSinkLink, TimeSheet
+from millstream.engine.time_sheet import TimedSinkLink, TimeSheet, timed_sinks
 from millstream.errors import JobFailed, SourceError
 from millstream.planner.catalog import StreamDefinition
 from millstream.planner.nodes import Node
@@ -131,11 +131,13 @@ class Runtime:
     ) -> Partition:
         counters, at_hand, sheet = Counters(), AtHand(), TimeSheet(self._config.clock)
         acknowledge = partial(self._acknowledge, index)
-        late_sinks = {name: TimedLateSink(late, sheet) for name, late in late_sinks.items()}
-        late_rows = LateRows(late_sinks, self.streams, at_hand) if late_sinks else None
-        dead_letters = (
-            None if dead_sinks is None else DeadLetters(dead_sinks, self.streams, counters, at_hand)
-        )
+        late_rows, dead_letters = None, None
+        if late_sinks:
+            late_rows = LateRows(timed_sinks(late_sinks, sheet), self.streams, at_hand)
+        if dead_sinks is not None:
+            dead_letters = DeadLetters(
+                timed_sinks(dead_sinks, sheet), self.streams, counters, at_hand
+            )
 
         def post(receiver: int, contribution: Contribution) -> None:
             self._partitions[receiver].post(contribution)

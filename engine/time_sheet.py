@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 
@@ -10,7 +10,7 @@ from millstream.engine.pipeline import Link
 from millstream.engine.sinks import Sink
 from millstream.engine.step import SourceItem
 
-__all__ = ["TimeSheet", "TimedLateSink", "TimedLink", "TimedSinkLink"]
+__all__ = ["TimeSheet", "TimedLink", "TimedSinkLink", "timed_sinks"]
 
 # Waiting for a message, waiting for a sink to take a batch, and all work between the operators.
 IDLE, BLOCKED, ENGINE = range(3)
@@ -139,9 +139,12 @@ class TimedSinkLink:
         self._switch(before)
 
 
-class TimedLateSink(Sink):
-    """Counts the time in which a sink for late rows takes batches as blocked."""
+def timed_sinks(sinks: Mapping[str, Sink], sheet: TimeSheet) -> dict[str, Sink]:
+    """Count the time in which sinks of side outputs take batches as blocked, too."""
+    return {name: _TimedSink(sink, sheet) for name, sink in sinks.items()}
 
+
+class _TimedSink(Sink):
     def __init__(self, sink: Sink, sheet: TimeSheet) -> None:
         self._sink = sink
         self._switch = sheet.switch

@@ -171,6 +171,21 @@ def test_shares_of_a_partition_that_is_blocked_add_up():
     assert job.stats().partitions[0].idle_seconds == 1.0, "a thread that has ended is not idle"
 
 
+def test_a_sink_for_late_rows_that_blocks_counts_as_blocked():
+    clock = Clock()
+
+    def late_sink(batch):
+        clock.now += 2.0
+
+    made = session(1, clock=clock)
+    job = made.sql(WINDOWS).start(lambda batch: None, late_sink=late_sink)
+    job.push("t", rows(5_000))
+    job.push("t", rows(0))
+    job.finish()
+    assert job.stats().rows_late == 99
+    assert job.stats().partitions[0].blocked_seconds == 2.0
+
+
 # Jobs
 
 
