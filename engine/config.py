@@ -41,7 +41,8 @@ class SessionConfig:
         inbox_bytes_max: Bytes of Arrow data per partition that may wait or be in process before
             ``push`` blocks.
         linger_seconds: How long the first of several rows pushed one by one waits for the others.
-        clock: Seconds of a clock that never goes back. Only idleness of sources depends on it.
+        clock: Seconds of a clock that never goes back. Idleness of sources, latencies and all other
+            times in stats are read off it.
         stop_timeout_seconds: How long a stopping job waits for a sink that does not return.
 
     Raises:

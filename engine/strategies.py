@@ -75,6 +75,8 @@ class PartitioningStrategy(Protocol):
     ) -> Route:
         """Choose where a micro-batch goes.
 
+        Called again for the same batch after a while if a partition that was chosen has no room.
+
         Args:
             stream: Stream of the batch.
             batch: The rows; columns behind the stream's own belong to the engine and have to stay.
