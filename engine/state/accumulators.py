@@ -107,9 +107,14 @@ class Accumulators:
         if n_groups > self._capacity:
             self._reallocate(max(2 * self._capacity, n_groups), slice(0, self._capacity))
 
-    def retain(self, group_ids: U32) -> None:
-        """Keep only these groups, renumbered from 0 in this order, in arrays of their own."""
-        self._reallocate(max(_CAPACITY_LEAST, 2 * len(group_ids)), group_ids)
+    def retain(self, group_ids: U32, n_before: int = 0) -> None:
+        """Keep only these groups, renumbered from 0 in this order, in arrays of their own.
+
+        Args:
+            group_ids: uint32[n], the groups to keep.
+            n_before: Number of groups until now; for as many there is room again.
+        """
+        self._reallocate(max(_CAPACITY_LEAST, 2 * len(group_ids), n_before), group_ids)
 
     @property
     def state_bytes(self) -> int:

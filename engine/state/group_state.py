@@ -108,8 +108,9 @@ class GroupState:
 
     def retain(self, group_ids: U32) -> None:
         """Keep only these groups, renumbered from 0 in this order."""
+        n_before = self.n_groups
         if self._is_global:
             self._n_global = len(group_ids)
         else:
             self._table.retain(group_ids)
-        self._accumulators.retain(group_ids)
+        self._accumulators.retain(group_ids, n_before)

@@ -112,10 +112,11 @@ class KeyTable:
         Args:
             group_ids: uint32[n], each group at most once.
         """
-        before = self._keys
+        before, n_before = self._keys, self.n_groups
         self.n_groups = len(group_ids)
         capacity = _CAPACITY_LEAST
-        while capacity < 2 * self.n_groups:
+        # As many groups as now are likely to come again: the next window is like the last.
+        while capacity < max(2 * self.n_groups, n_before):
             capacity *= 2
         # Memory shrinks by half or more at a time, or not at all.
         self._allocate(before.shape[0], min(capacity, before.shape[1]))

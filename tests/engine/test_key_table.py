@@ -149,6 +149,10 @@ def test_a_table_grows_and_shrinks_with_its_groups(type_: pa.DataType) -> None:
     table.retain(last)
     assert table.columns(slice(0, 10))[0].equals(keys[19_990:])
     assert table.assign([keys[19_985:]]).tolist() == [*range(10, 15), *range(10)]
+    # There is room for as many groups as before, until fewer have come.
+    assert table.capacity >= 20_000
+    table.retain(np.arange(10, dtype=np.uint32))
+    assert table.columns(slice(0, 10))[0].equals(keys[19_990:])
     assert table.capacity == KeyTable([type_]).capacity
     assert table.state_bytes < bytes_full / 20
     table.retain(np.zeros(0, np.uint32))
