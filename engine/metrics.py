@@ -6,12 +6,17 @@ no more than the counters that jobs keep anyway.
 
 from __future__ import annotations
 
+import itertools
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
+from socketserver import ThreadingMixIn
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, NamedTuple, Self
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -27,7 +32,14 @@ from millstream.engine.latency import LatencyHistogram
 from millstream.engine.runtime import Runtime
 from millstream.engine.stats import JobStats, PartitionStats, StreamStats
 
-__all__ = ["JobCollector", "MetricsServer"]
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+__all__ = ["JobCollector", "MetricsServer", "PageCache"]
+
+# What a page depends on, and how many different ones are kept.
+_REQUEST = ("REQUEST_METHOD", "PATH_INFO", "QUERY_STRING", "HTTP_ACCEPT", "HTTP_ACCEPT_ENCODING")
+_PAGES_MAX = 4
 
 # State sizes may be this old in a scrape, because they can take a while to add up.
 _STATE_AGE_SECONDS = 1.0
@@ -113,12 +125,17 @@ class JobCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         jobs = [(job, job.stats(state_age_max=_STATE_AGE_SECONDS)) for job in self._jobs.jobs()]
         all_stats = [stats for _, stats in jobs]
-        yield from _job_metrics(all_stats)
-        yield from _partition_metrics(all_stats)
-        yield from _time_metrics(all_stats)
-        yield from _pressure_metrics(all_stats)
-        yield from _event_time_metrics(all_stats)
-        yield from _latencies(jobs)
+        for metric in itertools.chain(
+            _job_metrics(all_stats),
+            _partition_metrics(all_stats),
+            _time_metrics(all_stats),
+            _pressure_metrics(all_stats),
+            _event_time_metrics(all_stats),
+            _latencies(jobs),
+        ):
+            # Let the threads of the jobs have the interpreter in between.
+            time.sleep(0)
+            yield metric
 
 
 def _job_metrics(jobs: list[JobStats]) -> Iterator[Metric]:
@@ -266,8 +283,70 @@ def _add_histogram(
     family.add_metric(labels, buckets, sum_value=histogram.total_ns / 1e9)
 
 
+class PageCache:
+    """Serves a page again while it is young, so that scraping more often does not cost more.
+
+    Args:
+        app: Makes the pages.
+        max_age_seconds: Age up to which a page is served again.
+        clock: Seconds of a clock that never goes back.
+    """
+
+    def __init__(
+        self, app: WSGIApplication, max_age_seconds: float, clock: Callable[[], float]
+    ) -> None:
+        self._app = app
+        self._max_age_seconds = max_age_seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._pages: dict[tuple[object, ...], _Page] = {}
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        request = tuple(environ.get(name) for name in _REQUEST)
+        with self._lock:
+            page = self._pages.get(request)
+            if page is None or self._clock() - page.made_at >= self._max_age_seconds:
+                page = self._make(environ)
+                if len(self._pages) >= _PAGES_MAX:
+                    self._pages.clear()
+                self._pages[request] = page
+        start_response(page.status, page.headers)
+        return [page.body]
+
+    def _make(self, environ: WSGIEnvironment) -> _Page:
+        made_at, started = self._clock(), []
+
+        def start(status: str, headers: list[tuple[str, str]], *_: object) -> Callable[..., object]:
+            started.append((status, headers))
+            return started.append
+
+        body = b"".join(self._app(environ, start))
+        ((status, headers),) = started
+        return _Page(status, headers, body, made_at)
+
+
+class _Page(NamedTuple):
+    status: str
+    headers: list[tuple[str, str]]
+    body: bytes
+    made_at: float
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
+class _Handler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep silent: who scrapes, and how often, is no news."""
+
+
 class MetricsServer:
-    """Serves the metrics of a session's jobs over HTTP, in a thread of its own.
+    """Serves the metrics of a session's jobs over HTTP, in threads of its own.
 
     Made by :meth:`Session.serve_metrics`; as a context manager it is closed at the end of the
     block.
@@ -276,6 +355,7 @@ class MetricsServer:
         jobs: The jobs.
         address: Address to listen at.
         port: Port to listen at; 0 takes one that is free.
+        max_age_seconds: How old the metrics may be.
 
     Attributes:
         address: The address.
@@ -286,15 +366,25 @@ class MetricsServer:
         OSError: If the address cannot be listened at.
     """
 
-    def __init__(self, jobs: JobRegistry, address: str, port: int) -> None:
+    def __init__(self, jobs: JobRegistry, address: str, port: int, max_age_seconds: float) -> None:
         registry = CollectorRegistry()
         registry.register(JobCollector(jobs))
-        self._server, self._thread = start_http_server(port, address, registry)
+        is_version_6 = ":" in address
+        self._server = make_server(
+            address,
+            port,
+            PageCache(make_wsgi_app(registry), max_age_seconds, time.monotonic),
+            server_class=_Server6 if is_version_6 else _Server,
+            handler_class=_Handler,
+        )
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="millstream-metrics", daemon=True
+        )
+        self._thread.start()
         self._is_closed = False
         self.address = address
         self.port: int = self._server.server_port
-        host = f"[{address}]" if ":" in address else address
-        self.url = f"http://{host}:{self.port}/metrics"
+        self.url = f"http://{f'[{address}]' if is_version_6 else address}:{self.port}/metrics"
 
     def close_later(self) -> None:
         """Close from another thread: the garbage collector may call this from the server's own."""

@@ -243,12 +243,16 @@ class Session:
         make = Query if explained is None else Explanation
         return make(plan, self.config, self._tables, self._catalog.functions, self._jobs)
 
-    def serve_metrics(self, port: int = 0, *, address: str = "127.0.0.1") -> MetricsServer:
+    def serve_metrics(
+        self, port: int = 0, *, address: str = "127.0.0.1", max_age_seconds: float = 0.5
+    ) -> MetricsServer:
         """Serve the metrics of all jobs over HTTP, for Prometheus to collect.
 
         Args:
             port: Port to listen at; 0 takes one that is free, see :attr:`MetricsServer.port`.
             address: Address to listen at; only this machine can reach the default.
+            max_age_seconds: How old the metrics may be. Who asks again within this time gets the
+                same, so that asking more often costs jobs nothing.
 
         Returns:
             The running server. It is closed with the session at the latest.
@@ -259,7 +263,7 @@ class Session:
         # Importing a web server takes a while, which those who do not need it should not wait.
         from millstream.engine.metrics import MetricsServer
 
-        server = MetricsServer(self._jobs, address, port)
+        server = MetricsServer(self._jobs, address, port, max_age_seconds)
         weakref.finalize(self, server.close_later).atexit = False
         return server
 

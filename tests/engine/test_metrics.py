@@ -15,6 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import millstream as ms
+from millstream.engine.metrics import PageCache
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCHEMA = pa.schema({"k": pa.int64(), "ts": pa.timestamp("ms")})
@@ -55,7 +56,7 @@ def value(families, name, **labels):
 @pytest.fixture
 def served():
     made = session()
-    with made.serve_metrics() as server:
+    with made.serve_metrics(max_age_seconds=0) as server:
         yield made, server
 
 
@@ -242,6 +243,53 @@ def test_a_name_may_hold_any_text(served):
     name = 'a "b"\\c\nd'
     with made.sql("SELECT k FROM t").start(print_nothing, name=name):
         assert value(scraped(server), "millstream_job_rows_in_total", job=name) == 0
+
+
+def test_a_page_is_served_again_while_it_is_young():
+    made, now, answers = [], [100.0], []
+
+    def app(environ, start_response):
+        made.append(environ["PATH_INFO"])
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"page ", str(len(made)).encode()]
+
+    cache = PageCache(app, 0.5, lambda: now[0])
+
+    def get(path):
+        (body,) = cache({"PATH_INFO": path}, lambda *answer: answers.append(answer))
+        return body
+
+    assert get("/metrics") == b"page 1"
+    now[0] += 0.4
+    assert get("/metrics") == b"page 1"
+    assert get("/other") == b"page 2"
+    now[0] += 0.1
+    assert get("/metrics") == b"page 3"
+    assert answers == [("200 OK", [("Content-Type", "text/plain")])] * 4
+    for number in range(100):
+        get(f"/{number}")
+    assert len(cache._pages) <= 4
+
+
+def test_scrapes_in_quick_succession_give_the_same():
+    made = session()
+    job = made.sql("SELECT k FROM t").start(print_nothing)
+    with made.serve_metrics(max_age_seconds=3600) as server:
+        before = scraped(server)
+        job.push("t", rows(0))
+        job.finish()
+        assert scraped(server) == before
+
+
+def test_a_server_may_listen_at_version_6_addresses():
+    made = session()
+    try:
+        server = made.serve_metrics(address="::1")
+    except OSError:
+        pytest.skip("this machine has none")
+    with server:
+        assert server.url == f"http://[::1]:{server.port}/metrics"
+        assert "millstream_rows_in" in scraped(server)
 
 
 def test_a_closed_server_serves_no_more():
