@@ -16,6 +16,7 @@ import pyarrow as pa
 from pyarrow import types
 
 from millstream.engine.columns import first_null, plain
+from millstream.engine.dictionaries import MergeableRows
 from millstream.errors import SchemaError, SourceError
 
 __all__ = ["Conformer", "conform"]
@@ -41,12 +42,14 @@ class Conformer:
         self._schema = schema
         self._stream = stream
         self._required = [index for index, field in enumerate(schema) if not field.nullable]
+        self._mergeable = MergeableRows(schema)
 
     def conform(self, data: Any) -> list[pa.RecordBatch]:
         """Return the rows of ``data`` as batches of the stream's schema.
 
         Columns are matched by name, and cast where that keeps every value. Arrow data that fits as
-        it is comes back as it is, without a copy and with its own schema metadata.
+        it is comes back as it is, without a copy and with its own schema metadata; only a column
+        whose dictionary has a NULL among its values is encoded anew.
 
         Args:
             data: A RecordBatch, a Table, an object with ``__arrow_c_stream__`` or
@@ -168,13 +171,13 @@ class Conformer:
         if schema.equals(self._schema):
             for index in self._required:
                 self._check_required(self._schema.field(index), batch.column(index), first_row)
-            return batch
+            return self._mergeable.of(batch)
         self._check_names(schema.names, dict(zip(schema.names, schema.types, strict=True)))
         columns = [
             self._conform_column(batch.column(field.name), field, first_row)
             for field in self._schema
         ]
-        return pa.RecordBatch.from_arrays(columns, schema=self._schema)
+        return self._mergeable.of(pa.RecordBatch.from_arrays(columns, schema=self._schema))
 
     def _conform_column(self, array: pa.Array, field: pa.Field, first_row: int) -> pa.Array:
         if array.type != field.type:

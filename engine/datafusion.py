@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from datafusion import SessionConfig, SessionContext, udaf, udf
 
+from millstream.engine.dictionaries import MergeableRows
 from millstream.errors import MillstreamError
 from millstream.planner.nodes import HIDDEN_PREFIX, Transform, quoted
 
@@ -181,6 +182,7 @@ class QueryRunner:
         self._query = self._context.sql(sql)
         self._tells_time = tells_time(sql)
         self._out_schema = out_schema
+        self._mergeable = MergeableRows(out_schema)
 
     def run(self, batches: Iterable[pa.RecordBatch]) -> list[pa.RecordBatch]:
         """Run the query over the rows of ``batches``; no empty batch is returned.
@@ -201,7 +203,11 @@ class QueryRunner:
         finally:
             # A LIMIT, or an error, leaves batches behind that the next run must not see.
             self._live.waiting.clear()
-        return [_as_schema(result, self._out_schema) for result in results if result.num_rows > 0]
+        return [
+            self._mergeable.of(_as_schema(result, self._out_schema))
+            for result in results
+            if result.num_rows > 0
+        ]
 
 
 class TransformRunner:
@@ -285,6 +291,7 @@ class _Resident:
         context.register_dataset(INPUT_TABLE, self._live)
         self._physical = context.sql(sql).execution_plan()
         self._out_schema = out_schema
+        self._mergeable = MergeableRows(out_schema)
         self._stream: Any = None
 
     def run(self, batches: Iterable[pa.RecordBatch]) -> list[pa.RecordBatch]:
@@ -309,7 +316,7 @@ class _Resident:
                 self._stream = None
                 return out
             if result.num_rows > 0:
-                out.append(_as_schema(result, self._out_schema))
+                out.append(self._mergeable.of(_as_schema(result, self._out_schema)))
             # The table hands over a whole batch at a time and a filter or projection answers each
             # with at most one.
             if not self._live.waiting and out:

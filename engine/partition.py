@@ -288,19 +288,27 @@ class Partition:
         counters.rows_in += sum(item.n_rows for item in items)
         counters.batches_in += len(items)
         counters.bytes_in += sum(item.n_bytes for item in items)
-        whole = pa.concat_batches([source.pick(item.batch) for item in items])
         try:
-            source.downstream.emit(whole)
-        except TransformFailed:
-            # Nothing has been kept of these rows yet; one by one they tell which of them it was.
-            for item in items:
-                self.at_hand.item = item
-                source.downstream.emit(source.pick(item.batch))
-            raise
+            whole = pa.concat_batches([source.pick(item.batch) for item in items])
+        except pa.ArrowInvalid:
+            # The indices of their dictionaries are too narrow for the values of all.
+            self._emit_each(items, source)
+        else:
+            try:
+                source.downstream.emit(whole)
+            except TransformFailed:
+                # Nothing has been kept of these rows; one by one they tell which of them it was.
+                self._emit_each(items, source)
+                raise
         counters.rows_mapped += sum(item.n_rows for item in items)
         counters.bytes_mapped += sum(item.n_bytes for item in items)
         for item in items:
             self._hooks.mapped(item)
+
+    def _emit_each(self, items: list[SourceItem], source: SourceLink) -> None:
+        for item in items:
+            self.at_hand.item = item
+            source.downstream.emit(source.pick(item.batch))
 
     def _process(self, item: SourceItem) -> None:
         sources = self.pipelines.sources

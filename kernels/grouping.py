@@ -9,6 +9,9 @@ as fast while the index fits into a core's cache, so callers that can afford it 
 Rows are done in blocks. A first pass over the block looks at one slot per row and takes no branch
 that depends on the data, so that the processor can have many rows under way. It settles nearly all
 rows; a second pass probes on for the few that are left.
+
+Where keys are small integers close to each other, the first pass needs no hash: see
+:func:`assign_group_ids_direct`.
 """
 
 from __future__ import annotations
@@ -19,13 +22,18 @@ from millstream.kernels.compile import I64, U32, U64, kernel
 from millstream.kernels.compile import _pointer as pointer
 
 __all__ = [
+    "BLOCK_ROWS",
     "assign_group_ids",
     "assign_group_ids_at",
+    "assign_group_ids_direct",
+    "fill_direct",
     "rebuild_slots",
     "split_groups",
 ]
 
-_BLOCK_ROWS = 512
+BLOCK_ROWS = 512
+"""Rows of a block; a word that is the same in all rows is stored once for each row of a block."""
+
 _WORD_BYTES = 8
 
 _SEED = np.uint64(0x9E3779B97F4A7C15)
@@ -59,11 +67,16 @@ def _entry(hashed: np.uint64, n_groups: int) -> np.uint64:
 
 
 @kernel
+def _block_values(columns: I64, word: int, first: int) -> I64:
+    return pointer(columns[word, 0] + first * columns[word, 1], np.int64)  # type: ignore[no-any-return]
+
+
+@kernel
 def _hash_block(columns: I64, first: int, n_rows: int, hashes: U64) -> None:
     for row in range(n_rows):
         hashes[row] = _SEED
     for word in range(columns.shape[0]):
-        values = pointer(columns[word] + first * _WORD_BYTES, np.int64)
+        values = _block_values(columns, word, first)
         for row in range(n_rows):
             hashes[row] = _absorb(hashes[row], values[row])
     for row in range(n_rows):
@@ -76,7 +89,7 @@ def _look_up_block(
 ) -> int:
     """Look at the first slot of each row; return how many rows are not there. One or two words."""
     mask = np.uint64(slots.shape[0] - 1)
-    values = pointer(columns[0] + first * _WORD_BYTES, np.int64)
+    values = _block_values(columns, 0, first)
     known = keys[0]
     n_missed = 0
     if columns.shape[0] == 1:
@@ -88,7 +101,7 @@ def _look_up_block(
             missed[n_missed] = row
             n_missed += (known[group_id] != values[row]) | (entry == _FREE)
         return n_missed
-    more_values = pointer(columns[1] + first * _WORD_BYTES, np.int64)
+    more_values = _block_values(columns, 1, first)
     more_known = keys[1]
     for row in range(group_ids.shape[0]):
         entry = slots[hashes[row] & mask]
@@ -119,7 +132,7 @@ def _look_up_wide_block(
         group_ids[row] = (entry & _ID_BITS) - np.uint64(entry != _FREE)
         differences[row] = entry == _FREE
     for word in range(columns.shape[0]):
-        values = pointer(columns[word] + first * _WORD_BYTES, np.int64)
+        values = _block_values(columns, word, first)
         known = keys[word]
         for row in range(n_rows):
             differences[row] |= known[np.uint64(group_ids[row])] ^ values[row]
@@ -153,7 +166,7 @@ def _settle_missed(
                 group_id = (entry & _ID_BITS) - _ONE
                 differences = 0
                 for word in range(columns.shape[0]):
-                    values = pointer(columns[word] + first * _WORD_BYTES, np.int64)
+                    values = _block_values(columns, word, first)
                     differences |= keys[word, group_id] ^ values[row]
                 if differences == 0:
                     break
@@ -163,7 +176,7 @@ def _settle_missed(
             if n_groups >= n_groups_max:
                 return int(np.int64(row)), n_groups
             for word in range(columns.shape[0]):
-                values = pointer(columns[word] + first * _WORD_BYTES, np.int64)
+                values = _block_values(columns, word, first)
                 keys[word, n_groups] = values[row]
             n_groups += 1
             entry = _entry(hashed, n_groups)
@@ -182,8 +195,10 @@ def assign_group_ids_at(
     taken. The caller then makes them larger and goes on from that row.
 
     Args:
-        columns: int64[n_words], for each word of the key the address of its int64[n_rows] values,
-            which the caller keeps alive. Without words all rows are one group.
+        columns: int64[n_words, 2], for each word of the key the address of its int64[n_rows]
+            values, which the caller keeps alive, and the bytes from one value to the next: 8, or 0
+            for int64[BLOCK_ROWS] values that serve every block. Without words all rows are one
+            group.
         start: First row to do.
         stop: Row to stop before.
         slots: uint64[n_slots], the index; see the module. A power of two, at least 2: unchecked.
@@ -197,11 +212,11 @@ def assign_group_ids_at(
     if columns.shape[0] == 0:
         group_ids[start:stop] = 0
         return stop, max(n_groups, 1) if start < stop else n_groups
-    hashes = np.empty(_BLOCK_ROWS, np.uint64)
-    differences = np.empty(_BLOCK_ROWS, np.int64)
-    missed = np.empty(_BLOCK_ROWS, np.uint32)
-    for first in range(start, stop, _BLOCK_ROWS):
-        ids = group_ids[first : min(first + _BLOCK_ROWS, stop)]
+    hashes = np.empty(BLOCK_ROWS, np.uint64)
+    differences = np.empty(BLOCK_ROWS, np.int64)
+    missed = np.empty(BLOCK_ROWS, np.uint32)
+    for first in range(start, stop, BLOCK_ROWS):
+        ids = group_ids[first : min(first + BLOCK_ROWS, stop)]
         _hash_block(columns, first, ids.shape[0], hashes)
         if columns.shape[0] <= 2:
             n_missed = _look_up_block(columns, first, hashes, slots, keys, ids, missed)
@@ -235,10 +250,196 @@ def assign_group_ids(
         The row to go on from, which is n_rows when all are done, and the number of groups.
     """
     n_words, n_rows = words.shape
-    columns = np.empty(n_words, np.int64)
+    columns = np.empty((n_words, 2), np.int64)
     for word in range(n_words):
-        columns[word] = np.int64(words.ctypes.data) + word * n_rows * _WORD_BYTES
+        columns[word, 0] = np.int64(words.ctypes.data) + word * n_rows * _WORD_BYTES
+        columns[word, 1] = _WORD_BYTES
     return assign_group_ids_at(columns, start, n_rows, slots, keys, n_groups, group_ids)
+
+
+@kernel
+def _entries_of(owners: I64, direct: U32, pane: int) -> int:
+    """Return the address of a pane's entries, or 0 if a later pane has them."""
+    place = pane & (owners.shape[0] - 1)
+    entries_at: int = np.int64(direct.ctypes.data) + 4 * place * direct.shape[1]
+    if owners[place] == pane:
+        return entries_at
+    if owners[place] > pane:
+        return 0
+    owners[place] = pane
+    entries = pointer(entries_at, np.uint32)
+    for index in range(direct.shape[1]):
+        entries[index] = 0
+    return entries_at
+
+
+@kernel
+def _find_in_one_pane(values: I64, base: int, entries: U32, n_entries: int, ids: U32) -> int:
+    # The last entry stays free, for all keys that have none.
+    last = np.uint64(n_entries - 1)
+    n_missed = 0
+    for row in range(ids.shape[0]):
+        entry = entries[min(np.uint64(values[row] - base), last)]
+        ids[row] = entry - np.uint32(1)
+        n_missed += entry == np.uint32(0)
+    return n_missed
+
+
+@kernel
+def _find_in_panes(panes: I64, values: I64, base: int, owners: I64, direct: U32, ids: U32) -> int:
+    last = np.uint64(direct.shape[1] - 1)
+    mask = owners.shape[0] - 1
+    n_missed = 0
+    for row in range(ids.shape[0]):
+        place = panes[row] & mask
+        index = min(np.uint64(values[row] - base), last)
+        index = index if owners[place] == panes[row] else last
+        entry = direct[place, index]
+        ids[row] = entry - np.uint32(1)
+        n_missed += entry == np.uint32(0)
+    return n_missed
+
+
+@kernel
+def _find_block(columns: I64, first: int, base: int, owners: I64, direct: U32, ids: U32) -> int:
+    """Look up a block's rows by their keys; return how many were not found, with an id of -1."""
+    n_words = columns.shape[0]
+    values = _block_values(columns, n_words - 1, first)
+    if n_words == 1:
+        return _find_in_one_pane(values, base, direct[0], direct.shape[1], ids)
+    panes = _block_values(columns, 0, first)
+    least = greatest = panes[0]
+    if columns[0, 1] != 0:
+        for row in range(1, ids.shape[0]):
+            least = min(least, panes[row])
+            greatest = max(greatest, panes[row])
+    entries_at = _entries_of(owners, direct, greatest)
+    if least < greatest:
+        return _find_in_panes(panes, values, base, owners, direct, ids)
+    if entries_at == 0:
+        ids[:] = np.uint32(0xFFFFFFFF)
+        return len(ids)
+    return _find_in_one_pane(values, base, pointer(entries_at, np.uint32), direct.shape[1], ids)
+
+
+@kernel
+def _list_missed(columns: I64, first: int, ids: U32, hashes: U64, missed: U32) -> None:
+    n_missed = 0
+    for row in range(ids.shape[0]):
+        if ids[row] == np.uint32(0xFFFFFFFF):
+            missed[n_missed] = row
+            n_missed += 1
+            state = _SEED
+            for word in range(columns.shape[0]):
+                state = _absorb(state, _block_values(columns, word, first)[row])
+            hashes[row] = _finish(state)
+
+
+@kernel
+def _enter_missed(
+    columns: I64, first: int, base: int, owners: I64, direct: U32, ids: U32, missed: U32
+) -> None:
+    n_words = columns.shape[0]
+    last = np.uint64(direct.shape[1] - 1)
+    values = _block_values(columns, n_words - 1, first)
+    panes = _block_values(columns, 0, first)
+    for row in missed:
+        place = 0 if n_words == 1 else panes[row] & (owners.shape[0] - 1)
+        index = np.uint64(values[row] - base)
+        if index < last and (n_words == 1 or owners[place] == panes[row]):
+            direct[place, index] = ids[row] + np.uint32(1)
+
+
+@kernel
+def assign_group_ids_direct(
+    columns: I64,
+    start: int,
+    stop: int,
+    slots: U64,
+    keys: I64,
+    n_groups: int,
+    group_ids: U32,
+    base: int,
+    owners: I64,
+    direct: U32,
+) -> tuple[int, int, int]:
+    """Give each row the id of its key, by an array over all keys of a range where it can.
+
+    The key is the last word. Of the words before it, if there are any, the first is a pane, of
+    which some are open at a time; others are the same in all rows. What the array does not know is
+    looked up by its hash, and noted in the array if it is in the range.
+
+    Args:
+        columns: int64[n_words, 2], addresses and strides as :func:`assign_group_ids_at` takes them;
+            at least one word.
+        start: First row to do.
+        stop: Row to stop before.
+        slots: uint64[n_slots], the hash index.
+        keys: int64[n_words, capacity], the groups' keys.
+        n_groups: Groups so far.
+        group_ids: uint32[n_rows], written from ``start`` on.
+        base: Least key of the range.
+        owners: int64[n_places], the pane whose groups a row of ``direct`` has now: one with the
+            same remainder by n_places, a power of two, or INT64_MIN. The latest pane takes the row.
+        direct: uint32[n_places, n_keys + 1], per pane and key the group's id plus one, 0 for none;
+            the last one of each pane is always 0. Only groups whose words between pane and key are
+            those of these rows may be in it.
+
+    Returns:
+        The row to go on from, which is ``stop`` when all are done; the number of groups; and how
+        many rows the array did not know.
+    """
+    hashes = np.empty(BLOCK_ROWS, np.uint64)
+    missed = np.empty(BLOCK_ROWS, np.uint32)
+    n_all_missed = 0
+    for first in range(start, stop, BLOCK_ROWS):
+        ids = group_ids[first : min(first + BLOCK_ROWS, stop)]
+        n_missed = _find_block(columns, first, base, owners, direct, ids)
+        if n_missed == 0:
+            continue
+        _list_missed(columns, first, ids, hashes, missed)
+        row, n_groups = _settle_missed(
+            columns, first, hashes, slots, keys, n_groups, ids, missed[:n_missed]
+        )
+        if row >= 0:
+            return first + row, n_groups, n_all_missed
+        n_all_missed += n_missed
+        _enter_missed(columns, first, base, owners, direct, ids, missed[:n_missed])
+    return stop, n_groups, n_all_missed
+
+
+@kernel
+def fill_direct(
+    keys: I64, n_groups: int, between: int, base: int, owners: I64, direct: U32
+) -> None:
+    """Enter groups into the array of :func:`assign_group_ids_direct`, which is empty.
+
+    Args:
+        keys: int64[n_words, capacity], the groups' keys; at most three words.
+        n_groups: Number of groups.
+        between: The word between pane and key, if there is one: other groups are left out.
+        base: Least key of the range.
+        owners: int64[n_places], INT64_MIN; gets the latest panes.
+        direct: uint32[n_places, n_keys + 1], zeros; gets ids plus one.
+    """
+    n_words = keys.shape[0]
+    mask = owners.shape[0] - 1
+    last = np.uint64(direct.shape[1] - 1)
+    if n_words > 1:
+        for group_id in range(n_groups):
+            pane = keys[0, group_id]
+            owners[pane & mask] = max(owners[pane & mask], pane)
+    for group_id in range(n_groups):
+        place = 0
+        if n_words > 1:
+            place = keys[0, group_id] & mask
+            if owners[place] != keys[0, group_id]:
+                continue
+        if n_words == 3 and keys[1, group_id] != between:
+            continue
+        index = np.uint64(keys[n_words - 1, group_id] - base)
+        if index < last:
+            direct[place, index] = group_id + 1
 
 
 @kernel

@@ -18,16 +18,21 @@ from __future__ import annotations
 from millstream.kernels.compile import I64, U8, kernel
 
 __all__ = [
+    "NO_PANE",
     "count_expanded",
     "expand_panes",
     "first_open_windows",
     "late_for_tumble",
+    "only_pane",
     "pane_indices",
     "running_watermarks",
     "scan_times",
 ]
 
 _INT64_MIN = -(2**63)
+NO_PANE = _INT64_MIN
+"""What :func:`only_pane` returns for several panes; no pane of two time units has this number."""
+
 _INT64_MAX = 2**63 - 1
 _BLOCK_ROWS = 1024
 # Up to this many borders between panes, comparing with each is cheaper than a division per row.
@@ -150,6 +155,25 @@ def pane_indices(times: I64, offset: int, size: int, panes: I64) -> tuple[int, i
         least_pane = min(least_pane, _pane(least, turns, shift, size))
         greatest_pane = max(greatest_pane, _pane(greatest, turns, shift, size))
     return least_pane, greatest_pane
+
+
+@kernel
+def only_pane(times: I64, offset: int, size: int) -> int:
+    """Return the pane that holds all of some event times, or ``NO_PANE`` if there are several.
+
+    Args:
+        times: int64[n_rows], event times, at least one: unchecked.
+        offset: Where pane 0 begins.
+        size: Length of a pane, as for :func:`pane_indices`.
+    """
+    least = greatest = times[0]
+    for row in range(1, times.shape[0]):
+        least = min(least, times[row])
+        greatest = max(greatest, times[row])
+    turns = offset // size
+    shift = offset - turns * size
+    pane = _pane(least, turns, shift, size)
+    return pane if pane == _pane(greatest, turns, shift, size) else _INT64_MIN
 
 
 @kernel

@@ -14,10 +14,11 @@ from millstream.engine.operators.base import Collector, Counters, HeldBack
 from millstream.engine.operators.calls import Calls
 from millstream.engine.operators.changelog import Changelog
 from millstream.engine.operators.reduction import Reduction
-from millstream.engine.operators.windowing import WindowGrid, or_all_windows
+from millstream.engine.operators.windowing import WindowGrid, or_all_windows, word_per_row
 from millstream.engine.row_watermarks import RowWatermarks
 from millstream.engine.state.accumulators import Accumulators
 from millstream.engine.state.group_state import GroupState
+from millstream.engine.state.key_table import Word
 from millstream.engine.step import AtHand
 from millstream.kernels.compile import I64, U32
 from millstream.planner.nodes import HIDDEN_PREFIX, Node
@@ -54,7 +55,7 @@ class _Grouping:
         key_types = [rows_schema.field(key).type for key in node.keys]
         self.state = GroupState(key_types, n_prefix_words, self.calls.specs, merges=merges)
 
-    def add_rows(self, batch: pa.RecordBatch, prefix: Sequence[I64]) -> U32:
+    def add_rows(self, batch: pa.RecordBatch, prefix: Sequence[Word]) -> U32:
         """Add rows of the input and return their groups."""
         keys = [batch.column(key) for key in self.node.keys]
         group_ids = self.state.update(batch.num_rows, prefix, keys, self.calls.values(batch))
@@ -65,10 +66,10 @@ class _Grouping:
         """Return the accumulators of groups of one row each, for every row of a batch."""
         accumulators = Accumulators(self.calls.specs, merges=False)
         rows = np.arange(batch.num_rows, dtype=np.uint32)
-        accumulators.update(self.calls.values(batch), rows, batch.num_rows)
+        accumulators.update(self.calls.values(batch), rows, batch.num_rows, new_have_rows=True)
         return accumulators.columns(slice(0, batch.num_rows))
 
-    def add_partials(self, batch: pa.RecordBatch, prefix: Sequence[I64]) -> U32:
+    def add_partials(self, batch: pa.RecordBatch, prefix: Sequence[Word]) -> U32:
         """Add groups that another phase has accumulated and return their groups here."""
         keys = [batch.column(key) for key in self.node.keys]
         values = [batch.column(f"{_STATE}{index}") for index in range(len(self.calls.specs))]
@@ -143,17 +144,18 @@ class PartialAggregate:
             return
         panes = grid.assign(batch, self._watermarks.of(batch), self._late_rows)
         self._counters.rows_late += panes.n_late
-        prefix = [panes.panes]
+        prefix: list[Word] = [panes.panes]
         if grid.is_overlapping:
-            prefix.append(or_all_windows(panes.first_ends, len(panes.panes)))
+            prefix.append(or_all_windows(panes.first_ends))
         self._add(panes.batch, prefix, out)
 
-    def _add(self, batch: pa.RecordBatch, prefix: list[I64], out: Collector) -> None:
+    def _add(self, batch: pa.RecordBatch, prefix: list[Word], out: Collector) -> None:
         grouping = self._grouping
         if self._reduction.is_bypassed:
             self._reduction.bypass(batch.num_rows)
+            words = [word_per_row(word, batch.num_rows) for word in prefix]
             keys = [batch.column(key) for key in grouping.node.keys]
-            out.emit(self._partials(keys, prefix, grouping.row_states(batch)))
+            out.emit(self._partials(keys, words, grouping.row_states(batch)))
             return
         n_before = grouping.state.n_groups
         grouping.add_rows(batch, prefix)
@@ -370,7 +372,8 @@ class SingleAggregate(_Emitting):
         self._counters.rows_late += assigned.n_late
         rows, last_panes = assigned.batch, assigned.panes
         if grouping.grid.is_overlapping:
-            indices, last_panes = grouping.grid.expand(assigned.panes, assigned.first_ends)
+            panes = word_per_row(assigned.panes, rows.num_rows)
+            indices, last_panes = grouping.grid.expand(panes, assigned.first_ends)
             rows = rows.take(array_from_buffers(indices, pa.int64(), None))
         self._note(grouping.add_rows(rows, (last_panes,)))
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 from millstream.engine.columns import array_from_buffers
 from millstream.engine.late_rows import LateRows
 from millstream.engine.operators.base import Collector, Counters
-from millstream.engine.operators.windowing import WindowGrid
+from millstream.engine.operators.windowing import WindowGrid, word_per_row
 from millstream.engine.row_watermarks import RowWatermarks
 from millstream.planner.nodes import HIDDEN_PREFIX
 from millstream.planner.nodes import AssignWindows as AssignWindowsNode
@@ -48,9 +48,10 @@ class AssignWindows:
             batch = _without_hidden(batch)
         assigned = self._grid.assign(batch, self._watermarks.of(batch), self._late_rows)
         self._counters.rows_late += assigned.n_late
-        rows, last_panes = _without_hidden(assigned.batch), assigned.panes
+        rows = _without_hidden(assigned.batch)
+        last_panes = word_per_row(assigned.panes, rows.num_rows)
         if self._grid.is_overlapping:
-            indices, last_panes = self._grid.expand(assigned.panes, assigned.first_ends)
+            indices, last_panes = self._grid.expand(last_panes, assigned.first_ends)
             rows = rows.take(array_from_buffers(indices, pa.int64(), None))
         columns = rows.columns + self._grid.columns(last_panes)
         out.emit(pa.RecordBatch.from_arrays(columns, schema=self._node.schema))

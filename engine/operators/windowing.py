@@ -15,17 +15,20 @@ import pyarrow as pa
 from millstream.engine.columns import array_from_buffers, event_times
 from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END
 from millstream.engine.late_rows import LateRows
+from millstream.engine.state.key_table import Word
 from millstream.kernels.compile import I64, U8
 from millstream.kernels.windows import (
+    NO_PANE,
     count_expanded,
     expand_panes,
     first_open_windows,
     late_for_tumble,
+    only_pane,
     pane_indices,
 )
 from millstream.planner.nodes import Window
 
-__all__ = ["Panes", "WindowGrid", "or_all_windows", "time_array"]
+__all__ = ["Panes", "WindowGrid", "or_all_windows", "time_array", "word_per_row"]
 
 # As the first window that a row may count in: all windows of its pane.
 _WINDOWS_ALL = -(1 << 63)
@@ -36,14 +39,14 @@ class Panes(NamedTuple):
 
     Attributes:
         batch: The rows that are left.
-        panes: int64[n_rows], pane of each.
+        panes: int64[n_rows], pane of each, or the one in which all rows lie.
         first_ends: int64[n_rows], the least end index of a window in which the row still counts, or
             None for all.
         n_late: Rows that were taken out.
     """
 
     batch: pa.RecordBatch
-    panes: I64
+    panes: Word
     first_ends: I64 | None
     n_late: int
 
@@ -75,6 +78,10 @@ class WindowGrid:
         """
         window = self._window
         times = event_times(batch.column(window.time_column))
+        if watermarks is None and len(times) > 0:
+            only = only_pane(times, window.offset, window.step)
+            if only != NO_PANE:
+                return Panes(batch, only, None, 0)
         panes = np.empty(len(times), np.int64)
         pane_indices(times, window.offset, window.step, panes)
         if watermarks is None:
@@ -148,7 +155,7 @@ class WindowGrid:
         """
         is_cumulate = self._window.kind == "cumulate"
         n_panes = self._panes_per_window
-        first_ends = or_all_windows(first_ends, len(panes))
+        first_ends = word_per_row(or_all_windows(first_ends), len(panes))
         n_out = count_expanded(panes, first_ends, is_cumulate, n_panes)
         rows = np.empty(n_out, np.int64)
         ends = np.empty(n_out, np.int64)
@@ -178,9 +185,14 @@ class WindowGrid:
         return [time_array(values, self._window.time_type) for values in (starts, ends, ends - 1)]
 
 
-def or_all_windows(first_ends: I64 | None, n_rows: int) -> I64:
+def or_all_windows(first_ends: I64 | None) -> Word:
     """Return ``first_ends``, or the value that stands for all windows in every row."""
-    return np.full(n_rows, _WINDOWS_ALL, np.int64) if first_ends is None else first_ends
+    return _WINDOWS_ALL if first_ends is None else first_ends
+
+
+def word_per_row(word: Word, n_rows: int) -> I64:
+    """Return a word of each row, where it may be one of all rows."""
+    return np.full(n_rows, word, np.int64) if isinstance(word, int) else word
 
 
 def time_array(values: I64, type_: pa.DataType) -> pa.Array:

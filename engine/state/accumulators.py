@@ -59,7 +59,14 @@ class Accumulators:
         self._capacity = 0
         self._reallocate(_CAPACITY_LEAST, slice(0, 0))
 
-    def update(self, arrays: Sequence[pa.Array | None], group_ids: U32, n_groups: int) -> None:
+    def update(
+        self,
+        arrays: Sequence[pa.Array | None],
+        group_ids: U32,
+        n_groups: int,
+        *,
+        new_have_rows: bool = False,
+    ) -> None:
         """Add one value per row to each accumulator.
 
         Args:
@@ -67,12 +74,15 @@ class Accumulators:
                 ``group_ids``.
             group_ids: uint32[n_rows], each below ``n_groups``.
             n_groups: Number of groups that exist now.
+            new_have_rows: Whether each group that is new since the last update is among
+                ``group_ids``.
         """
         self.reserve(n_groups)
+        if self._word_places:
+            words = [arrays[place] for place in self._word_places]
+            self._words.update(words, group_ids, n_groups, new_have_rows=new_have_rows)
         if len(group_ids) == 0:
             return
-        if self._word_places:
-            self._words.update([arrays[place] for place in self._word_places], group_ids)
         for place, column in self._columns.items():
             if self._merges:
                 column.merge(arrays[place], group_ids)

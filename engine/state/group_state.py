@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.engine.state.accumulators import Accumulators, AccumulatorSpec
-from millstream.engine.state.key_table import KeyTable
+from millstream.engine.state.key_table import KeyTable, Word
 from millstream.kernels.compile import I64, U32
 from millstream.kernels.grouping import split_groups
 
@@ -51,7 +51,7 @@ class GroupState:
     def update(
         self,
         n_rows: int,
-        prefix: Sequence[I64],
+        prefix: Sequence[Word],
         keys: Sequence[pa.Array],
         values: Sequence[pa.Array | None],
     ) -> U32:
@@ -59,7 +59,7 @@ class GroupState:
 
         Args:
             n_rows: Number of rows; the length of every array.
-            prefix: int64[n_rows] per prefix word.
+            prefix: Prefix words, of all rows or of each.
             keys: Key columns.
             values: Per accumulator its values, or None to count rows.
 
@@ -70,8 +70,10 @@ class GroupState:
             self._n_global = 1
             group_ids = np.zeros(n_rows, np.uint32)
         else:
-            group_ids = self._table.assign(keys, prefix)
-        self._accumulators.update(values, group_ids, self.n_groups)
+            group_ids = self._table.assign(keys, prefix, n_rows)
+        self._accumulators.update(
+            values, group_ids, self.n_groups, new_have_rows=n_rows > 0 or not self._is_global
+        )
         return group_ids
 
     def prefix_words(self, index: int) -> I64:

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
+from millstream.engine.state.direct_index import DirectIndex
 from millstream.engine.state.key_columns import key_column
 from millstream.kernels.compile import I64, U8, U32
-from millstream.kernels.grouping import assign_group_ids_at, rebuild_slots
+from millstream.kernels.grouping import BLOCK_ROWS, assign_group_ids_at, rebuild_slots
 
-__all__ = ["KeyTable"]
+__all__ = ["KeyTable", "Word"]
+
+Word: TypeAlias = I64 | int
+"""One word of many keys: int64[n_rows], or the word that all of them have."""
 
 _CAPACITY_LEAST = 64
 # Up to this capacity the index has four slots per group, which keeps probes short; beyond it the
 # index would leave the cache, and two have to do.
 _SPARSE_CAPACITY_MAX = 1 << 16
 _NULLS_PER_WORD = 64
+# Rows after which keys are looked at for whether they lie close to each other; doubled each time
+# that they do not, up to the second figure.
+_TRY_ROWS_LEAST, _TRY_ROWS_MAX = 1 << 10, 1 << 24
 
 
 class KeyTable:
@@ -44,6 +52,10 @@ class KeyTable:
         self._n_null_words = 0
         self.n_groups = 0
         n_words = n_prefix_words + sum(column.n_words for column in self._columns)
+        self._direct: DirectIndex | None = None
+        # Pane and key, with at most one word between.
+        self._may_be_direct = len(self._columns) == 1 == n_words - n_prefix_words and n_words <= 3
+        self._rows_until_try = self._try_rows = _TRY_ROWS_LEAST
         self._keys: I64
         self._allocate(n_words, _CAPACITY_LEAST)
 
@@ -56,14 +68,18 @@ class KeyTable:
     def state_bytes(self) -> int:
         """Bytes of all memory that the table holds."""
         of_columns = sum(column.state_bytes for column in self._columns)
-        return self._keys.nbytes + self._slots.nbytes + of_columns
+        direct = 0 if self._direct is None else self._direct.nbytes
+        return self._keys.nbytes + self._slots.nbytes + direct + of_columns
 
-    def assign(self, columns: Sequence[pa.Array], prefix: Sequence[I64] = ()) -> U32:
+    def assign(
+        self, columns: Sequence[pa.Array], prefix: Sequence[Word] = (), n_rows: int | None = None
+    ) -> U32:
         """Give each row the id of its key; new keys get the next ids.
 
         Args:
             columns: The key columns' values, of the table's types or encoded as dictionaries.
-            prefix: int64[n_rows] per prefix word.
+            prefix: Prefix words, of all rows or of each: int64[n_rows].
+            n_rows: Number of rows; may be left out where an array tells.
 
         Returns:
             uint32[n_rows].
@@ -73,15 +89,20 @@ class KeyTable:
         """
         assert len(columns) == len(self._columns), "one array per key column"
         assert len(prefix) == self._n_prefix_words, "one array per prefix word"
-        words = [np.ascontiguousarray(values, np.int64) for values in prefix]
+        if n_rows is None:
+            n_rows = len((*columns, *prefix)[0])
+        words = list(prefix)
         nulls: list[U8 | None] = []
         for column, array in zip(self._columns, columns, strict=True):
             values, is_null = column.encode(array)
             words += values
             nulls.append(is_null)
         assert words, "a key has at least one word"
-        words += self._null_words(nulls, len(words[0]))
-        return self._assign(words)
+        if self._n_null_words > 0 or any(is_null is not None for is_null in nulls):
+            words += self._null_words(nulls, n_rows)
+        if not columns and n_rows > 1 and all(isinstance(word, int) for word in words):
+            return np.full(n_rows, self._assign(words, 1)[0], np.uint32)
+        return self._assign(words, n_rows)
 
     def prefix_words(self, index: int) -> I64:
         """View one prefix word of each group: int64[n_groups], not to be written to."""
@@ -129,24 +150,62 @@ class KeyTable:
                 kept[row] = words
             place += column.n_words
         rebuild_slots(self._keys, self.n_groups, self._slots)
+        if self._direct is not None:
+            if self._direct.fits(self.capacity):
+                self._direct.refill(self._keys, self.n_groups)
+            else:
+                self._direct = None
 
-    def _assign(self, words: Sequence[I64]) -> U32:
-        n_rows = len(words[0])
-        addresses = np.array([values.ctypes.data for values in words], np.int64)
+    def _assign(self, words: Sequence[Word], n_rows: int) -> U32:
+        # Words that are the same in all rows serve every block of rows.
+        arrays = [np.full(BLOCK_ROWS, w, np.int64) if isinstance(w, int) else w for w in words]
+        columns = np.empty((len(words), 2), np.int64)
+        for place, (word, values) in enumerate(zip(words, arrays, strict=True)):
+            assert values.dtype == np.int64, "words of 64 bits"
+            assert values.flags.c_contiguous, "words one after the other"
+            columns[place, 0] = values.ctypes.data
+            columns[place, 1] = 0 if isinstance(word, int) else values.itemsize
         group_ids = np.empty(n_rows, np.uint32)
-        row = 0
+        direct = self._direct_for(words)
+        row, is_stale = 0, False
         while row < n_rows:
-            row, self.n_groups = assign_group_ids_at(
-                addresses, row, n_rows, self._slots, self._keys, self.n_groups, group_ids
-            )
+            state = (self._slots, self._keys, self.n_groups, group_ids)
+            if direct is None:
+                row, self.n_groups = assign_group_ids_at(columns, row, n_rows, *state)
+            else:
+                row, self.n_groups, stale = direct.assign(columns, row, n_rows, *state)
+                is_stale |= stale
             if row < n_rows:
                 self._reallocate(len(words), 2 * self.capacity)
+        if self._may_be_direct:
+            self._follow(words, n_rows, is_direct=direct is not None and not is_stale)
         return group_ids
+
+    def _direct_for(self, words: Sequence[Word]) -> DirectIndex | None:
+        direct = self._direct
+        if direct is None or self._n_null_words > 0 or not direct.suits(_between(words)):
+            return None
+        return direct
+
+    def _follow(self, words: Sequence[Word], n_rows: int, *, is_direct: bool) -> None:
+        """Try now and then whether groups can be found by their keys themselves."""
+        if is_direct:
+            return
+        between = _between(words)
+        if self.n_groups == 0 or self._n_null_words > 0 or None in between:
+            return
+        self._rows_until_try -= n_rows
+        if self._rows_until_try > 0:
+            return
+        known = [word for word in between if word is not None]
+        self._direct = DirectIndex.for_groups(self._keys, self.n_groups, self.capacity, known)
+        # Where it pays, it is worth a look at each group as often as there are that many rows.
+        is_found = self._direct is not None
+        self._try_rows = min(self.n_groups if is_found else 2 * self._try_rows, _TRY_ROWS_MAX)
+        self._rows_until_try = self._try_rows
 
     def _null_words(self, nulls: Sequence[U8 | None], n_rows: int) -> list[I64]:
         if self._n_null_words == 0:
-            if all(is_null is None for is_null in nulls):
-                return []
             # Keys seen so far have no NULL, and get words of zeros.
             self._n_null_words = -(-len(nulls) // _NULLS_PER_WORD)
             self._reallocate(self._keys.shape[0] + self._n_null_words, self.capacity)
@@ -171,6 +230,11 @@ class KeyTable:
         self._allocate(n_words, capacity)
         self._keys[: before.shape[0], : self.n_groups] = before[:, : self.n_groups]
         rebuild_slots(self._keys, self.n_groups, self._slots)
+
+
+def _between(words: Sequence[Word]) -> tuple[int | None, ...]:
+    """Return the words between pane and key, None for one that is not the same in all rows."""
+    return tuple(word if isinstance(word, int) else None for word in words[1:-1])
 
 
 def _null_bits(null_words: Sequence[I64], index: int) -> U8 | None:

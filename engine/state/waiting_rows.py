@@ -111,21 +111,12 @@ def _sorted(parts: list[TimedRows]) -> TimedRows:
     if len(parts) == 1:
         rows, times = parts[0]
     else:
-        rows = pa.concat_batches([_mergeable(part.rows) for part in parts])
+        rows = pa.concat_batches([part.rows for part in parts])
         times = _locked(np.concatenate([part.times for part in parts]))
     order, spare = np.empty(len(times), np.uint32), np.empty(len(times), np.uint32)
     if order_by_time(times, order, spare):
         return TimedRows(take_rows(rows, order), _locked(times[order]))
     return TimedRows(rows, times)
-
-
-def _mergeable(rows: pa.RecordBatch) -> pa.RecordBatch:
-    """Encode dictionaries anew that have a NULL among their values, which Arrow cannot merge."""
-    for index, column in enumerate(rows.columns):
-        if pa.types.is_dictionary(column.type) and column.dictionary.null_count > 0:
-            encoded = plain(column).cast(column.type)
-            rows = rows.set_column(index, rows.schema.field(index), encoded)
-    return rows
 
 
 def take_rows(rows: pa.RecordBatch, indices: I64 | U32) -> pa.RecordBatch:

@@ -105,30 +105,61 @@ class Words:
                 first_steps.setdefault(spec.column, index)
         self._first_steps = first_steps
         self._seen = {column: np.zeros(0, np.uint8) for column in first_steps}
+        self._n_groups = 0
+        # As long as a column has had no NULL its groups have all seen a value, and need no notes.
+        self._is_complete = dict.fromkeys(first_steps, True)
 
-    def update(self, arrays: Sequence[pa.Array | None], group_ids: U32) -> None:
+    def update(
+        self,
+        arrays: Sequence[pa.Array | None],
+        group_ids: U32,
+        n_groups: int,
+        *,
+        new_have_rows: bool,
+    ) -> None:
         """Add one value per row to each accumulator.
 
         Args:
             arrays: Per accumulator the values, or None to count rows.
             group_ids: uint32[n_rows], each within the room that there is.
+            n_groups: Number of groups that exist now.
+            new_have_rows: Whether each group that is new since the last update is among
+                ``group_ids``.
         """
-        self._run(self._program, arrays, group_ids)
+        n_before, self._n_groups = self._n_groups, n_groups
+        for column, step in self._first_steps.items():
+            array, seen = arrays[step], self._seen[column]
+            is_complete = self._is_complete[column] and (new_have_rows or n_before == n_groups)
+            if is_complete and array is not None and array.null_count == 0:
+                seen[n_before:n_groups] = 1
+                self._program[step, Field.SEEN] = 0
+            else:
+                self._is_complete[column] = False
+                self._program[step, Field.SEEN] = seen.ctypes.data
+        if len(group_ids) > 0:
+            self._run(self._program, arrays, group_ids)
 
     def merge(self, states: Sequence[pa.Array], group_ids: U32) -> None:
         """Add states that :meth:`take` gave: uint32[n_rows] tells the group that each goes to."""
         program = self._program.copy()
         program[:, Field.OPCODE] = [spec.merge_opcode for spec in self._specs]
+        for column, step in self._first_steps.items():
+            program[step, Field.SEEN] = self._seen[column].ctypes.data
         self._run(program, states, group_ids)
 
     def take(self, group_ids: U32 | slice) -> list[pa.Array]:
         """Return the states of some groups; a slice is not copied."""
-        seen = {column: flags[group_ids] for column, flags in self._seen.items()}
+        are_known = _last(group_ids) < self._n_groups
+        seen = {
+            column: flags[group_ids]
+            for column, flags in self._seen.items()
+            if not (are_known and self._is_complete[column])
+        }
         return [
             array_from_buffers(
                 values[group_ids],
                 spec.state_type,
-                seen[spec.column] if spec.column is not None and spec.can_be_null else None,
+                seen.get(spec.column) if spec.column is not None and spec.can_be_null else None,
             )
             for spec, values in zip(self._specs, self._values, strict=True)
         ]
@@ -143,7 +174,10 @@ class Words:
             step[Field.STATE] = values.ctypes.data
         for column, flags in self._seen.items():
             self._seen[column] = resized(flags, capacity, kept)
-            self._program[self._first_steps[column], Field.SEEN] = self._seen[column].ctypes.data
+        if not isinstance(kept, slice):
+            self._n_groups = len(kept)
+            for column, flags in self._seen.items():
+                self._is_complete[column] = bool(flags[: len(kept)].all())
 
     @property
     def state_bytes(self) -> int:
@@ -158,6 +192,12 @@ class Words:
         for step, array in zip(program, arrays, strict=True):
             step[_PLACE] = places[id(array)]
         accumulate(program, group_ids, 0, len(group_ids))
+
+
+def _last(group_ids: U32 | slice) -> int:
+    if isinstance(group_ids, slice):
+        return int(group_ids.stop) - 1
+    return int(group_ids.max(initial=0))
 
 
 def _place_of(array: pa.Array | None) -> tuple[int, int, int, int]:

@@ -244,3 +244,58 @@ def test_nested_types_are_no_keys(type_: pa.DataType) -> None:
 def test_a_column_of_another_type_is_refused(type_: pa.DataType, array: pa.Array) -> None:
     with pytest.raises(SchemaError, match="cannot be"):
         KeyTable([type_]).assign([array])
+
+
+@st.composite
+def dense_batches(draw: st.DrawFn) -> list[tuple[int | None, npt.NDArray[np.int64], list[int]]]:
+    """Batches of rows whose keys lie close to each other, but for a few, in panes that move on."""
+    batches = []
+    for _ in range(draw(st.integers(1, 8))):
+        seed, n_rows = draw(st.integers(0, 2**32)), draw(st.integers(1, 1500))
+        random = np.random.default_rng(seed)
+        base, span = (
+            draw(st.sampled_from([-7, 0, 2**63 - 300, -(2**63)])),
+            draw(st.integers(1, 200)),
+        )
+        keys = np.int64(base) + random.integers(0, span, n_rows)
+        if draw(st.booleans()):
+            keys[random.integers(0, n_rows, 3)] = draw(int64s)
+        pane = draw(st.integers(-2, 6))
+        if draw(st.booleans()):
+            batches.append((pane, np.full(n_rows, pane), keys.tolist()))
+        else:
+            batches.append((None, pane + random.integers(0, 4, n_rows), keys.tolist()))
+    return batches
+
+
+@pytest.mark.parametrize("n_prefix_words", [0, 1, 2])
+@given(dense_batches(), st.data())
+def test_keys_that_lie_close_are_the_same_groups_as_others(
+    n_prefix_words: int,
+    batches: list[tuple[int | None, npt.NDArray[np.int64], list[int]]],
+    data: st.DataObject,
+) -> None:
+    table, reference = KeyTable([pa.int64()], n_prefix_words), Reference()
+    for pane, panes, keys in batches:
+        between = data.draw(st.sampled_from([5, 5, 5, 8])) if n_prefix_words == 2 else 0
+        prefix = [panes if pane is None else pane, between][:n_prefix_words]
+        columns = [panes.tolist(), [between] * len(keys)][:n_prefix_words]
+        expected = reference.assign(list(zip(*columns, keys, strict=True)))
+        assert table.assign([pa.array(keys, pa.int64())], prefix, len(keys)).tolist() == expected
+        if data.draw(st.integers(0, 3)) == 0:
+            kept = list(
+                range(data.draw(st.integers(0, 9)), table.n_groups, data.draw(st.integers(1, 3)))
+            )
+            table.retain(np.array(kept, np.uint32))
+            reference.keys = [reference.keys[group_id] for group_id in kept]
+
+
+def test_close_keys_are_found_without_a_hash() -> None:
+    table = KeyTable([pa.int64()], 1)
+    keys = pa.array(np.arange(5000) % 1000 - 500)
+    for pane in range(4):
+        table.assign([keys], [pane], 5000)
+    assert table._direct is not None
+    table.retain(np.arange(3000, 4000, dtype=np.uint32))
+    assert table.assign([keys], [3], 5000).tolist() == [*range(1000)] * 5
+    assert table.state_bytes < 2 * 8 * (2 + 4 + 1) * table.capacity

@@ -1,0 +1,131 @@
+"""Group ids by the key itself, for integer keys that lie close to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from millstream.kernels.compile import I64, U32, U64
+from millstream.kernels.grouping import assign_group_ids_direct, fill_direct
+
+__all__ = ["DirectIndex"]
+
+_INT64_MIN = -(1 << 63)
+_ENTRY_BYTES = 4
+# The array may take as much as this per group that there is room for, and this much anyway.
+_BYTES_PER_GROUP_MAX = 8
+_BYTES_LEAST = 1 << 12
+# An array that does not stay in the cache is no better than a hash index.
+_BYTES_MAX = 1 << 21
+_PANES_MAX = 64
+# One row in so many may have a key outside of the range before another range is worth a try.
+_STRANGERS = 8
+
+
+class DirectIndex:
+    """An array over all keys of a range, for each of the latest panes: groups without a hash.
+
+    The hash index stays complete beside it. What is not in the array is found there.
+
+    Args:
+        base: Least key of the range.
+        n_keys: Keys in the range.
+        n_panes: Panes whose groups are found at a time, a power of two.
+        between: The words between pane and key that groups in the array have.
+    """
+
+    def __init__(self, base: int, n_keys: int, n_panes: int, between: Sequence[int]) -> None:
+        self._base = base
+        self._between = tuple(between)
+        self._owners = np.empty(n_panes, np.int64)
+        self._entries = np.empty((n_panes, n_keys + 1), np.uint32)
+        self._forget()
+
+    @classmethod
+    def for_groups(
+        cls, keys: I64, n_groups: int, capacity: int, between: Sequence[int]
+    ) -> DirectIndex | None:
+        """Make an index of groups, if their keys lie close enough to each other.
+
+        Args:
+            keys: int64[n_words, at least n_groups], words of the groups: a pane if there are
+                several words, and the key last.
+            n_groups: Number of groups, at least 1.
+            capacity: Number of groups that there is room for.
+            between: The words between pane and key of the rows to come.
+        """
+        key = keys[-1, :n_groups]
+        base, last = int(key.min()), int(key.max())
+        n_open = 1
+        if len(keys) > 1:
+            n_open = int(keys[0, :n_groups].max()) - int(keys[0, :n_groups].min()) + 1
+        n_panes = 1
+        while n_panes < min(n_open, _PANES_MAX):
+            n_panes *= 2
+        bytes_max = min(max(_BYTES_PER_GROUP_MAX * capacity, _BYTES_LEAST), _BYTES_MAX)
+        n_keys_max = bytes_max // _ENTRY_BYTES - 1
+        n_keys = last - base + 1
+        while n_panes > 1 and n_panes * n_keys > n_keys_max:
+            n_panes //= 2
+        if n_keys > n_keys_max:
+            return None
+        # Keys that ascend, such as numbers of texts, find room for some more.
+        n_keys = min(n_keys + n_keys // 4, n_keys_max // n_panes, (1 << 63) - base)
+        index = cls(base, n_keys, n_panes, between)
+        index.refill(keys, n_groups)
+        return index
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array."""
+        return self._entries.nbytes + self._owners.nbytes
+
+    def suits(self, between: Sequence[int | None]) -> bool:
+        """Say whether rows can be looked up that have these words between pane and key."""
+        return tuple(between) == self._between
+
+    def fits(self, capacity: int) -> bool:
+        """Say whether the array is small beside so many groups."""
+        return self.nbytes <= max(_BYTES_PER_GROUP_MAX * capacity, _BYTES_LEAST) + 8 * _PANES_MAX
+
+    def refill(self, keys: I64, n_groups: int) -> None:
+        """Start anew with the groups that there are now."""
+        self._forget()
+        between = self._between[0] if self._between else 0
+        fill_direct(keys, n_groups, between, self._base, self._owners, self._entries)
+
+    def assign(
+        self,
+        columns: I64,
+        start: int,
+        stop: int,
+        slots: U64,
+        keys: I64,
+        n_groups: int,
+        group_ids: U32,
+    ) -> tuple[int, int, bool]:
+        """Give rows the ids of their groups.
+
+        Returns:
+            The row to go on from; the number of groups; whether many of the rows had keys that are
+            not in the array, though they are not new.
+        """
+        row, n_after, n_missed = assign_group_ids_direct(
+            columns,
+            start,
+            stop,
+            slots,
+            keys,
+            n_groups,
+            group_ids,
+            self._base,
+            self._owners,
+            self._entries,
+        )
+        n_strangers = n_missed - (n_after - n_groups)
+        return row, n_after, n_strangers * _STRANGERS > stop - start
+
+    def _forget(self) -> None:
+        self._owners.fill(_INT64_MIN)
+        self._entries.fill(0)
