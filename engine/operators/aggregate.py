@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +35,8 @@ __all__ = [
 
 GROUP_COLUMN = HIDDEN_PREFIX + "group"
 _PANE, _FIRST_END, _STATE = "__pane", "__first_end", "__s"
+# So many partial groups of one pane are added to each of its windows by a call of its own.
+_RUN_ROWS_LEAST = 64
 
 
 class _Grouping:
@@ -52,6 +55,7 @@ class _Grouping:
         self.node = node
         self.grid = None if node.window is None else WindowGrid(node.window, node.allowed_lateness)
         self.calls = Calls(node.calls, rows_schema, functions, at_hand)
+        self.keeps_rows = any(call.path == "buffered" or call.distinct for call in node.calls)
         key_types = [rows_schema.field(key).type for key in node.keys]
         self.state = GroupState(key_types, n_prefix_words, self.calls.specs, merges=merges)
 
@@ -198,8 +202,7 @@ class PartialAggregate:
         self._flush(out, slice(0, self._grouping.state.n_groups), np.empty(0, np.uint32))
 
     def _flush(self, out: Collector, group_ids: U32 | slice, rest: U32) -> None:
-        n_groups = group_ids.stop if isinstance(group_ids, slice) else len(group_ids)
-        if n_groups == 0:
+        if len(rest) == self._grouping.state.n_groups:
             return
         grouping, state = self._grouping, self._grouping.state
         n_words = 0 if grouping.grid is None else 2 if grouping.grid.is_overlapping else 1
@@ -244,6 +247,8 @@ class _Emitting:
         self._n_emitted = 0
         self._due_below = NO_WATERMARK
         self._closed_below = NO_WATERMARK
+        # Groups of closed windows that are still in the state.
+        self._n_closed = 0
         node = grouping.node
         self._is_revised = (
             node.emit == "final" and node.window is not None and node.allowed_lateness > 0
@@ -268,17 +273,24 @@ class _Emitting:
         if self._is_revised:
             self._emit_due(grid.closed_below(watermark), out)
         closed_below = grid.closed_below(watermark, self._grouping.node.allowed_lateness)
-        if closed_below <= self._closed_below or state.n_groups == 0:
+        if closed_below <= self._closed_below or self.state_rows == 0:
             return
+        closed, rest = state.split(closed_below, self._closed_below)
         self._closed_below = closed_below
-        closed, rest = state.split(closed_below)
-        n_closed = state.n_groups - len(rest)
+        n_closed = state.n_groups - self._n_closed - len(rest)
         if n_closed == 0:
             return
-        if self._grouping.node.emit == "final" and not self._is_revised:
+        self._n_closed += n_closed
+        is_emitted_once = self._grouping.node.emit == "final" and not self._is_revised
+        if is_emitted_once:
             out.emit(self._grouping.results(closed))
+            if self._n_closed < len(rest) and not self._grouping.keeps_rows:
+                # Moving what is left costs more than keeping what is not needed any more. No row
+                # comes for a window that is closed.
+                return
         elif self._grouping.node.emit == "append":
             self._n_emitted -= n_closed
+        self._n_closed = 0
         self._grouping.retain(rest)
         if self._changelog is not None:
             self._changelog.retain(rest)
@@ -297,7 +309,7 @@ class _Emitting:
 
     @property
     def state_rows(self) -> int:
-        return self._grouping.state.n_groups
+        return self._grouping.state.n_groups - self._n_closed
 
     @property
     def state_bytes(self) -> int:
@@ -308,8 +320,8 @@ class _Emitting:
         if grouping.grid is None or grouping.node.emit != "final":
             return None
         last_panes = np.unique(grouping.state.prefix_words(0))
-        if self._is_revised:
-            last_panes = last_panes[last_panes >= self._due_below]
+        due_below = self._due_below if self._is_revised else self._closed_below
+        last_panes = last_panes[last_panes >= due_below]
         return grouping.held_back(grouping.grid.bounds(last_panes)[1])
 
     def _note(self, group_ids: U32) -> None:
@@ -399,10 +411,23 @@ class FinalAggregate(_Emitting):
             self._note(grouping.add_partials(batch, ()))
             return
         panes = fixed_values(batch.column(_PANE))
-        if grouping.grid.is_overlapping:
-            indices, panes = grouping.grid.expand(panes, fixed_values(batch.column(_FIRST_END)))
-            batch = batch.take(array_from_buffers(indices, pa.int64(), None))
-        self._note(grouping.add_partials(batch, (panes,)))
+        if not grouping.grid.is_overlapping:
+            self._note(grouping.add_partials(batch, (panes,)))
+            return
+        first_ends = fixed_values(batch.column(_FIRST_END))
+        starts = np.flatnonzero((np.diff(panes) != 0) | (np.diff(first_ends) != 0)) + 1
+        if (len(starts) + 1) * _RUN_ROWS_LEAST > batch.num_rows:
+            indices, last_panes = grouping.grid.expand(panes, first_ends)
+            repeated = batch.take(array_from_buffers(indices, pa.int64(), None))
+            self._note(grouping.add_partials(repeated, (last_panes,)))
+            return
+        # Whole runs of groups go into one window after the other, without being copied.
+        bounds = [0, *starts.tolist(), batch.num_rows]
+        for start, stop in pairwise(bounds):
+            run = batch.slice(start, stop - start)
+            one = slice(start, start + 1)
+            for last_pane in grouping.grid.expand(panes[one], first_ends[one])[1].tolist():
+                self._note(grouping.add_partials(run, (last_pane,)))
 
 
 def _rows_schema(node: AggregateNode) -> pa.Schema:

@@ -12,7 +12,10 @@ from millstream.engine.state.key_table import KeyTable, Word
 from millstream.kernels.compile import I64, U32
 from millstream.kernels.grouping import split_groups
 
-__all__ = ["GroupState"]
+__all__ = ["NO_LIMIT", "GroupState"]
+
+# Below any word.
+NO_LIMIT = -(1 << 63)
 
 
 class GroupState:
@@ -80,8 +83,12 @@ class GroupState:
         """Return one prefix word of every group: int64[n_groups], not to be kept."""
         return self._table.prefix_words(index)
 
-    def split(self, limit: int) -> tuple[U32 | slice, U32]:
+    def split(self, limit: int, floor: int = NO_LIMIT) -> tuple[U32 | slice, U32]:
         """Split groups by their first prefix word.
+
+        Args:
+            limit: The word at which the second part begins.
+            floor: Groups with a lesser word are left out.
 
         Returns:
             The groups below ``limit`` ordered by that word, as a slice where they are the first
@@ -93,11 +100,15 @@ class GroupState:
         n_below = split_groups(words, limit, below, rest)
         below, rest = below[:n_below], rest[: len(words) - n_below]
         chosen = words[below]
+        if floor > NO_LIMIT:
+            is_left = chosen >= floor
+            if not is_left.all():
+                below, chosen = below[is_left], chosen[is_left]
         is_ordered = bool(np.all(chosen[1:] >= chosen[:-1]))
         if not is_ordered:
             below = below[np.argsort(chosen, kind="stable")]
-        elif n_below > 0 and int(below[-1]) == n_below - 1:
-            return slice(0, n_below), rest
+        elif len(below) > 0 and int(below[-1]) - int(below[0]) == len(below) - 1:
+            return slice(int(below[0]), int(below[-1]) + 1), rest
         return below, rest
 
     def keys(self, group_ids: U32 | slice) -> list[pa.Array]:

@@ -57,6 +57,7 @@ class KeyTable:
         self._may_be_direct = len(self._columns) == 1 == n_words - n_prefix_words and n_words <= 3
         self._rows_until_try = self._try_rows = _TRY_ROWS_LEAST
         self._keys: I64
+        self._slots = np.zeros(0, np.uint64)
         self._allocate(n_words, _CAPACITY_LEAST)
 
     @property
@@ -149,7 +150,8 @@ class KeyTable:
             for row, words in enumerate(column.retain(list(kept))):
                 kept[row] = words
             place += column.n_words
-        rebuild_slots(self._keys, self.n_groups, self._slots)
+        if self.n_groups > 0:
+            rebuild_slots(self._keys, self.n_groups, self._slots)
         if self._direct is not None:
             if self._direct.fits(self.capacity):
                 self._direct.refill(self._keys, self.n_groups)
@@ -222,13 +224,19 @@ class KeyTable:
 
     def _allocate(self, n_words: int, capacity: int) -> None:
         slots_per_group = 4 if capacity <= _SPARSE_CAPACITY_MAX else 2
-        self._keys = np.zeros((n_words, capacity), np.int64)
-        self._slots = np.zeros(slots_per_group * capacity, np.uint64)
+        n_slots = slots_per_group * capacity
+        self._keys = np.empty((n_words, capacity), np.int64)
+        if len(self._slots) == n_slots:
+            # Nobody else has them, and fresh memory costs more than old.
+            self._slots.fill(0)
+        else:
+            self._slots = np.zeros(n_slots, np.uint64)
 
     def _reallocate(self, n_words: int, capacity: int) -> None:
         before = self._keys
         self._allocate(n_words, capacity)
         self._keys[: before.shape[0], : self.n_groups] = before[:, : self.n_groups]
+        self._keys[before.shape[0] :, : self.n_groups] = 0
         rebuild_slots(self._keys, self.n_groups, self._slots)
 
 
