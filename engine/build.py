@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -56,7 +56,16 @@ class _Builder:
         """Build what computes ``node`` and feeds ``downstream``."""
         self._n_nodes += 1
         if isinstance(node, nodes.Source):
-            self.pipelines.sources.append(self._source(node, downstream))
+            self.pipelines.sources.append(self._source(node, node.schema, None, downstream))
+        elif (
+            isinstance(node, nodes.Transform)
+            and node.picks
+            and isinstance(node.input, nodes.Source)
+        ):
+            # Columns have to be picked out of the stream's anyway.
+            self._n_nodes += 1
+            source = self._source(node.input, node.schema, node.picks, downstream)
+            self.pipelines.sources.append(source)
         elif isinstance(node, nodes.Transform):
             runner = TransformRunner(node, self._tables, self._context.functions)
             run = self._run_of(node, runner)
@@ -80,11 +89,18 @@ class _Builder:
             return runner.run
         return partial(dead_letters.run, runner)
 
-    def _source(self, node: nodes.Source, downstream: Link) -> SourceLink:
-        schema = self._streams[node.stream].schema
-        columns = tuple(schema.get_field_index(name) for name in node.schema.names)
-        is_all = columns == tuple(range(len(schema)))
-        return SourceLink(node.stream, None if is_all else columns, len(schema), downstream)
+    def _source(
+        self,
+        node: nodes.Source,
+        schema: pa.Schema,
+        picks: Sequence[str] | None,
+        downstream: Link,
+    ) -> SourceLink:
+        stream = self._streams[node.stream].schema
+        names = node.schema.names if picks is None else picks
+        columns = tuple(stream.get_field_index(name) for name in names)
+        is_all = picks is None and columns == tuple(range(len(stream)))
+        return SourceLink(node.stream, None if is_all else columns, schema, len(stream), downstream)
 
     def _operator(self, node: nodes.Node, downstream: Link) -> None:
         operator = make_operator(

@@ -29,12 +29,14 @@ class SourceLink:
     Attributes:
         stream: Name of the stream.
         columns: Indices of the stream's columns that the pipeline reads, or None for all.
+        schema: Of the columns read, which may have other names in the pipeline.
         n_columns: Number of columns of the stream; what comes behind them is carried along.
         downstream: First link.
     """
 
     stream: str
     columns: tuple[int, ...] | None
+    schema: pa.Schema
     n_columns: int
     downstream: Link
 
@@ -42,7 +44,13 @@ class SourceLink:
         """Return the columns that the pipeline reads, without copying."""
         if self.columns is None:
             return batch
-        return batch.select([*self.columns, *range(self.n_columns, batch.num_columns)])
+        columns, schema = [batch.column(index) for index in self.columns], self.schema
+        for index in range(self.n_columns, batch.num_columns):
+            columns.append(batch.column(index))
+            schema = schema.append(batch.schema.field(index))
+        if not columns:
+            return batch.select([])  # Which still has rows.
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 @dataclass(slots=True)

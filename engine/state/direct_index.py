@@ -81,9 +81,9 @@ class DirectIndex:
         """Bytes of the array."""
         return self._entries.nbytes + self._owners.nbytes
 
-    def suits(self, between: Sequence[int | None]) -> bool:
+    def suits(self, between: tuple[int | None, ...]) -> bool:
         """Say whether rows can be looked up that have these words between pane and key."""
-        return tuple(between) == self._between
+        return between == self._between
 
     def fits(self, capacity: int) -> bool:
         """Say whether the array is small beside so many groups."""

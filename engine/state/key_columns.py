@@ -30,9 +30,11 @@ class KeyColumn(ABC):
 
     Attributes:
         n_words: Words per value.
+        has_words: Whether a value without encodings is its own word where it lies.
     """
 
     n_words = 1
+    has_words = False
 
     def __init__(self, type_: pa.DataType) -> None:
         self.type = type_
@@ -92,6 +94,10 @@ class KeyColumn(ABC):
 
 class _FixedColumn(KeyColumn):
     """Integers, booleans, dates, times, timestamps and durations: the value itself."""
+
+    def __init__(self, type_: pa.DataType) -> None:
+        super().__init__(type_)
+        self.has_words = type_.bit_width == 64
 
     def _words(self, array: pa.Array) -> list[I64]:
         values = fixed_values(array)

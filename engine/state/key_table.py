@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ _CAPACITY_LEAST = 64
 # index would leave the cache, and two have to do.
 _SPARSE_CAPACITY_MAX = 1 << 16
 _NULLS_PER_WORD = 64
+_WORD_BYTES = 8
 # Rows after which keys are looked at for whether they lie close to each other; doubled each time
 # that they do not, up to the second figure.
 _TRY_ROWS_LEAST, _TRY_ROWS_MAX = 1 << 10, 1 << 24
@@ -56,6 +57,10 @@ class KeyTable:
         # Pane and key, with at most one word between.
         self._may_be_direct = len(self._columns) == 1 == n_words - n_prefix_words and n_words <= 3
         self._rows_until_try = self._try_rows = _TRY_ROWS_LEAST
+        # Of a key column that Arrow keeps as words already.
+        has_words = len(types) == 1 and self._columns[0].has_words
+        self._word_type = self._columns[0].type if has_words else None
+        self._places = _Places()
         self._keys: I64
         self._slots = np.zeros(0, np.uint64)
         self._allocate(n_words, _CAPACITY_LEAST)
@@ -92,7 +97,11 @@ class KeyTable:
         assert len(prefix) == self._n_prefix_words, "one array per prefix word"
         if n_rows is None:
             n_rows = len((*columns, *prefix)[0])
-        words = list(prefix)
+        key_at = self._address_of_key(columns)
+        words: list[Word | _Address] = list(prefix)
+        if key_at is not None:
+            words.append(key_at)
+            return self._assign(words, n_rows)
         nulls: list[U8 | None] = []
         for column, array in zip(self._columns, columns, strict=True):
             values, is_null = column.encode(array)
@@ -158,15 +167,17 @@ class KeyTable:
             else:
                 self._direct = None
 
-    def _assign(self, words: Sequence[Word], n_rows: int) -> U32:
-        # Words that are the same in all rows serve every block of rows.
-        arrays = [np.full(BLOCK_ROWS, w, np.int64) if isinstance(w, int) else w for w in words]
-        columns = np.empty((len(words), 2), np.int64)
-        for place, (word, values) in enumerate(zip(words, arrays, strict=True)):
-            assert values.dtype == np.int64, "words of 64 bits"
-            assert values.flags.c_contiguous, "words one after the other"
-            columns[place, 0] = values.ctypes.data
-            columns[place, 1] = 0 if isinstance(word, int) else values.itemsize
+    def _address_of_key(self, columns: Sequence[pa.Array]) -> _Address | None:
+        """Return where the words of the only key column are, if Arrow has them as they are."""
+        if len(columns) != 1 or self._n_null_words > 0:
+            return None
+        array = columns[0]
+        if array.type != self._word_type or array.null_count > 0 or len(array) == 0:
+            return None
+        return _Address(array.buffers()[1].address + array.offset * _WORD_BYTES)
+
+    def _assign(self, words: Sequence[Word | _Address], n_rows: int) -> U32:
+        columns = self._places.of(words)
         group_ids = np.empty(n_rows, np.uint32)
         direct = self._direct_for(words)
         row, is_stale = 0, False
@@ -179,20 +190,18 @@ class KeyTable:
                 is_stale |= stale
             if row < n_rows:
                 self._reallocate(len(words), 2 * self.capacity)
-        if self._may_be_direct:
-            self._follow(words, n_rows, is_direct=direct is not None and not is_stale)
+        if self._may_be_direct and (direct is None or is_stale):
+            self._look_for_direct(words, n_rows)
         return group_ids
 
-    def _direct_for(self, words: Sequence[Word]) -> DirectIndex | None:
+    def _direct_for(self, words: Sequence[Word | _Address]) -> DirectIndex | None:
         direct = self._direct
         if direct is None or self._n_null_words > 0 or not direct.suits(_between(words)):
             return None
         return direct
 
-    def _follow(self, words: Sequence[Word], n_rows: int, *, is_direct: bool) -> None:
+    def _look_for_direct(self, words: Sequence[Word | _Address], n_rows: int) -> None:
         """Try now and then whether groups can be found by their keys themselves."""
-        if is_direct:
-            return
         between = _between(words)
         if self.n_groups == 0 or self._n_null_words > 0 or None in between:
             return
@@ -240,8 +249,50 @@ class KeyTable:
         rebuild_slots(self._keys, self.n_groups, self._slots)
 
 
-def _between(words: Sequence[Word]) -> tuple[int | None, ...]:
+class _Address(NamedTuple):
+    """Where 64-bit words lie, which somebody keeps alive."""
+
+    address: int
+
+
+class _Places:
+    """Tells kernels where the words of keys are. For one call at a time."""
+
+    def __init__(self) -> None:
+        self._columns: dict[int, I64] = {}
+        self._constants: list[I64] = []
+        self._addresses: list[int] = []
+
+    def of(self, words: Sequence[Word | _Address]) -> I64:
+        """Return int64[n_words, 2], address and stride of each; good until the next call."""
+        columns = self._columns.get(len(words))
+        if columns is None:
+            columns = self._columns[len(words)] = np.empty((len(words), 2), np.int64)
+        for place, word in enumerate(words):
+            if isinstance(word, int):
+                columns[place] = self._constant(place, word), 0
+            elif isinstance(word, _Address):
+                columns[place] = word.address, _WORD_BYTES
+            else:
+                assert word.dtype == np.int64, "words of 64 bits"
+                assert word.flags.c_contiguous, "words one after the other"
+                columns[place] = word.ctypes.data, _WORD_BYTES
+        return columns
+
+    def _constant(self, place: int, word: int) -> int:
+        """Return where a word is that all rows have: once for each row of a block."""
+        while len(self._constants) <= place:
+            self._constants.append(np.full(BLOCK_ROWS, word, np.int64))
+            self._addresses.append(self._constants[-1].ctypes.data)
+        if self._constants[place][0] != word:
+            self._constants[place].fill(word)
+        return self._addresses[place]
+
+
+def _between(words: Sequence[Word | _Address]) -> tuple[int | None, ...]:
     """Return the words between pane and key, None for one that is not the same in all rows."""
+    if len(words) < 3:
+        return ()
     return tuple(word if isinstance(word, int) else None for word in words[1:-1])
 
 
