@@ -19,6 +19,7 @@ from tests.equivalence.check import choose_way, describe, run_case, run_ragged_c
 from tests.equivalence.chooser import SeededChooser
 from tests.equivalence.generate import FEATURES, GENERATORS, generate
 from tests.equivalence.oracle import OracleError
+from tests.equivalence.small_scale import small_scale
 
 __all__ = ["check_seed", "fewest_rows", "main"]
 
@@ -79,10 +80,12 @@ def check_seed(feature: str, seed: int) -> None:
 def _check_in_chosen_way(case: Case, feature: str, seed: int) -> None:
     chooser = SeededChooser(seed, f"way of {feature}")
     batch_rows, partitions, strategy = choose_way(chooser)
-    if len(case.streams) == 1 and chooser.chance(30):
-        run_ragged_case(case, chooser, partitions)
-    else:
-        run_case(case, batch_rows, partitions, strategy)
+    is_ragged = len(case.streams) == 1 and chooser.chance(30)
+    with small_scale(SeededChooser(seed, f"scale of {feature}")):
+        if is_ragged:
+            run_ragged_case(case, chooser, partitions)
+        else:
+            run_case(case, batch_rows, partitions, strategy)
 
 
 def fewest_rows(case: Case, fails: Callable[[Case], bool]) -> Case:

@@ -1,0 +1,56 @@
+"""Paths that the engine takes for many rows, taken for a few."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from unittest import mock
+
+from millstream.engine import exchange
+from millstream.engine.operators import aggregate, changelog, over, reduction, session
+from millstream.engine.state import (
+    accumulators,
+    frames,
+    key_table,
+    keyed_rows,
+    picks,
+    retained_rows,
+    session_state,
+)
+from tests.equivalence.chooser import Chooser
+
+__all__ = ["small_scale"]
+
+# Module, constant and the value that makes a difference to a handful of rows.
+_LIMITS = (
+    (exchange, "_EARLY_ROWS", 2),
+    (aggregate, "_RUN_ROWS_LEAST", 1),
+    (reduction, "_PROBE_ROWS", 4),
+    (reduction, "_BYPASS_ROWS", 6),
+    (over, "_BLOCK_ROWS", 4),
+    (over, "_KEYS_LEAST", 2),
+    (over, "_CREDITS_PER_STEP", 2),
+    (session, "_GARBAGE_ROWS_MIN", 1),
+    (changelog, "_GARBAGE_ROWS_MIN", 1),
+    (picks, "_GARBAGE_MIN", 1),
+    (retained_rows, "_GARBAGE_ROWS", 1),
+    (session_state, "_GARBAGE_MIN", 1),
+    (key_table, "_TRY_ROWS_LEAST", 1),
+    (key_table, "_CAPACITY_LEAST", 2),
+    (key_table, "_SPARSE_CAPACITY_MAX", 2),
+    (accumulators, "_CAPACITY_LEAST", 1),
+    (keyed_rows, "_CAPACITY_LEAST", 1),
+    (session_state, "_CAPACITY_LEAST", 1),
+    (frames, "_SLOTS_LEAST", 4),
+)
+
+
+@contextmanager
+def small_scale(chooser: Chooser) -> Iterator[None]:
+    """Lower the limits from which other paths are taken; each of them, or not, as is chosen."""
+    with ExitStack() as stack:
+        if chooser.chance(50):
+            for module, name, low in _LIMITS:
+                if chooser.chance(50):
+                    stack.enter_context(mock.patch.object(module, name, low))
+        yield
