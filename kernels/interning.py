@@ -1,9 +1,16 @@
 """Text and binary values to dense ids, and back.
 
-A table of values is three arrays that the caller allocates: an arena of bytes with offsets, in
-which value ``i`` is ``arena[offsets[i]:offsets[i + 1]]`` as in Arrow, and ``slots``, a hash index
-of the same form as the one over group keys. The arena has ``ARENA_SLACK_BYTES`` more than its
-values take, so that the last of them can be read word by word.
+A table of values is four arrays that the caller allocates: an arena of bytes with offsets, in
+which value ``i`` is ``arena[offsets[i]:offsets[i + 1]]`` as in Arrow; ``words``, one word per value
+by which it is compared; and ``slots``, a hash index of numbers of values plus one.
+
+The word of a value of up to 8 bytes is the value: its bytes with their number on top, or all 8 of
+them, as long as the last cannot be taken for a number of bytes. Other values have a hash with zeros
+on top, and are compared byte by byte where the hashes are equal. So text as short as most symbols
+and codes is known by one comparison.
+
+As for the groups of keys, a first pass over a block of rows looks at one slot per row and takes no
+branch; a second pass probes on for the few rows that are left.
 """
 
 from __future__ import annotations
@@ -13,158 +20,217 @@ import numpy as np
 from millstream.kernels.compile import I32, I64, U8, U32, U64, inlined_kernel, kernel, load_word
 
 __all__ = [
-    "ARENA_SLACK_BYTES",
     "copy_strings",
     "intern_strings",
     "rebuild_string_slots",
     "string_lengths",
 ]
 
-ARENA_SLACK_BYTES = 8
-
 _BLOCK_ROWS = 512
 _SEED = np.uint64(0x9E3779B97F4A7C15)
 _ABSORB = np.uint64(0xBF58476D1CE4E5B9)
 _FINISH = np.uint64(0x94D049BB133111EB)
 _HALF = np.uint64(32)
-_FOLD = np.uint64(29)
-_ID_BITS = np.uint64(0xFFFFFFFF)
-_FREE = np.uint64(0)
+_TOP = np.uint64(56)
 _ONE = np.uint64(1)
+_FOUR = np.uint64(4)
 _EIGHT = np.uint64(8)
+_ALL_BITS = np.uint64(0xFFFFFFFFFFFFFFFF)
+_HASH_BITS = np.uint64(0x00FFFFFFFFFFFFFF)
+# Words of no value: hashes are odd, and the empty value is 0.
+_NO_VALUE = np.uint64(2)
+_NULL = np.uint64(4)
+_FREE = np.uint32(0)
+_FIRST = np.uint32(1)
 
 
-@kernel
-def _absorb(state: np.uint64, word: np.uint64) -> np.uint64:
-    state = (state ^ word) * _ABSORB
+@inlined_kernel
+def _mix(state: np.uint64) -> np.uint64:
+    state = state * _ABSORB
     return state ^ (state >> _HALF)
 
 
+@inlined_kernel
+def _place(word: np.uint64, shift: np.uint64) -> np.uint32:
+    return np.uint32((_mix(word) * _FINISH) >> shift)
+
+
 @kernel
-def _first_bytes(word: np.uint64, n_bytes: np.uint64) -> np.uint64:
-    return word & ((_ONE << (_EIGHT * n_bytes)) - _ONE)
+def _shift_of(n_slots: int) -> np.uint64:
+    """Return by how many bits a hash is shifted to become a slot: its top bits are the best."""
+    shift = np.uint64(64)
+    while n_slots > 1:
+        n_slots >>= 1
+        shift -= _ONE
+    return shift
 
 
 @inlined_kernel
-def _tail(at: np.uint64, n_bytes: np.uint64, limit: np.uint64) -> np.uint64:
-    """Read 0 to 7 bytes as a word, and nothing at or past the address ``limit``."""
-    if at + _EIGHT <= limit:
-        return _first_bytes(load_word(at), n_bytes)
-    if n_bytes == 0:
-        return n_bytes
-    # The last word of the data begins before the tail: shift out what stands before it.
-    word = load_word(limit - _EIGHT) >> (_EIGHT * (at + _EIGHT - limit))
-    return _first_bytes(word, n_bytes)
+def _word_of_few(raw: np.uint64, n_bytes: np.uint64) -> np.uint64:
+    """Return the word of the first 0 to 8 bytes of ``raw``; for 8 of them see the module."""
+    # A shift by 64 bits, for no bytes, is none to the processor: two halves are.
+    half = _HALF - _FOUR * n_bytes
+    return (raw & ((_ALL_BITS >> half) >> half)) | ((n_bytes & np.uint64(7)) << _TOP)
 
 
 @inlined_kernel
-def _hash(at: np.uint64, n_bytes: np.uint64, limit: np.uint64) -> np.uint64:
+def _is_long(word: np.uint64, n_bytes: np.uint64) -> bool:
+    """Tell whether a value cannot be its own word, given what that would be if it had few bytes."""
+    return bool(n_bytes > _EIGHT or (n_bytes == _EIGHT and word >> _TOP < _EIGHT))
+
+
+@inlined_kernel
+def _word_of_many(at: np.uint64, n_bytes: np.uint64) -> np.uint64:
+    """Return the word of 8 bytes or more: a hash with zeros on top."""
+    last = at + n_bytes - _EIGHT
     state = _SEED ^ n_bytes
-    while n_bytes >= _EIGHT:
-        state = _absorb(state, load_word(at))
+    while at < last:
+        state = _mix(state ^ load_word(at))
         at += _EIGHT
-        n_bytes -= _EIGHT
-    state = _absorb(state, _tail(at, n_bytes, limit)) * _FINISH
-    return state ^ (state >> _FOLD)
+    return (_mix(state ^ load_word(last)) & _HASH_BITS) | _ONE
 
 
 @inlined_kernel
-def _equal(at: np.uint64, n_bytes: np.uint64, limit: np.uint64, known_at: np.uint64) -> bool:
-    while n_bytes >= _EIGHT:
+def _is_hash(word: np.uint64) -> bool:
+    return bool(word >> _TOP == 0 and word != 0)
+
+
+@inlined_kernel
+def _equal_many(at: np.uint64, n_bytes: np.uint64, known_at: np.uint64) -> bool:
+    """Compare 8 bytes or more; the last 8 may have been compared in part before."""
+    last = at + n_bytes - _EIGHT
+    known_last = known_at + n_bytes - _EIGHT
+    while at < last:
         if load_word(at) != load_word(known_at):
             return False
         at += _EIGHT
         known_at += _EIGHT
-        n_bytes -= _EIGHT
-    return bool(_tail(at, n_bytes, limit) == _first_bytes(load_word(known_at), n_bytes))
+    return bool(load_word(last) == load_word(known_last))
+
+
+@inlined_kernel
+def _last_bytes(at: np.uint64, limit: np.uint64) -> np.uint64:
+    """Read up to 8 bytes as a word, and nothing at or past the address ``limit``."""
+    if at >= limit:
+        return _ALL_BITS
+    return load_word(limit - _EIGHT) >> (_EIGHT * (at + _EIGHT - limit))
 
 
 @kernel
-def _entry(hashed: np.uint64, n_strings: int) -> np.uint64:
-    # The count includes the new value, so it is the id plus one.
-    return (hashed >> _HALF) << _HALF | np.uint64(n_strings)
-
-
-@kernel
-def _hash_block(offsets: I32 | I64, base: np.uint64, limit: np.uint64, hashes: U64) -> None:
-    start = np.uint64(offsets[0])
-    for row in range(offsets.shape[0] - 1):
-        stop = np.uint64(offsets[row + 1])
-        hashes[row] = _hash(base + start, stop - start, limit)
-        start = stop
-
-
-@kernel
-def _look_up_block(
+def _load_block(
     offsets: I32 | I64,
     base: np.uint64,
     limit: np.uint64,
     bitmap: U8,
     bit: int,
-    hashes: U64,
-    slots: U64,
+    shift: np.uint64,
+    words: U64,
+    places: U32,
+) -> bool:
+    """Write words and first slots of a block's rows; return whether some words are hashes.
+
+    ``limit`` is the address after the last byte that may be read.
+    """
+    n_rows = offsets.shape[0] - 1
+    n_safe = n_rows
+    while n_safe > 0 and base + np.uint64(offsets[n_safe - 1]) + _EIGHT > limit:
+        n_safe -= 1
+    # Loads from anywhere have a loop of their own, so that the next one can be vectorized.
+    for row in range(n_safe):
+        words[row] = load_word(base + np.uint64(offsets[row]))
+    for row in range(n_safe, n_rows):
+        words[row] = _last_bytes(base + np.uint64(offsets[row]), limit)
+    n_long = 0
+    for row in range(n_rows):
+        n_bytes = np.uint64(offsets[row + 1]) - np.uint64(offsets[row])
+        word = _word_of_few(words[row], min(n_bytes, _EIGHT))
+        words[row] = word
+        n_long += (n_bytes > _EIGHT) | ((n_bytes == _EIGHT) & (word >> _TOP < _EIGHT))
+    if n_long > 0:
+        for row in range(n_rows):
+            start = np.uint64(offsets[row])
+            n_bytes = np.uint64(offsets[row + 1]) - start
+            if _is_long(words[row], n_bytes):
+                words[row] = _word_of_many(base + start, n_bytes)
+    if bitmap.shape[0] > 0:
+        for row in range(n_rows):
+            is_valid = (bitmap[(bit + row) >> 3] >> ((bit + row) & 7)) & 1
+            words[row] = words[row] if is_valid != 0 else _NULL
+    for row in range(n_rows):
+        places[row] = _place(words[row], shift)
+    return n_long > 0
+
+
+@kernel
+def _look_up_block(
+    block_words: U64, places: U32, slots: U32, words: U64, ids: I64, missed: U32
+) -> int:
+    """Look at the first slot of each row; return how many rows have another word than is there."""
+    n_missed = 0
+    for row in range(ids.shape[0]):
+        entry = slots[places[row]]
+        ids[row] = np.int64(entry) - 1
+        missed[n_missed] = row
+        n_missed += words[entry] != block_words[row]
+    return n_missed
+
+
+@inlined_kernel
+def _is_value(
+    entry: np.uint32,
+    word: np.uint64,
+    at: np.uint64,
+    n_bytes: np.uint64,
+    words: U64,
+    known_offsets: I64,
+    arena_at: np.uint64,
+) -> bool:
+    if words[entry] != word:
+        return False
+    if not _is_hash(word):
+        return True
+    known_start = np.uint64(known_offsets[entry - _FIRST])
+    if np.uint64(known_offsets[entry]) - known_start != n_bytes:
+        return False
+    return _equal_many(at, n_bytes, arena_at + known_start)
+
+
+@kernel
+def _look_up_long_block(
+    offsets: I32 | I64,
+    base: np.uint64,
+    block_words: U64,
+    places: U32,
+    slots: U32,
+    words: U64,
     known_offsets: I64,
     arena_at: np.uint64,
     ids: I64,
     missed: U32,
 ) -> int:
-    """Look at the first slot of each row; return how many rows are neither there nor NULL."""
-    mask = np.uint64(slots.shape[0] - 1)
+    """Do the same for a block with values that are not their words."""
     n_missed = 0
-    start = np.uint64(offsets[0])
     for row in range(ids.shape[0]):
-        stop = np.uint64(offsets[row + 1])
-        entry = slots[hashes[row] & mask]
-        # A free slot stands for value 0 here, so that there is always one to compare with.
-        known = (entry & _ID_BITS) - np.uint64(entry != _FREE)
-        known_start = np.uint64(known_offsets[known])
-        n_known_bytes = np.uint64(known_offsets[known + _ONE]) - known_start
-        is_same = (entry >> _HALF == hashes[row] >> _HALF) & (n_known_bytes == stop - start)
-        if is_same:
-            is_same = _equal(base + start, stop - start, limit, arena_at + known_start)
-        is_valid = True
-        if bitmap.shape[0] > 0:
-            is_valid = (bitmap[(bit + row) >> 3] >> ((bit + row) & 7)) & 1 != 0
-        ids[row] = np.int64(known) if is_valid else -1
+        entry = slots[places[row]]
+        ids[row] = np.int64(entry) - 1
         missed[n_missed] = row
-        n_missed += is_valid & ((not is_same) | (entry == _FREE))
-        start = stop
+        start = np.uint64(offsets[row])
+        n_bytes = np.uint64(offsets[row + 1]) - start
+        is_known = _is_value(
+            entry, block_words[row], base + start, n_bytes, words, known_offsets, arena_at
+        )
+        n_missed += not is_known
     return n_missed
-
-
-@inlined_kernel
-def _find(
-    at: np.uint64,
-    n_bytes: np.uint64,
-    limit: np.uint64,
-    hashed: np.uint64,
-    slots: U64,
-    known_offsets: I64,
-    arena_at: np.uint64,
-) -> np.uint64:
-    """Return the slot of a value, or the free slot where it belongs."""
-    mask = np.uint64(slots.shape[0] - 1)
-    place = hashed & mask
-    while True:
-        entry = slots[place]
-        if entry == _FREE:
-            return place
-        if entry >> _HALF == hashed >> _HALF:
-            known = (entry & _ID_BITS) - _ONE
-            known_start = np.uint64(known_offsets[known])
-            if np.uint64(known_offsets[known + _ONE]) - known_start == n_bytes and _equal(
-                at, n_bytes, limit, arena_at + known_start
-            ):
-                return place
-        place = (place + _ONE) & mask
 
 
 @kernel
 def _settle_missed(
     offsets: I32 | I64,
     data: U8,
-    hashes: U64,
-    slots: U64,
+    block_words: U64,
+    places: U32,
+    slots: U32,
+    words: U64,
     known_offsets: I64,
     arena: U8,
     n_strings: int,
@@ -173,24 +239,35 @@ def _settle_missed(
 ) -> tuple[int, int]:
     """Probe on for rows of a block; return the row without room or -1, and the number of values."""
     n_strings_max = min(known_offsets.shape[0] - 1, slots.shape[0] // 2)
-    n_bytes_max = np.uint64(max(0, arena.shape[0] - ARENA_SLACK_BYTES))
     base = np.uint64(data.ctypes.data)
-    limit = base + np.uint64(data.shape[0])
     arena_at = np.uint64(arena.ctypes.data)
+    mask = np.uint32(slots.shape[0] - 1)
     for row in missed:
+        word = block_words[row]
+        if word == _NULL:
+            ids[row] = -1
+            continue
         start = np.uint64(offsets[row])
         n_bytes = np.uint64(offsets[row + np.uint32(1)]) - start
-        place = _find(base + start, n_bytes, limit, hashes[row], slots, known_offsets, arena_at)
-        if slots[place] == _FREE:
+        place = places[row]
+        entry = slots[place]
+        while entry != _FREE and not _is_value(
+            entry, word, base + start, n_bytes, words, known_offsets, arena_at
+        ):
+            place = (place + _FIRST) & mask
+            entry = slots[place]
+        if entry == _FREE:
             arena_start = np.uint64(known_offsets[n_strings])
-            if n_strings >= n_strings_max or arena_start + n_bytes > n_bytes_max:
+            if n_strings >= n_strings_max or arena_start + n_bytes > np.uint64(arena.shape[0]):
                 return int(np.int64(row)), n_strings
             for byte in range(n_bytes):
                 arena[arena_start + byte] = data[start + byte]
             n_strings += 1
             known_offsets[n_strings] = np.int64(arena_start + n_bytes)
-            slots[place] = _entry(hashes[row], n_strings)
-        ids[row] = np.int64((slots[place] & _ID_BITS) - _ONE)
+            words[n_strings] = word
+            entry = np.uint32(n_strings)
+            slots[place] = entry
+        ids[row] = np.int64(entry) - 1
     return -1, n_strings
 
 
@@ -201,7 +278,8 @@ def intern_strings(
     bitmap: U8,
     bit_offset: int,
     start: int,
-    slots: U64,
+    slots: U32,
+    words: U64,
     known_offsets: I64,
     arena: U8,
     n_strings: int,
@@ -215,12 +293,14 @@ def intern_strings(
     Args:
         offsets: int32 or int64 [n_rows + 1]; row ``i`` is ``data[offsets[i]:offsets[i + 1]]``.
             Unchecked.
-        data: uint8[n_bytes], at least 8 of them unless all values are empty: unchecked.
+        data: uint8[n_bytes], at least 8 of them: unchecked.
         bitmap: Arrow validity bitmap with the bit of row ``i`` at ``bit_offset + i``, or an empty
             array if no row is NULL.
         bit_offset: Bit of row 0.
         start: First row to do.
-        slots: uint64[n_slots], the index. A power of two, at least 2: unchecked.
+        slots: uint32[n_slots], the index: a value's id plus one, or 0 while free. A power of two,
+            at least 2: unchecked.
+        words: uint64[capacity + 1], the values' words, from 1 on. The first is of no value.
         known_offsets: int64[capacity + 1], the values' places in the arena, from 0; capacity at
             least 1: unchecked.
         arena: uint8[n_bytes], the values.
@@ -233,30 +313,39 @@ def intern_strings(
     base = np.uint64(data.ctypes.data)
     limit = base + np.uint64(data.shape[0])
     arena_at = np.uint64(arena.ctypes.data)
-    hashes = np.empty(_BLOCK_ROWS, np.uint64)
+    shift = _shift_of(slots.shape[0])
+    block_words = np.empty(_BLOCK_ROWS, np.uint64)
+    places = np.empty(_BLOCK_ROWS, np.uint32)
     missed = np.empty(_BLOCK_ROWS, np.uint32)
+    words[0] = _NO_VALUE
     for first in range(start, ids.shape[0], _BLOCK_ROWS):
         block_ids = ids[first : first + _BLOCK_ROWS]
         block_offsets = offsets[first : first + block_ids.shape[0] + 1]
-        _hash_block(block_offsets, base, limit, hashes)
-        n_missed = _look_up_block(
-            block_offsets,
-            base,
-            limit,
-            bitmap,
-            bit_offset + first,
-            hashes,
-            slots,
-            known_offsets,
-            arena_at,
-            block_ids,
-            missed,
+        has_long = _load_block(
+            block_offsets, base, limit, bitmap, bit_offset + first, shift, block_words, places
         )
+        if has_long:
+            n_missed = _look_up_long_block(
+                block_offsets,
+                base,
+                block_words,
+                places,
+                slots,
+                words,
+                known_offsets,
+                arena_at,
+                block_ids,
+                missed,
+            )
+        else:
+            n_missed = _look_up_block(block_words, places, slots, words, block_ids, missed)
         row, n_strings = _settle_missed(
             block_offsets,
             data,
-            hashes,
+            block_words,
+            places,
             slots,
+            words,
             known_offsets,
             arena,
             n_strings,
@@ -269,27 +358,22 @@ def intern_strings(
 
 
 @kernel
-def rebuild_string_slots(known_offsets: I64, arena: U8, n_strings: int, slots: U64) -> None:
+def rebuild_string_slots(words: U64, n_strings: int, slots: U32) -> None:
     """Index the first ``n_strings`` values anew, after the index grew or values were dropped.
 
     Args:
-        known_offsets: int64[capacity + 1], the values' places in the arena.
-        arena: uint8[n_bytes], the values, all different, and slack.
+        words: uint64[capacity + 1], the values' words, from 1 on; all values are different.
         n_strings: Values to index; at most half of the slots: unchecked.
-        slots: uint64[n_slots], overwritten.
+        slots: uint32[n_slots], overwritten.
     """
-    mask = np.uint64(slots.shape[0] - 1)
-    arena_at = np.uint64(arena.ctypes.data)
-    limit = arena_at + np.uint64(arena.shape[0])
+    mask = np.uint32(slots.shape[0] - 1)
+    shift = _shift_of(slots.shape[0])
     slots[:] = _FREE
-    for string_id in range(n_strings):
-        start = np.uint64(known_offsets[string_id])
-        n_bytes = np.uint64(known_offsets[string_id + 1]) - start
-        hashed = _hash(arena_at + start, n_bytes, limit)
-        place = hashed & mask
+    for number in range(1, n_strings + 1):
+        place = _place(words[number], shift)
         while slots[place] != _FREE:
-            place = (place + _ONE) & mask
-        slots[place] = _entry(hashed, string_id + 1)
+            place = (place + _FIRST) & mask
+        slots[place] = np.uint32(number)
 
 
 @kernel

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import pyarrow as pa
 
 from millstream.engine.columns import offsets_and_data, validity
 from millstream.errors import SchemaError
 from millstream.kernels.bitmaps import pack_bits
-from millstream.kernels.compile import I32, I64
+from millstream.kernels.compile import I32, I64, U64
 from millstream.kernels.interning import (
-    ARENA_SLACK_BYTES,
     copy_strings,
     intern_strings,
     rebuild_string_slots,
@@ -19,10 +20,12 @@ from millstream.kernels.interning import (
 
 __all__ = ["StringTable"]
 
+Values = TypeVar("Values", I64, U64)
+
 _CAPACITY_LEAST = 64
 _ARENA_BYTES_LEAST = 1024
 _SLOTS_PER_STRING = 4
-# The last bytes of the data are read as one word, so there has to be one.
+# Data is read word by word, so there has to be one.
 _DATA_BYTES_LEAST = 8
 _OFFSET_32_MAX = 2**31 - 1
 _NO_NULLS = np.empty(0, np.uint8)
@@ -36,12 +39,14 @@ class StringTable:
         self.n_strings = 0
         self._offsets = np.zeros(_CAPACITY_LEAST + 1, np.int64)
         self._arena = np.zeros(_ARENA_BYTES_LEAST, np.uint8)
-        self._slots = np.zeros(_SLOTS_PER_STRING * _CAPACITY_LEAST, np.uint64)
+        self._words = np.zeros(_CAPACITY_LEAST + 1, np.uint64)
+        self._slots = np.zeros(_SLOTS_PER_STRING * _CAPACITY_LEAST, np.uint32)
 
     @property
     def state_bytes(self) -> int:
         """Bytes of all memory that the table holds."""
-        return self._offsets.nbytes + self._arena.nbytes + self._slots.nbytes
+        index = self._words.nbytes + self._slots.nbytes
+        return self._offsets.nbytes + self._arena.nbytes + index
 
     def intern(self, array: pa.Array) -> I64:
         """Number values; new ones get the next ids.
@@ -67,6 +72,7 @@ class StringTable:
                 bit_offset,
                 row,
                 self._slots,
+                self._words,
                 self._offsets,
                 self._arena,
                 self.n_strings,
@@ -128,28 +134,31 @@ class StringTable:
         """Make room for one more value of this size."""
         capacity = len(self._offsets) - 1
         if self.n_strings == capacity:
-            offsets = np.zeros(2 * capacity + 1, np.int64)
-            offsets[: capacity + 1] = self._offsets
-            self._offsets = offsets
-            self._slots = np.empty(_SLOTS_PER_STRING * 2 * capacity, np.uint64)
-            rebuild_string_slots(self._offsets, self._arena, self.n_strings, self._slots)
+            self._offsets = _extended(self._offsets, 2 * capacity + 1)
+            self._words = _extended(self._words, 2 * capacity + 1)
+            self._index(2 * capacity)
         n_bytes_used = int(self._offsets[self.n_strings])
-        if n_bytes_used + n_bytes + ARENA_SLACK_BYTES > len(self._arena):
-            arena = np.zeros(2 * len(self._arena) + n_bytes, np.uint8)
+        if n_bytes_used + n_bytes > len(self._arena):
+            arena = np.empty(2 * len(self._arena) + n_bytes, np.uint8)
             arena[:n_bytes_used] = self._arena[:n_bytes_used]
             self._arena = arena
 
     def _keep(self, ids: I64) -> None:
-        offsets_before, arena_before = self._offsets, self._arena
+        offsets_before, arena_before, words_before = self._offsets, self._arena, self._words
         self.n_strings = len(ids)
         capacity = max(_CAPACITY_LEAST, 1 << self.n_strings.bit_length())
         ids = _read_only(ids)
         self._offsets = np.zeros(capacity + 1, np.int64)
         n_bytes = string_lengths(ids, offsets_before, self._offsets)
-        self._arena = np.zeros(max(_ARENA_BYTES_LEAST, 2 * n_bytes), np.uint8)
+        self._arena = np.empty(max(_ARENA_BYTES_LEAST, 2 * n_bytes), np.uint8)
         copy_strings(ids, offsets_before, arena_before, self._offsets, self._arena)
-        self._slots = np.empty(_SLOTS_PER_STRING * capacity, np.uint64)
-        rebuild_string_slots(self._offsets, self._arena, self.n_strings, self._slots)
+        self._words = np.zeros(capacity + 1, np.uint64)
+        self._words[1 : self.n_strings + 1] = words_before[ids + 1]
+        self._index(capacity)
+
+    def _index(self, capacity: int) -> None:
+        self._slots = np.empty(_SLOTS_PER_STRING * capacity, np.uint32)
+        rebuild_string_slots(self._words, self.n_strings, self._slots)
 
 
 def _validity_of(ids: I64) -> tuple[pa.Buffer | None, int]:
@@ -166,3 +175,9 @@ def _read_only(values: I64) -> I64:
     view = values.view()
     view.setflags(write=False)
     return view
+
+
+def _extended(values: Values, length: int) -> Values:
+    new = np.zeros(length, values.dtype)
+    new[: len(values)] = values
+    return new

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.kernels.interning import (
-    ARENA_SLACK_BYTES,
     copy_strings,
     intern_strings,
     rebuild_string_slots,
@@ -19,7 +18,14 @@ from millstream.kernels.interning import (
 )
 
 # Few distinct bytes, so that values share long beginnings and differ in one place or in length.
-texts = st.binary(max_size=3) | st.text("ab\0", max_size=40).map(str.encode) | st.binary()
+# Around 8 bytes values change from being their own words to having a hash; so they do if the last
+# of 8 bytes is small.
+texts = (
+    st.binary(max_size=3)
+    | st.text("ab\0", max_size=40).map(str.encode)
+    | st.binary()
+    | st.lists(st.sampled_from(b"\0\1\7\x08a\xff"), min_size=6, max_size=10).map(bytes)
+)
 
 
 def frozen(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -32,17 +38,19 @@ class Interner:
     """The caller's part: allocates, and doubles what is full."""
 
     def __init__(self) -> None:
-        self.slots = np.zeros(2, np.uint64)
+        self.slots = np.zeros(2, np.uint32)
+        self.words = np.zeros(2, np.uint64)
         self.offsets = np.zeros(2, np.int64)
-        self.arena = np.zeros(ARENA_SLACK_BYTES, np.uint8)
+        self.arena = np.zeros(1, np.uint8)
         self.n_strings = 0
 
     def grow(self) -> None:
-        # Stale bytes in the slack must not matter.
+        # Stale bytes must not matter.
         self.arena = np.concatenate([self.arena, np.full(len(self.arena), 7, np.uint8)])
         self.offsets = np.concatenate([self.offsets, np.zeros_like(self.offsets)])
-        self.slots = np.full(len(self.slots) * 2, 99, np.uint64)
-        rebuild_string_slots(self.offsets, self.arena, self.n_strings, self.slots)
+        self.words = np.concatenate([self.words, np.full(len(self.words), 99, np.uint64)])
+        self.slots = np.full(len(self.slots) * 2, 99, np.uint32)
+        rebuild_string_slots(self.words, self.n_strings, self.slots)
 
     def intern(
         self, rows: list[bytes | None], dtype: type[np.signedinteger[Any]], padding: int
@@ -68,6 +76,7 @@ class Interner:
                 padding,
                 row,
                 self.slots,
+                self.words,
                 self.offsets,
                 self.arena,
                 self.n_strings,
@@ -125,10 +134,25 @@ def test_a_full_arena_stops_at_the_first_value_without_room() -> None:
     data = np.frombuffer(b"aaaabbbbaaaac", np.uint8)
     ids = np.full(4, 77, np.int64)
     known_offsets = np.zeros(10, np.int64)
-    arena = np.zeros(8 + ARENA_SLACK_BYTES, np.uint8)
+    arena = np.zeros(8, np.uint8)
     nothing = frozen(np.zeros(0, np.uint8))
+    slots, words = np.zeros(32, np.uint32), np.zeros(10, np.uint64)
     done = intern_strings(
-        frozen(offsets), data, nothing, 0, 0, np.zeros(32, np.uint64), known_offsets, arena, 0, ids
+        frozen(offsets), data, nothing, 0, 0, slots, words, known_offsets, arena, 0, ids
     )
     assert done == (3, 2)
     assert ids[:3].tolist() == [0, 1, 0]
+
+
+def test_values_that_differ_in_length_or_in_one_byte_are_different() -> None:
+    rows: list[bytes | None] = [bytes(length) for length in range(20)]
+    rows += [b"\1" * length for length in range(1, 20)]
+    # Each of these 8 bytes would be the word of a shorter value.
+    rows += [b"ab\0\0\0\0\0\2", b"ab", b"\0" * 7 + b"\1", b"a" + b"\0" * 6 + b"\1", b"a"]
+    rows += [b"seventeen bytes" + bytes([last]) * 2 for last in range(20)]
+    interner = Interner()
+    expected = [rows.index(row) for row in rows]
+    numbers = {first: number for number, first in enumerate(dict.fromkeys(expected))}
+    for _ in range(2):
+        assert interner.intern(rows, np.int32, 0) == [numbers[first] for first in expected]
+    assert interner.n_strings == len(set(rows))
