@@ -23,18 +23,15 @@ from millstream.kernels.compile import _pointer as pointer
 
 __all__ = [
     "BLOCK_ROWS",
-    "assign_group_ids",
     "assign_group_ids_at",
     "assign_group_ids_direct",
     "fill_direct",
     "rebuild_slots",
-    "split_groups",
 ]
 
 BLOCK_ROWS = 512
 """Rows of a block; a word that is the same in all rows is stored once for each row of a block."""
 
-_WORD_BYTES = 8
 
 _SEED = np.uint64(0x9E3779B97F4A7C15)
 _ABSORB = np.uint64(0xBF58476D1CE4E5B9)
@@ -186,37 +183,19 @@ def _settle_missed(
 
 
 @kernel
-def assign_group_ids_at(
-    columns: I64, start: int, stop: int, slots: U64, keys: I64, n_groups: int, group_ids: U32
+def _assign_part(
+    columns: I64, start: int, slots: U64, keys: I64, n_groups: int, group_ids: U32
 ) -> tuple[int, int]:
-    """Give each row the id of its key; a key not seen before gets the next id.
-
-    Stops at the first row whose key has no room, because ``keys`` is full or half of ``slots`` are
-    taken. The caller then makes them larger and goes on from that row.
-
-    Args:
-        columns: int64[n_words, 2], for each word of the key the address of its int64[n_rows]
-            values, which the caller keeps alive, and the bytes from one value to the next: 8, or 0
-            for int64[BLOCK_ROWS] values that serve every block. Without words all rows are one
-            group.
-        start: First row to do.
-        stop: Row to stop before.
-        slots: uint64[n_slots], the index; see the module. A power of two, at least 2: unchecked.
-        keys: int64[n_words, capacity], the groups' keys; capacity at least 1: unchecked.
-        n_groups: Groups so far.
-        group_ids: uint32[n_rows], written from ``start`` on.
-
-    Returns:
-        The row to go on from, which is ``stop`` when all are done, and the number of groups.
-    """
+    """Give rows of one part of a batch their ids, from one on; see :func:`assign_group_ids_at`."""
+    n_rows = group_ids.shape[0]
     if columns.shape[0] == 0:
-        group_ids[start:stop] = 0
-        return stop, max(n_groups, 1) if start < stop else n_groups
+        group_ids[start:] = 0
+        return n_rows, max(n_groups, 1) if start < n_rows else n_groups
     hashes = np.empty(BLOCK_ROWS, np.uint64)
     differences = np.empty(BLOCK_ROWS, np.int64)
     missed = np.empty(BLOCK_ROWS, np.uint32)
-    for first in range(start, stop, BLOCK_ROWS):
-        ids = group_ids[first : min(first + BLOCK_ROWS, stop)]
+    for first in range(start, n_rows, BLOCK_ROWS):
+        ids = group_ids[first : min(first + BLOCK_ROWS, n_rows)]
         _hash_block(columns, first, ids.shape[0], hashes)
         if columns.shape[0] <= 2:
             n_missed = _look_up_block(columns, first, hashes, slots, keys, ids, missed)
@@ -229,32 +208,50 @@ def assign_group_ids_at(
         )
         if row >= 0:
             return first + row, n_groups
-    return stop, n_groups
+    return n_rows, n_groups
 
 
 @kernel
-def assign_group_ids(
-    words: I64, start: int, slots: U64, keys: I64, n_groups: int, group_ids: U32
-) -> tuple[int, int]:
-    """Give each row the id of its key as :func:`assign_group_ids_at` does, from one array.
+def assign_group_ids_at(
+    columns: I64,
+    bounds: I64,
+    part: int,
+    row: int,
+    slots: U64,
+    keys: I64,
+    n_groups: int,
+    group_ids: U32,
+) -> tuple[int, int, int]:
+    """Give each row the id of its key; a key not seen before gets the next id.
+
+    Rows may lie in several parts, which are done in order. Stops at the first row whose key has no
+    room, because ``keys`` is full or half of ``slots`` are taken. The caller then makes them larger
+    and goes on from that row.
 
     Args:
-        words: int64[n_words, n_rows], the keys word by word.
-        start: First row to do.
-        slots: uint64[n_slots], the index.
-        keys: int64[n_words, capacity], the groups' keys.
+        columns: int64[n_parts, n_words, 2], for each word of the key the address of its
+            int64[n_rows] values, which the caller keeps alive, and the bytes from one value to the
+            next: 8, or 0 for int64[BLOCK_ROWS] values that serve every block. Without words all
+            rows are one group.
+        bounds: int64[n_parts + 1], where each part begins and the last one ends in ``group_ids``.
+        part: First part to do.
+        row: First row of that part to do.
+        slots: uint64[n_slots], the index; see the module. A power of two, at least 2: unchecked.
+        keys: int64[n_words, capacity], the groups' keys; capacity at least 1: unchecked.
         n_groups: Groups so far.
-        group_ids: uint32[n_rows], written from ``start`` on.
+        group_ids: uint32[bounds[-1]], written from the first row on.
 
     Returns:
-        The row to go on from, which is n_rows when all are done, and the number of groups.
+        The part and the row of it to go on from, n_parts and 0 when all are done, and the number
+        of groups.
     """
-    n_words, n_rows = words.shape
-    columns = np.empty((n_words, 2), np.int64)
-    for word in range(n_words):
-        columns[word, 0] = np.int64(words.ctypes.data) + word * n_rows * _WORD_BYTES
-        columns[word, 1] = _WORD_BYTES
-    return assign_group_ids_at(columns, start, n_rows, slots, keys, n_groups, group_ids)
+    for index in range(part, bounds.shape[0] - 1):
+        ids = group_ids[bounds[index] : bounds[index + 1]]
+        row, n_groups = _assign_part(columns[index], row, slots, keys, n_groups, ids)
+        if row < ids.shape[0]:
+            return index, row, n_groups
+        row = 0
+    return bounds.shape[0] - 1, 0, n_groups
 
 
 @kernel
@@ -351,10 +348,9 @@ def _enter_missed(
 
 
 @kernel
-def assign_group_ids_direct(
+def _assign_part_direct(
     columns: I64,
     start: int,
-    stop: int,
     slots: U64,
     keys: I64,
     n_groups: int,
@@ -363,37 +359,12 @@ def assign_group_ids_direct(
     owners: I64,
     direct: U32,
 ) -> tuple[int, int, int]:
-    """Give each row the id of its key, by an array over all keys of a range where it can.
-
-    The key is the last word. Of the words before it, if there are any, the first is a pane, of
-    which some are open at a time; others are the same in all rows. What the array does not know is
-    looked up by its hash, and noted in the array if it is in the range.
-
-    Args:
-        columns: int64[n_words, 2], addresses and strides as :func:`assign_group_ids_at` takes them;
-            at least one word.
-        start: First row to do.
-        stop: Row to stop before.
-        slots: uint64[n_slots], the hash index.
-        keys: int64[n_words, capacity], the groups' keys.
-        n_groups: Groups so far.
-        group_ids: uint32[n_rows], written from ``start`` on.
-        base: Least key of the range.
-        owners: int64[n_places], the pane whose groups a row of ``direct`` has now: one with the
-            same remainder by n_places, a power of two, or INT64_MIN. The latest pane takes the row.
-        direct: uint32[n_places, n_keys + 1], per pane and key the group's id plus one, 0 for none;
-            the last one of each pane is always 0. Only groups whose words between pane and key are
-            those of these rows may be in it.
-
-    Returns:
-        The row to go on from, which is ``stop`` when all are done; the number of groups; and how
-        many rows the array did not know.
-    """
     hashes = np.empty(BLOCK_ROWS, np.uint64)
     missed = np.empty(BLOCK_ROWS, np.uint32)
+    n_rows = group_ids.shape[0]
     n_all_missed = 0
-    for first in range(start, stop, BLOCK_ROWS):
-        ids = group_ids[first : min(first + BLOCK_ROWS, stop)]
+    for first in range(start, n_rows, BLOCK_ROWS):
+        ids = group_ids[first : min(first + BLOCK_ROWS, n_rows)]
         n_missed = _find_block(columns, first, base, owners, direct, ids)
         if n_missed == 0:
             continue
@@ -405,7 +376,61 @@ def assign_group_ids_direct(
             return first + row, n_groups, n_all_missed
         n_all_missed += n_missed
         _enter_missed(columns, first, base, owners, direct, ids, missed[:n_missed])
-    return stop, n_groups, n_all_missed
+    return n_rows, n_groups, n_all_missed
+
+
+@kernel
+def assign_group_ids_direct(
+    columns: I64,
+    bounds: I64,
+    part: int,
+    row: int,
+    slots: U64,
+    keys: I64,
+    n_groups: int,
+    group_ids: U32,
+    base: int,
+    owners: I64,
+    direct: U32,
+) -> tuple[int, int, int, int]:
+    """Give each row the id of its key, by an array over all keys of a range where it can.
+
+    The key is the last word. Of the words before it, if there are any, the first is a pane, of
+    which some are open at a time; others are the same in all rows. What the array does not know is
+    looked up by its hash, and noted in the array if it is in the range.
+
+    Args:
+        columns: int64[n_parts, n_words, 2], as :func:`assign_group_ids_at` takes them; at least
+            one word.
+        bounds: int64[n_parts + 1], where the parts begin.
+        part: First part to do.
+        row: First row of that part to do.
+        slots: uint64[n_slots], the hash index.
+        keys: int64[n_words, capacity], the groups' keys.
+        n_groups: Groups so far.
+        group_ids: uint32[bounds[-1]], written from the first row on.
+        base: Least key of the range.
+        owners: int64[n_places], the pane whose groups a row of ``direct`` has now: one with the
+            same remainder by n_places, a power of two, or INT64_MIN. The latest pane takes the row.
+        direct: uint32[n_places, n_keys + 1], per pane and key the group's id plus one, 0 for none;
+            the last one of each pane is always 0. Only groups whose words between pane and key are
+            those of these rows may be in it.
+
+    Returns:
+        The part and the row of it to go on from, n_parts and 0 when all are done; the number of
+        groups; and how many rows the array did not know.
+    """
+    n_missed = 0
+    for index in range(part, bounds.shape[0] - 1):
+        ids = group_ids[bounds[index] : bounds[index + 1]]
+        row, n_groups, n_more_missed = _assign_part_direct(
+            columns[index], row, slots, keys, n_groups, ids, base, owners, direct
+        )
+        n_missed += n_more_missed
+        if row < ids.shape[0]:
+            return index, row, n_groups, n_missed
+        row = 0
+    return bounds.shape[0] - 1, 0, n_groups, n_missed
 
 
 @kernel
@@ -462,25 +487,3 @@ def rebuild_slots(keys: I64, n_groups: int, slots: U64) -> None:
         while slots[place] != _FREE:
             place = (place + _ONE) & mask
         slots[place] = _entry(hashed, group_id + 1)
-
-
-@kernel
-def split_groups(values: I64, limit: int, below: U32, rest: U32) -> int:
-    """Split groups by a value that each has, such as the window that it belongs to.
-
-    Args:
-        values: int64[n_groups], one value per group.
-        limit: Groups with a smaller value go to ``below``.
-        below: uint32[n_groups], their ids in ascending order.
-        rest: uint32[n_groups], the other groups' ids in ascending order.
-
-    Returns:
-        The number of ids in ``below``; ``rest`` has all others.
-    """
-    n_below = 0
-    for group_id in range(values.shape[0]):
-        # Both are written and one of the ends moves: no branch to guess wrong.
-        below[n_below] = group_id
-        rest[group_id - n_below] = group_id
-        n_below += values[group_id] < limit
-    return n_below

@@ -98,33 +98,26 @@ class DirectIndex:
     def assign(
         self,
         columns: I64,
-        start: int,
-        stop: int,
+        bounds: I64,
+        part: int,
+        row: int,
         slots: U64,
         keys: I64,
         n_groups: int,
         group_ids: U32,
-    ) -> tuple[int, int, bool]:
-        """Give rows the ids of their groups.
+    ) -> tuple[int, int, int, bool]:
+        """Give rows the ids of their groups, as the kernel does.
 
         Returns:
-            The row to go on from; the number of groups; whether many of the rows had keys that are
-            not in the array, though they are not new.
+            The part and the row to go on from; the number of groups; whether many of the rows had
+            keys that are not in the array, though they are not new.
         """
-        row, n_after, n_missed = assign_group_ids_direct(
-            columns,
-            start,
-            stop,
-            slots,
-            keys,
-            n_groups,
-            group_ids,
-            self._base,
-            self._owners,
-            self._entries,
+        index = (self._base, self._owners, self._entries)
+        part, row, n_after, n_missed = assign_group_ids_direct(
+            columns, bounds, part, row, slots, keys, n_groups, group_ids, *index
         )
         n_strangers = n_missed - (n_after - n_groups)
-        return row, n_after, n_strangers * _STRANGERS > stop - start
+        return part, row, n_after, n_strangers * _STRANGERS > len(group_ids)
 
     def _forget(self) -> None:
         self._owners.fill(_INT64_MIN)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from millstream.engine.state.accumulators import Accumulators, AccumulatorSpec
 from millstream.engine.state.key_table import KeyTable, Word
 from millstream.kernels.compile import I64, U32
-from millstream.kernels.grouping import split_groups
+from millstream.kernels.splitting import split_groups
 
 __all__ = ["NO_LIMIT", "GroupState"]
 

@@ -13,7 +13,7 @@ from millstream.engine.state.key_columns import key_column
 from millstream.kernels.compile import I64, U8, U32
 from millstream.kernels.grouping import BLOCK_ROWS, assign_group_ids_at, rebuild_slots
 
-__all__ = ["KeyTable", "Word"]
+__all__ = ["KeyPart", "KeyTable", "Word"]
 
 Word: TypeAlias = I64 | int
 """One word of many keys: int64[n_rows], or the word that all of them have."""
@@ -24,9 +24,25 @@ _CAPACITY_LEAST = 64
 _SPARSE_CAPACITY_MAX = 1 << 16
 _NULLS_PER_WORD = 64
 _WORD_BYTES = 8
+# Constant words that are kept spread out, about as many as there are open windows.
+_CONSTANTS_MAX = 64
 # Rows after which keys are looked at for whether they lie close to each other; doubled each time
 # that they do not, up to the second figure.
 _TRY_ROWS_LEAST, _TRY_ROWS_MAX = 1 << 10, 1 << 24
+
+
+class KeyPart(NamedTuple):
+    """Keys of some rows.
+
+    Attributes:
+        columns: The key columns' values, of the table's types or encoded as dictionaries.
+        prefix: Prefix words, of all rows or of each: int64[n_rows].
+        n_rows: Number of rows.
+    """
+
+    columns: Sequence[pa.Array]
+    prefix: Sequence[Word]
+    n_rows: int
 
 
 class KeyTable:
@@ -93,26 +109,30 @@ class KeyTable:
         Raises:
             SchemaError: A column is not of its type.
         """
-        assert len(columns) == len(self._columns), "one array per key column"
-        assert len(prefix) == self._n_prefix_words, "one array per prefix word"
         if n_rows is None:
             n_rows = len((*columns, *prefix)[0])
-        key_at = self._address_of_key(columns)
-        words: list[Word | _Address] = list(prefix)
-        if key_at is not None:
-            words.append(key_at)
-            return self._assign(words, n_rows)
-        nulls: list[U8 | None] = []
-        for column, array in zip(self._columns, columns, strict=True):
-            values, is_null = column.encode(array)
-            words += values
-            nulls.append(is_null)
-        assert words, "a key has at least one word"
-        if self._n_null_words > 0 or any(is_null is not None for is_null in nulls):
-            words += self._null_words(nulls, n_rows)
-        if not columns and n_rows > 1 and all(isinstance(word, int) for word in words):
-            return np.full(n_rows, self._assign(words, 1)[0], np.uint32)
-        return self._assign(words, n_rows)
+        return self.assign_parts([KeyPart(columns, prefix, n_rows)])
+
+    def assign_parts(self, parts: Sequence[KeyPart]) -> U32:
+        """Do what :meth:`assign` does for several batches in one go.
+
+        Returns:
+            uint32[n_rows], the ids of all parts one after the other.
+
+        Raises:
+            SchemaError: A column is not of its type.
+        """
+        encoded = list(map(self._encode, parts))
+        if self._n_null_words > 0 or any(nulls is not None for _, nulls in encoded):
+            for (words, nulls), part in zip(encoded, parts, strict=True):
+                words += self._null_words(nulls or (), part.n_rows)
+        words_of_parts = [words for words, _ in encoded]
+        counts = [part.n_rows for part in parts]
+        if not self._columns and len(parts) == 1 and counts[0] > 1:
+            (words,) = words_of_parts
+            if all(isinstance(word, int) for word in words):
+                return np.full(counts[0], self._assign([words], [1])[0], np.uint32)
+        return self._assign(words_of_parts, counts)
 
     def prefix_words(self, index: int) -> I64:
         """View one prefix word of each group: int64[n_groups], not to be written to."""
@@ -167,42 +187,58 @@ class KeyTable:
             else:
                 self._direct = None
 
-    def _address_of_key(self, columns: Sequence[pa.Array]) -> _Address | None:
-        """Return where the words of the only key column are, if Arrow has them as they are."""
-        if len(columns) != 1 or self._n_null_words > 0:
-            return None
-        array = columns[0]
-        if array.type != self._word_type or array.null_count > 0 or len(array) == 0:
-            return None
-        return _Address(array.buffers()[1].address + array.offset * _WORD_BYTES)
+    def _encode(self, part: KeyPart) -> tuple[list[Word | _Address], Sequence[U8 | None] | None]:
+        """Return the words of keys, and per column which rows are NULL if any is."""
+        assert len(part.columns) == len(self._columns), "one array per key column"
+        assert len(part.prefix) == self._n_prefix_words, "one array per prefix word"
+        words: list[Word | _Address] = list(part.prefix)
+        if len(part.columns) == 1:
+            array = part.columns[0]
+            if array.type == self._word_type and array.null_count == 0 and part.n_rows > 0:
+                # Arrow has the words as they are.
+                address = array.buffers()[1].address + array.offset * _WORD_BYTES
+                words.append(_Address(address))
+                return words, None
+        nulls: list[U8 | None] = []
+        for column, array in zip(self._columns, part.columns, strict=True):
+            values, is_null = column.encode(array)
+            words += values
+            nulls.append(is_null)
+        assert words, "a key has at least one word"
+        return words, None if all(is_null is None for is_null in nulls) else nulls
 
-    def _assign(self, words: Sequence[Word | _Address], n_rows: int) -> U32:
-        columns = self._places.of(words)
+    def _assign(self, parts: Sequence[Sequence[Word | _Address]], counts: Sequence[int]) -> U32:
+        columns, bounds = self._places.of(parts), np.empty(len(counts) + 1, np.int64)
+        n_rows = 0
+        for part, count in enumerate(counts):
+            bounds[part] = n_rows
+            n_rows += count
+        bounds[-1] = n_rows
         group_ids = np.empty(n_rows, np.uint32)
-        direct = self._direct_for(words)
-        row, is_stale = 0, False
-        while row < n_rows:
+        direct = self._direct_for(parts)
+        part, row, is_stale = 0, 0, False
+        while part < len(parts):
             state = (self._slots, self._keys, self.n_groups, group_ids)
             if direct is None:
-                row, self.n_groups = assign_group_ids_at(columns, row, n_rows, *state)
+                part, row, self.n_groups = assign_group_ids_at(columns, bounds, part, row, *state)
             else:
-                row, self.n_groups, stale = direct.assign(columns, row, n_rows, *state)
+                part, row, self.n_groups, stale = direct.assign(columns, bounds, part, row, *state)
                 is_stale |= stale
-            if row < n_rows:
-                self._reallocate(len(words), 2 * self.capacity)
+            if part < len(parts):
+                self._reallocate(len(parts[0]), 2 * self.capacity)
         if self._may_be_direct and (direct is None or is_stale):
-            self._look_for_direct(words, n_rows)
+            self._look_for_direct(parts, n_rows)
         return group_ids
 
-    def _direct_for(self, words: Sequence[Word | _Address]) -> DirectIndex | None:
+    def _direct_for(self, parts: Sequence[Sequence[Word | _Address]]) -> DirectIndex | None:
         direct = self._direct
-        if direct is None or self._n_null_words > 0 or not direct.suits(_between(words)):
+        if direct is None or self._n_null_words > 0:
             return None
-        return direct
+        return direct if all(direct.suits(_between(words)) for words in parts) else None
 
-    def _look_for_direct(self, words: Sequence[Word | _Address], n_rows: int) -> None:
+    def _look_for_direct(self, parts: Sequence[Sequence[Word | _Address]], n_rows: int) -> None:
         """Try now and then whether groups can be found by their keys themselves."""
-        between = _between(words)
+        between = _between(parts[-1])
         if self.n_groups == 0 or self._n_null_words > 0 or None in between:
             return
         self._rows_until_try -= n_rows
@@ -218,7 +254,7 @@ class KeyTable:
     def _null_words(self, nulls: Sequence[U8 | None], n_rows: int) -> list[I64]:
         if self._n_null_words == 0:
             # Keys seen so far have no NULL, and get words of zeros.
-            self._n_null_words = -(-len(nulls) // _NULLS_PER_WORD)
+            self._n_null_words = -(-len(self._columns) // _NULLS_PER_WORD)
             self._reallocate(self._keys.shape[0] + self._n_null_words, self.capacity)
         words = [np.zeros(n_rows, np.int64) for _ in range(self._n_null_words)]
         for index, is_null in enumerate(nulls):
@@ -259,34 +295,31 @@ class _Places:
     """Tells kernels where the words of keys are. For one call at a time."""
 
     def __init__(self) -> None:
-        self._columns: dict[int, I64] = {}
-        self._constants: list[I64] = []
-        self._addresses: list[int] = []
+        self._constants: dict[int, tuple[I64, int]] = {}
 
-    def of(self, words: Sequence[Word | _Address]) -> I64:
-        """Return int64[n_words, 2], address and stride of each; good until the next call."""
-        columns = self._columns.get(len(words))
-        if columns is None:
-            columns = self._columns[len(words)] = np.empty((len(words), 2), np.int64)
-        for place, word in enumerate(words):
-            if isinstance(word, int):
-                columns[place] = self._constant(place, word), 0
-            elif isinstance(word, _Address):
-                columns[place] = word.address, _WORD_BYTES
-            else:
-                assert word.dtype == np.int64, "words of 64 bits"
-                assert word.flags.c_contiguous, "words one after the other"
-                columns[place] = word.ctypes.data, _WORD_BYTES
+    def of(self, parts: Sequence[Sequence[Word | _Address]]) -> I64:
+        """Return int64[n_parts, n_words, 2], address and stride of each; for this call only."""
+        if len(self._constants) > _CONSTANTS_MAX:
+            self._constants.clear()
+        columns = np.empty((len(parts), len(parts[0]), 2), np.int64)
+        for part, words in enumerate(parts):
+            for place, word in enumerate(words):
+                columns[part, place, 0], columns[part, place, 1] = self._place(word)
         return columns
 
-    def _constant(self, place: int, word: int) -> int:
-        """Return where a word is that all rows have: once for each row of a block."""
-        while len(self._constants) <= place:
-            self._constants.append(np.full(BLOCK_ROWS, word, np.int64))
-            self._addresses.append(self._constants[-1].ctypes.data)
-        if self._constants[place][0] != word:
-            self._constants[place].fill(word)
-        return self._addresses[place]
+    def _place(self, word: Word | _Address) -> tuple[int, int]:
+        if isinstance(word, _Address):
+            return word.address, _WORD_BYTES
+        if not isinstance(word, int):
+            assert word.dtype == np.int64, "words of 64 bits"
+            assert word.flags.c_contiguous, "words one after the other"
+            return word.ctypes.data, _WORD_BYTES
+        known = self._constants.get(word)
+        if known is None:
+            # Once for each row of a block.
+            values = np.full(BLOCK_ROWS, word, np.int64)
+            known = self._constants[word] = values, values.ctypes.data
+        return known[1], 0
 
 
 def _between(words: Sequence[Word | _Address]) -> tuple[int | None, ...]:

@@ -12,12 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.kernels.grouping import (
-    assign_group_ids,
     assign_group_ids_at,
     assign_group_ids_direct,
     fill_direct,
     rebuild_slots,
-    split_groups,
 )
 
 INT64 = np.iinfo(np.int64)
@@ -27,10 +25,12 @@ few_words = st.one_of(
 )
 
 
-def read_only(array: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    view = array.view()
-    view.flags.writeable = False
-    return view
+def parts_of(*parts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], ...]:
+    """Addresses and bounds of parts, each int64[n_words, n_rows] and to be kept alive."""
+    columns = [[[row.ctypes.data, 8] for row in part] for part in parts]
+    shape = len(parts), parts[0].shape[0], 2
+    bounds = np.cumsum([0, *(part.shape[1] for part in parts)])
+    return np.array(columns, np.int64).reshape(shape), bounds
 
 
 @st.composite
@@ -54,16 +54,17 @@ class Table:
         rebuild_slots(self.keys, self.n_groups, self.slots)
         self.n_growths += 1
 
-    def assign(self, words: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
-        group_ids = np.full(words.shape[1], 77, np.uint32)
-        row = 0
-        while True:
-            row, self.n_groups = assign_group_ids(
-                read_only(words), row, self.slots, self.keys, self.n_groups, group_ids
+    def assign(self, *parts: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+        columns, bounds = parts_of(*parts)
+        group_ids = np.full(bounds[-1], 77, np.uint32)
+        place = 0, 0
+        while place[0] < len(parts):
+            *place, self.n_groups = assign_group_ids_at(
+                columns, bounds, *place, self.slots, self.keys, self.n_groups, group_ids
             )
-            if row == words.shape[1]:
-                return group_ids
-            self.grow()
+            if place[0] < len(parts):
+                self.grow()
+        return group_ids
 
 
 def ids_by_dictionary(
@@ -79,8 +80,10 @@ def ids_by_dictionary(
 @given(word_tables(), st.integers(0, 60))
 def test_ids_are_dense_in_order_of_first_sight(words: npt.NDArray[np.int64], cut: int) -> None:
     batches = [words[:, :cut].copy(), words[:, cut:].copy()]
-    table = Table(words.shape[0])
     expected_ids, expected_keys = ids_by_dictionary(batches)
+    table = Table(words.shape[0])
+    assert table.assign(*batches).tolist() == expected_ids[0] + expected_ids[1]
+    table = Table(words.shape[0])
     assert [table.assign(batch).tolist() for batch in batches] == expected_ids
     assert table.n_groups == len(expected_keys)
     keys = table.keys[:, : table.n_groups].T.tolist()
@@ -100,12 +103,13 @@ def test_many_groups_over_many_blocks_and_growths(n_words: int) -> None:
 def test_columns_by_address_may_be_slices_of_other_arrays() -> None:
     first = np.arange(10, dtype=np.int64)[3:]
     second = np.zeros(7, np.int64)
-    columns = np.array([[first.ctypes.data, 8], [second.ctypes.data, 8]], np.int64)
+    columns = np.array([[[first.ctypes.data, 8], [second.ctypes.data, 0]]], np.int64)
     keys = np.zeros((2, 8), np.int64)
-    group_ids = np.full(7, 77, np.uint32)
-    done = assign_group_ids_at(columns, 1, 6, np.zeros(16, np.uint64), keys, 0, group_ids)
-    assert done == (6, 5)
-    assert group_ids.tolist() == [77, 0, 1, 2, 3, 4, 77]
+    group_ids = np.full(9, 77, np.uint32)
+    bounds = np.array([1, 7])
+    done = assign_group_ids_at(columns, bounds, 0, 1, np.zeros(16, np.uint64), keys, 0, group_ids)
+    assert done == (1, 0, 5)
+    assert group_ids.tolist() == [77, 77, 0, 1, 2, 3, 4, 77, 77]
     assert keys[:, :5].tolist() == [[4, 5, 6, 7, 8], [0] * 5]
 
 
@@ -114,10 +118,11 @@ def test_a_full_table_stops_at_the_first_row_without_room() -> None:
     group_ids = np.full(5, 77, np.uint32)
     keys = np.zeros((1, 2), np.int64)
     slots = np.zeros(64, np.uint64)
-    assert assign_group_ids(read_only(words), 0, slots, keys, 0, group_ids) == (3, 2)
+    parts = parts_of(words)
+    assert assign_group_ids_at(*parts, 0, 0, slots, keys, 0, group_ids) == (0, 3, 2)
     assert group_ids[:3].tolist() == [0, 1, 0]
     # A known key after the stop would still have been found: it is not lost, only not reached.
-    assert assign_group_ids(read_only(words), 4, slots, keys, 2, group_ids) == (5, 2)
+    assert assign_group_ids_at(*parts, 0, 4, slots, keys, 2, group_ids) == (1, 0, 2)
     assert group_ids[4] == 1
 
 
@@ -125,35 +130,24 @@ def test_an_index_half_full_counts_as_full() -> None:
     words = np.arange(9, dtype=np.int64).reshape(1, 9)
     group_ids = np.zeros(9, np.uint32)
     keys = np.zeros((1, 100), np.int64)
-    done = assign_group_ids(read_only(words), 0, np.zeros(8, np.uint64), keys, 0, group_ids)
-    assert done == (4, 4)
-
-
-@given(hnp.arrays(np.int64, st.integers(0, 50), elements=few_words), few_words)
-def test_split_groups_keeps_the_order(values: npt.NDArray[np.int64], limit: int) -> None:
-    below = np.zeros(len(values), np.uint32)
-    rest = np.zeros(len(values), np.uint32)
-    n_below = split_groups(read_only(values), limit, below, rest)
-    assert below[:n_below].tolist() == [i for i, v in enumerate(values.tolist()) if v < limit]
-    assert rest[: len(values) - n_below].tolist() == [
-        i for i, v in enumerate(values.tolist()) if v >= limit
-    ]
+    done = assign_group_ids_at(*parts_of(words), 0, 0, np.zeros(8, np.uint64), keys, 0, group_ids)
+    assert done == (0, 4, 4)
 
 
 def test_what_the_array_does_not_know_is_found_by_its_hash_and_noted() -> None:
     keys_of_rows = np.array([7, 9, 7, 100, 9, 7], np.int64)
     panes = np.array([3, 3, 2, 3, 3, 2], np.int64)
-    columns = np.array([[panes.ctypes.data, 8], [keys_of_rows.ctypes.data, 8]], np.int64)
+    columns = np.array([[[panes.ctypes.data, 8], [keys_of_rows.ctypes.data, 8]]], np.int64)
     slots, keys = np.zeros(64, np.uint64), np.zeros((2, 16), np.int64)
     owners, direct = np.full(1, INT64.min), np.zeros((1, 5), np.uint32)
     ids = np.zeros(6, np.uint32)
-    arguments = (columns, 0, 6, slots, keys)
-    assert assign_group_ids_direct(*arguments, 0, ids, 6, owners, direct) == (6, 4, 6)
+    arguments = (columns, np.array([0, 6]), 0, 0, slots, keys)
+    assert assign_group_ids_direct(*arguments, 0, ids, 6, owners, direct) == (1, 0, 4, 6)
     assert ids.tolist() == [0, 1, 2, 3, 1, 2]
     # The later pane has the array, and the key beyond its end is not in it.
     assert owners.tolist() == [3]
     assert direct.tolist() == [[0, 1, 0, 2, 0]]
-    assert assign_group_ids_direct(*arguments, 4, ids, 6, owners, direct) == (6, 4, 3)
+    assert assign_group_ids_direct(*arguments, 4, ids, 6, owners, direct) == (1, 0, 4, 3)
     assert ids.tolist() == [0, 1, 2, 3, 1, 2]
 
 
