@@ -1,0 +1,102 @@
+"""What comes out lies where it came in, or where the state had it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import millstream as ms
+from millstream.engine.operators.aggregate import SingleAggregate
+
+SCHEMA = pa.schema([("ts", pa.timestamp("us")), ("k", pa.int64()), ("v", pa.float64())])
+
+
+def batch_of(n_rows: int, second: int) -> pa.RecordBatch:
+    times = np.full(n_rows, second * 1_000_000, "datetime64[us]")
+    return pa.record_batch(
+        [times, np.arange(n_rows) % 100, np.arange(float(n_rows))], schema=SCHEMA
+    )
+
+
+def session_of(partitions: int = 1) -> ms.Session:
+    session = ms.Session(partitions=partitions)
+    session.create_stream("t", SCHEMA, event_time="ts")
+    return session
+
+
+def addresses(batch: pa.RecordBatch) -> list[int]:
+    """Where the values of each column begin."""
+    return [
+        column.buffers()[1].address + column.offset * column.type.bit_width // 8
+        for column in batch.columns
+    ]
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+@pytest.mark.parametrize(
+    ("sql", "columns"),
+    [
+        ("SELECT * FROM t", [0, 1, 2]),
+        ("SELECT v, k FROM t", [2, 1]),
+        ("SELECT v AS a, v AS b, ts FROM t", [2, 2, 0]),
+        ("SELECT k + 1 AS a, v FROM t", [None, 2]),
+        ("SELECT v FROM (SELECT k, v FROM t) AS q", [2]),
+    ],
+)
+def test_columns_that_are_passed_through_stay_where_they_are(sql, columns, partitions) -> None:
+    pushed = batch_of(1000, 0).slice(10, 900)
+    out: list[pa.RecordBatch] = []
+    with session_of(partitions).sql(sql).start(out.append) as job:
+        job.push("t", pushed)
+    (batch,) = out
+    before, after = addresses(pushed), addresses(batch)
+    for place, column in enumerate(columns):
+        assert column is None or after[place] == before[column]
+
+
+def test_a_table_is_cut_into_micro_batches_without_a_copy() -> None:
+    table = pa.Table.from_batches([batch_of(1000, 0)])
+    query = session_of().sql("SELECT v FROM t")
+    (column,) = query.run({"t": table}, batch_rows=100).columns
+    begin = table["v"].chunk(0).buffers()[1].address
+    places = [chunk.buffers()[1].address + 8 * chunk.offset for chunk in column.chunks]
+    assert places == [begin + 8 * first for first in range(0, 1000, 100)]
+
+
+def test_a_closed_window_gives_its_arrays_away() -> None:
+    out: list[pa.RecordBatch] = []
+    query = session_of().sql(
+        "SELECT k, count(*) AS n, sum(v) AS s, max(v) AS m FROM t GROUP BY k"
+        " WINDOW TUMBLING(ts, INTERVAL '10' SECOND) EMIT FINAL"
+    )
+    with query.start(out.append) as job:
+        for second in (0, 20, 40):
+            job.push("t", batch_of(1000, second))
+            job.push("t", batch_of(1000, second + 9))
+            (held,) = job._runtime.ask(state_addresses, [0], 5.0)
+            job.advance_watermark("t", np.datetime64(second + 10, "s"))
+            (before,) = job._runtime.ask(state_addresses, [0], 5.0)
+            assert before == []
+            (batch,) = out
+            assert batch.num_rows == 100
+            assert addresses(batch) == held
+            # And nobody else writes to them from now on.
+            kept = batch.to_pylist()
+            job.push("t", batch_of(1000, second + 10))
+            (others,) = job._runtime.ask(state_addresses, [0], 5.0)
+            assert not set(others) & set(held)
+            assert batch.to_pylist() == kept
+            job.advance_watermark("t", np.datetime64(second + 20, "s"))
+            job._runtime.ask(state_addresses, [0], 5.0)
+            out.clear()
+
+
+def state_addresses(operators) -> list[int]:
+    """Where the state has the keys and the three accumulators of its groups."""
+    (aggregate,) = (operator for operator in operators if isinstance(operator, SingleAggregate))
+    state = aggregate._grouping.state
+    if state.n_groups == 0:
+        return []
+    columns = [*state.keys(slice(0, state.n_groups)), *state.accumulated(slice(0, state.n_groups))]
+    return [column.buffers()[1].address for column in columns]
