@@ -120,7 +120,7 @@ def _check_tokens(source: SourceText) -> None:
     if source.tokens[0].token_type not in _FIRST_TOKENS:
         word = source.text((0, 0))
         raise source.error(
-            f"only queries can be run, which begin with SELECT or WITH: {word}", (0, 0)
+            f"only queries can be run, which begin with SELECT, WITH or EXPLAIN: {word}", (0, 0)
         )
     for index, token in enumerate(source.tokens):
         if token.token_type == TokenType.SEMICOLON:

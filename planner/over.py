@@ -198,7 +198,10 @@ class _Builder:
         kind, preceding, frame_sql = _frame(self.context, parts, clause, time)
         names: dict[int, str] = {}
         folded = (
-            parts.filter is not None and parts.function in FOLDING_FUNCTIONS and not parts.distinct
+            parts.filter is not None
+            and parts.function in FOLDING_FUNCTIONS
+            and parts.function not in self.context.catalog.functions
+            and not parts.distinct
         )
         if folded:
             return self._folded(parts, kind, preceding, frame_sql)
@@ -274,7 +277,8 @@ class _Pending:
             typed = context.typer.schema(sql, {INPUT: schema})
         except TypingError as failure:
             raise context.source.error(str(failure), self.parts.node) from failure
-        reason = self._why_buffered([schema.field(column).type for column in self.arguments])
+        types = [schema.field(column).type for column in self.arguments]
+        reason = self._why_buffered(context, types)
         if reason and self.preceding is not None:
             self._check_slides(context, schema)
         return OverCall(
@@ -301,8 +305,11 @@ class _Pending:
                 self.parts.node,
             ) from failure
 
-    def _why_buffered(self, types: Sequence[pa.DataType]) -> str:
+    def _why_buffered(self, context: PlanContext, types: Sequence[pa.DataType]) -> str:
         function = "avg" if self.parts.function == "mean" else self.parts.function
+        if self.parts.function in context.catalog.functions:
+            # It may have the name of another one.
+            return f"the user's {self.parts.function} has no kernel"
         if function not in _KERNEL_FUNCTIONS:
             return f"{function} has no kernel"
         if self.parts.distinct or self.parts.order or self.parts.nulls == "ignore":

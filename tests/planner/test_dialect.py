@@ -186,7 +186,7 @@ def test_a_node_knows_its_words():
         ),
         (
             "SELEC a FROM t",
-            "only queries can be run, which begin with SELECT or WITH: SELEC",
+            "only queries can be run, which begin with SELECT, WITH or EXPLAIN: SELEC",
             1,
         ),
     ],
