@@ -95,6 +95,9 @@ class GroupState:
             ones and in order already; and the others.
         """
         words = self.prefix_words(0)
+        if len(words) > 0 and floor <= words[0] < limit and bool((words == words[0]).all()):
+            # Mostly a single window is open.
+            return slice(0, len(words)), np.empty(0, np.uint32)
         below = np.empty(len(words), np.uint32)
         rest = np.empty(len(words), np.uint32)
         n_below = split_groups(words, limit, below, rest)
