@@ -6,6 +6,10 @@ while one accumulator after the other runs its loop over them. Values narrower t
 widened, and rows whose value is NULL are squeezed out, once per block and value: the loops of the
 accumulators know only 64-bit words and take no branches.
 
+Minima and maxima are the exception: of groups that have seen many values, hardly a row changes
+them. A branch that is guessed right costs less than a store, above all where neighbouring rows are
+of one group. Where too many rows change them, blocks do without branches for a while.
+
 Sums of doubles are plain: carrying the rounding error along was measured to double their cost.
 """
 
@@ -22,7 +26,10 @@ __all__ = ["IDENTITY", "STATE_DTYPE", "Field", "Opcode", "ValueKind", "accumulat
 
 
 class Field(IntEnum):
-    """Columns of a program. Addresses are of the arrays' first values; 0 stands for no array."""
+    """Columns of a program. Addresses are of the arrays' first values; 0 stands for no array.
+
+    The last column belongs to :func:`accumulate`, which remembers there how to go on; at first 0.
+    """
 
     OPCODE = 0
     VALUES = 1
@@ -31,6 +38,7 @@ class Field(IntEnum):
     VALIDITY_OFFSET = 4
     STATE = 5
     SEEN = 6
+    RESTLESS_BLOCKS = 7
 
 
 class ValueKind(IntEnum):
@@ -57,19 +65,14 @@ class Opcode(IntEnum):
 
     Attributes:
         COUNT: Counts rows whose value is not NULL, or all rows where there are no values.
-        SUM_I64: Adds integers; wraps around.
-        SUM_U64: Adds unsigned integers; wraps around.
+        SUM_I64, SUM_U64: Adds integers; wraps around.
         SUM_F64: Adds doubles; integer values are converted to doubles first.
-        MIN_I64: Least signed integer.
-        MAX_I64: Greatest signed integer.
-        MIN_U64: Least unsigned integer.
-        MAX_U64: Greatest unsigned integer.
+        MIN_I64, MAX_I64: Least and greatest signed integer.
+        MIN_U64, MAX_U64: Least and greatest unsigned integer.
         MIN_F64: Least double. NaN is above all numbers, and -0.0 becomes 0.0: which of two equal
             values came first never shows.
         MAX_F64: Greatest double in the same order.
-        BIT_AND: Bitwise and of 64-bit words.
-        BIT_OR: Bitwise or.
-        BIT_XOR: Bitwise exclusive or.
+        BIT_AND, BIT_OR, BIT_XOR: Bitwise, of 64-bit words.
     """
 
     COUNT = 0
@@ -120,6 +123,9 @@ STATE_DTYPE: dict[Opcode, np.dtype[np.float64 | np.int64 | np.uint64]] = {
 """Type of the words of a state, one per group, by opcode."""
 
 _BLOCK_ROWS = 1024
+# If an extreme changes more often than once in so many rows, so many blocks take no branches.
+_ROWS_PER_CHANGE = 32
+_RESTLESS_BLOCKS_MAX = 32
 
 # Memory that is reached by address cannot be indexed with members of an enumeration.
 _OPCODE = int(Field.OPCODE)
@@ -129,6 +135,7 @@ _VALIDITY = int(Field.VALIDITY)
 _VALIDITY_OFFSET = int(Field.VALIDITY_OFFSET)
 _STATE = int(Field.STATE)
 _SEEN = int(Field.SEEN)
+_RESTLESS_BLOCKS = int(Field.RESTLESS_BLOCKS)
 _F32 = int(ValueKind.F32)
 _STEP_BYTES = 8 * len(Field)
 
@@ -316,6 +323,79 @@ def _apply_to_doubles_of_one(opcode: int, n_rows: int, values: F64, state: F64) 
 
 
 @kernel
+def _apply_to_words_of_one(opcode: int, n_rows: int, values: I64, state: I64) -> None:
+    result = n_rows
+    if opcode != Opcode.COUNT:
+        result = 0
+        for row in range(n_rows):
+            result += values[row]
+    state[0] += result
+
+
+@kernel
+def _any_below(row: int, ids: U32, values: I64 | F64, state: I64 | F64) -> bool:
+    """Tell whether a minimum changes by one of four rows; NaN, which compares as false, does."""
+    return not (
+        (values[row] >= state[ids[row]])
+        & (values[row + 1] >= state[ids[row + 1]])
+        & (values[row + 2] >= state[ids[row + 2]])
+        & (values[row + 3] >= state[ids[row + 3]])
+    )
+
+
+@kernel
+def _any_above(row: int, ids: U32, values: I64 | F64, state: I64 | F64) -> bool:
+    return not (
+        (values[row] <= state[ids[row]])
+        & (values[row + 1] <= state[ids[row + 1]])
+        & (values[row + 2] <= state[ids[row + 2]])
+        & (values[row + 3] <= state[ids[row + 3]])
+    )
+
+
+@kernel
+def _change_words(opcode: int, n_rows: int, ids: U32, values: I64, state: I64) -> int:
+    """Apply a minimum or maximum to 4 rows or more; return how many fours changed something."""
+    # The last four may have been looked at in part before, which does no harm.
+    n_changes = 0
+    if opcode == Opcode.MIN_I64:
+        for four in range(0, n_rows, 4):
+            first = min(four, n_rows - 4)
+            if _any_below(first, ids, values, state):
+                n_changes += 1
+                for row in range(first, first + 4):
+                    state[ids[row]] = min(state[ids[row]], values[row])
+    else:
+        for four in range(0, n_rows, 4):
+            first = min(four, n_rows - 4)
+            if _any_above(first, ids, values, state):
+                n_changes += 1
+                for row in range(first, first + 4):
+                    state[ids[row]] = max(state[ids[row]], values[row])
+    return n_changes
+
+
+@kernel
+def _change_doubles(opcode: int, n_rows: int, ids: U32, values: F64, state: F64) -> int:
+    n_changes = 0
+    if opcode == Opcode.MIN_F64:
+        for four in range(0, n_rows, 4):
+            first = min(four, n_rows - 4)
+            if _any_below(first, ids, values, state):
+                n_changes += 1
+                for row in range(first, first + 4):
+                    state[ids[row]] = _lesser(state[ids[row]], values[row])
+    else:
+        for four in range(0, n_rows, 4):
+            first = min(four, n_rows - 4)
+            if _any_above(first, ids, values, state):
+                n_changes += 1
+                for row in range(first, first + 4):
+                    state[ids[row]] = _greater(state[ids[row]], values[row])
+    return n_changes
+
+
+@kernel
 def _is_one_group(n_rows: int, ids: U32) -> bool:
     differences = np.uint32(0)
     for row in range(n_rows):
@@ -324,21 +404,45 @@ def _is_one_group(n_rows: int, ids: U32) -> bool:
 
 
 @kernel
+def _apply_changes(step: I64, n_rows: int, ids: U32, values_at: int) -> bool:
+    """Apply a minimum or maximum where it changes, unless that is everywhere; else return False."""
+    opcode = step[_OPCODE]
+    is_of_words = opcode == Opcode.MIN_I64 or opcode == Opcode.MAX_I64
+    if not (is_of_words or opcode >= Opcode.MIN_F64) or n_rows < 4:
+        return False
+    if step[_RESTLESS_BLOCKS] > 0:
+        step[_RESTLESS_BLOCKS] -= 1
+        return False
+    if is_of_words:
+        words = pointer(values_at, np.int64)
+        n_changes = _change_words(opcode, n_rows, ids, words, pointer(step[_STATE], np.int64))
+    else:
+        doubles = pointer(values_at, np.float64)
+        n_changes = _change_doubles(opcode, n_rows, ids, doubles, pointer(step[_STATE], np.float64))
+    if n_changes * _ROWS_PER_CHANGE > n_rows:
+        step[_RESTLESS_BLOCKS] = _RESTLESS_BLOCKS_MAX
+    return True
+
+
+@kernel
 def _apply(step: I64, n_rows: int, ids: U32, values_at: int, one_group: bool) -> None:
     opcode = step[_OPCODE]
     state_at = step[_STATE]
-    words = pointer(values_at, np.int64)
-    unsigned = pointer(values_at, np.uint64)
-    doubles = pointer(values_at, np.float64)
-    if opcode <= Opcode.BIT_XOR:
-        _apply_to_words(opcode, n_rows, ids, words, pointer(state_at, np.int64))
-    elif opcode <= Opcode.MAX_U64:
+    if opcode == Opcode.MIN_U64 or opcode == Opcode.MAX_U64:
+        unsigned = pointer(values_at, np.uint64)
         _apply_to_unsigned(opcode, n_rows, ids, unsigned, pointer(state_at, np.uint64))
-    elif one_group:
-        state_of_one = pointer(state_at + 8 * ids[0], np.float64)
-        _apply_to_doubles_of_one(opcode, n_rows, doubles, state_of_one)
-    else:
-        _apply_to_doubles(opcode, n_rows, ids, doubles, pointer(state_at, np.float64))
+    elif not _apply_changes(step, n_rows, ids, values_at):
+        words = pointer(values_at, np.int64)
+        doubles = pointer(values_at, np.float64)
+        state_of_one_at = state_at + 8 * ids[0]
+        if one_group and _takes_doubles(opcode):
+            _apply_to_doubles_of_one(opcode, n_rows, doubles, pointer(state_of_one_at, np.float64))
+        elif one_group and opcode <= Opcode.SUM_U64:
+            _apply_to_words_of_one(opcode, n_rows, words, pointer(state_of_one_at, np.int64))
+        elif _takes_doubles(opcode):
+            _apply_to_doubles(opcode, n_rows, ids, doubles, pointer(state_at, np.float64))
+        else:
+            _apply_to_words(opcode, n_rows, ids, words, pointer(state_at, np.int64))
     if step[_SEEN] != 0:
         seen = pointer(step[_SEEN], np.uint8)
         for row in range(n_rows):
@@ -361,12 +465,12 @@ def accumulate(program: I64, group_ids: U32, start: int, stop: int) -> None:
     """Take rows into the states of their groups, for several accumulators at once.
 
     Args:
-        program: int64[n_accumulators, 7], columns as :class:`Field` says. ``VALUES`` is the address
+        program: int64[n_accumulators, 8], columns as :class:`Field` says. ``VALUES`` is the address
             of values of ``VALUE_KIND`` for the rows from 0 on; ``VALIDITY`` that of an Arrow bitmap
             whose bit ``VALIDITY_OFFSET`` belongs to row 0; ``STATE`` that of the groups' states,
-            see ``STATE_DTYPE``; ``SEEN`` that of one byte per group, set to 1 when the group takes
-            a value. The caller keeps them alive. Addresses, and whether kinds suit opcodes, go
-            unchecked.
+            see ``STATE_DTYPE``, or 0 for a step to leave out; ``SEEN`` that of one byte per group,
+            set to 1 when the group takes a value. The caller keeps them alive. Addresses, and
+            whether kinds suit opcodes, go unchecked.
         group_ids: uint32[n_rows], the group of each row. States and ``SEEN`` reach beyond the
             greatest: unchecked.
         start: First row to take.
@@ -378,11 +482,14 @@ def accumulate(program: I64, group_ids: U32, start: int, stop: int) -> None:
         n_rows = min(_BLOCK_ROWS, stop - first)
         block_ids_at = int(np.int64(group_ids.ctypes.data)) + 4 * first
         one_group = _is_one_group(n_rows, pointer(block_ids_at, np.uint32))
-        ids_at = values_at = n_taken = 0
+        ids_at = values_at = n_taken = loaded_at = 0
         for index in range(program.shape[0]):
             step_at = int(np.int64(program.ctypes.data)) + _STEP_BYTES * index
             step = pointer(step_at, np.int64)
-            if index == 0 or not _same_values(step, pointer(step_at - _STEP_BYTES, np.int64)):
+            if step[_STATE] == 0:
+                continue
+            if loaded_at == 0 or not _same_values(step, pointer(loaded_at, np.int64)):
+                loaded_at = step_at
                 ids_at, values_at, n_taken = _load_block(
                     step, first, n_rows, block_ids_at, scratch_at
                 )

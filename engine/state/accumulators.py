@@ -26,7 +26,7 @@ def values_of(
     columns: dict[str, pa.Array] = {}
     values: list[pa.Array | None] = []
     for spec in specs:
-        if isinstance(spec, StateSpec):
+        if not isinstance(spec, WordSpec):
             values.append(spec.values(batch, arrivals))
         elif spec.column is None:
             values.append(None)

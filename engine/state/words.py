@@ -37,6 +37,7 @@ _KINDS: dict[pa.DataType, ValueKind] = {
     pa.time32("s"): ValueKind.I32,
     pa.time32("ms"): ValueKind.I32,
 }
+_TAKEN_AS_THEY_ARE = frozenset(type_.id for type_ in _KINDS)
 _PLACE = slice(Field.VALUES, Field.STATE)
 _STATE_TYPES = {
     np.dtype(np.int64): pa.int64(),
@@ -74,6 +75,8 @@ class WordSpec:
 
     def values(self, array: pa.Array) -> pa.Array:
         """Return the values of the column, without encodings, as the accumulator takes them."""
+        if array.type.id in _TAKEN_AS_THEY_ARE:
+            return array
         if pa.types.is_null(array.type):
             # The null type has no bitmap of its own.
             return array.cast(pa.int8())
@@ -82,6 +85,9 @@ class WordSpec:
         if pa.types.is_boolean(array.type):
             return _bytes_of(array)
         return array.cast(pa.float32()) if pa.types.is_float16(array.type) else array
+
+
+_COUNT_ROWS = WordSpec(Opcode.COUNT, None)
 
 
 class Words:
@@ -106,6 +112,13 @@ class Words:
         self._first_steps = first_steps
         self._seen = {column: np.zeros(0, np.uint8) for column in first_steps}
         self._n_groups = 0
+        # As long as a column has had no NULL, a count of its values is one of rows: by step, the
+        # step that counts rows.
+        self._counts_shared: dict[int, int] = {}
+        rows = next((i for i, spec in enumerate(specs) if spec == _COUNT_ROWS), None)
+        if rows is not None and not merges:
+            counts = (i for i, spec in enumerate(specs) if spec.opcode == Opcode.COUNT)
+            self._counts_shared = {step: rows for step in counts if step != rows}
         # As long as a column has had no NULL its groups have all seen a value, and need no notes.
         self._is_complete = dict.fromkeys(first_steps, True)
 
@@ -136,6 +149,12 @@ class Words:
             else:
                 self._is_complete[column] = False
                 self._program[step, Field.SEEN] = seen.ctypes.data
+        for step, rows in list(self._counts_shared.items()):
+            array = arrays[step]
+            if array is None or array.null_count > 0:
+                del self._counts_shared[step]
+                self._values[step] = self._values[rows].copy()
+                self._program[step, Field.STATE] = self._values[step].ctypes.data
         if len(group_ids) > 0:
             self._run(self._program, arrays, group_ids)
 
@@ -157,21 +176,20 @@ class Words:
         }
         return [
             array_from_buffers(
-                values[group_ids],
+                self._values[self._counts_shared.get(step, step)][group_ids],
                 spec.state_type,
                 seen.get(spec.column) if spec.column is not None and spec.can_be_null else None,
             )
-            for spec, values in zip(self._specs, self._values, strict=True)
+            for step, spec in enumerate(self._specs)
         ]
 
     def reallocate(self, capacity: int, kept: U32 | slice) -> None:
         """Make new arrays for ``capacity`` groups, the first of which are those of ``kept``."""
-        self._values = [
-            resized(values, capacity, kept, IDENTITY[spec.opcode])
-            for spec, values in zip(self._specs, self._values, strict=True)
-        ]
-        for step, values in zip(self._program, self._values, strict=True):
-            step[Field.STATE] = values.ctypes.data
+        for step, spec in enumerate(self._specs):
+            if step not in self._counts_shared:
+                values = resized(self._values[step], capacity, kept, IDENTITY[spec.opcode])
+                self._values[step] = values
+                self._program[step, Field.STATE] = values.ctypes.data
         for column, flags in self._seen.items():
             self._seen[column] = resized(flags, capacity, kept)
         if not isinstance(kept, slice):
@@ -188,9 +206,9 @@ class Words:
     @staticmethod
     def _run(program: I64, arrays: Sequence[pa.Array | None], group_ids: U32) -> None:
         # Several accumulators often take one array.
-        places = {id(array): _place_of(array) for array in arrays}
-        for step, array in zip(program, arrays, strict=True):
-            step[_PLACE] = places[id(array)]
+        distinct = {id(array): array for array in arrays}
+        places = {key: _place_of(array) for key, array in distinct.items()}
+        program[:, _PLACE] = [places[id(array)] for array in arrays]
         accumulate(program, group_ids, 0, len(group_ids))
 
 

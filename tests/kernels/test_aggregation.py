@@ -286,3 +286,39 @@ def test_partial_states_merge_by_the_same_opcodes() -> None:
     run([least, count], np.array([0, 1, 0, 1], np.uint32))
     assert least.state[:2].tolist() == [2.0, 7.0]
     assert count.state[:2].tolist() == [5, 1]
+
+
+@pytest.mark.parametrize("n_groups", [1, 3])
+@pytest.mark.parametrize("kind", [ValueKind.I64, ValueKind.F64])
+def test_extremes_that_change_in_all_rows_then_in_none_then_in_some(
+    kind: ValueKind, n_groups: int
+) -> None:
+    random = np.random.default_rng(n_groups)
+    n_rows = 9000
+    falling_and_rising = np.arange(n_rows) * np.where(np.arange(n_rows) % 2 == 0, 1, -1)
+    parts = [falling_and_rising, np.zeros(100_000), random.integers(-(10**6), 10**6, 5003)]
+    column = Column(np.concatenate(parts).astype(DTYPES[kind]))
+    group_ids = random.integers(0, n_groups, len(column.values)).astype(np.uint32)
+    opcodes = [Opcode.MIN_I64, Opcode.MAX_I64]
+    if kind == ValueKind.F64:
+        opcodes = [Opcode.MIN_F64, Opcode.MAX_F64]
+    accumulators = [Accumulator(opcode, kind, column) for opcode in opcodes]
+    run(accumulators, group_ids, [5000, 9000, 60_000, 108_999, 109_001])
+    for group in range(n_groups):
+        values = column.values[group_ids == group]
+        assert [a.state[group] for a in accumulators] == [values.min(), values.max()]
+
+
+def test_a_step_without_a_state_is_left_out() -> None:
+    ints = Column(np.array([5, 6, 7], np.int64))
+    # What the step beside it would have loaded must not be taken for loaded.
+    narrow = Column(np.array([1, 2, 3], np.int8))
+    total = Accumulator(Opcode.SUM_I64, ValueKind.I64, ints)
+    left_out = Accumulator(Opcode.SUM_I64, ValueKind.I8, narrow)
+    of_narrow = Accumulator(Opcode.SUM_I64, ValueKind.I8, narrow)
+    program = np.array([left_out.step(), total.step(), left_out.step(), of_narrow.step()], np.int64)
+    program[[0, 2], Field.STATE] = 0
+    accumulate(program, np.array([0, 1, 0], np.uint32), 0, 3)
+    assert total.state[:2].tolist() == [12, 6]
+    assert of_narrow.state[:2].tolist() == [4, 2]
+    assert left_out.state.tolist() == [0] * N_GROUPS
