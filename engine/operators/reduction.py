@@ -4,11 +4,18 @@ from __future__ import annotations
 
 __all__ = ["Reduction"]
 
-# A verdict needs this many rows, and holds for this many more before it is tried again.
+# New groups are counted over so many rows at a time.
 _PROBE_ROWS = 1 << 15
-_BYPASS_ROWS = 1 << 21
+# So many probes in a row have to find few rows per group. Where groups live long, as in a large
+# window, only the first rows find many new ones.
+_POOR_PROBES = 8
+# One probe is enough if hardly a row finds its group there: of so many groups, few are found again
+# soon, and new ones cost most.
+_ROWS_PER_GROUP_HOPELESS = 1.1
+# A verdict holds for so many rows before it is tried again.
+_BYPASS_ROWS = 1 << 22
 # With fewer rows per group than this, a group costs more to keep and hand on than its rows.
-_ROWS_PER_GROUP_MIN = 2.0
+_ROWS_PER_GROUP_MIN = 5.0
 
 
 class Reduction:
@@ -21,6 +28,7 @@ class Reduction:
     def __init__(self) -> None:
         self._n_rows = 0
         self._n_groups = 0
+        self._n_poor_probes = 0
         self._n_rows_to_bypass = 0
 
     @property
@@ -38,9 +46,16 @@ class Reduction:
         self._n_groups += n_new_groups
         if self._n_rows < _PROBE_ROWS:
             return False
-        if self._n_rows < _ROWS_PER_GROUP_MIN * self._n_groups:
-            self._n_rows_to_bypass = _BYPASS_ROWS
+        if self._n_rows < _ROWS_PER_GROUP_HOPELESS * self._n_groups:
+            self._n_poor_probes = _POOR_PROBES
+        elif self._n_rows < _ROWS_PER_GROUP_MIN * self._n_groups:
+            self._n_poor_probes += self._n_rows // _PROBE_ROWS
+        else:
+            self._n_poor_probes = 0
         self._n_rows = self._n_groups = 0
+        if self._n_poor_probes >= _POOR_PROBES:
+            self._n_poor_probes = 0
+            self._n_rows_to_bypass = _BYPASS_ROWS
         return self.is_bypassed
 
     def bypass(self, n_rows: int) -> None:

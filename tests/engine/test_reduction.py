@@ -1,0 +1,49 @@
+"""When groups before an exchange are given up, and when they are tried again."""
+
+from __future__ import annotations
+
+from millstream.engine.operators.reduction import Reduction
+
+BATCH_ROWS = 1 << 15
+
+
+def observe(reduction: Reduction, n_new_groups: int, n_batches: int) -> list[bool]:
+    return [reduction.observe(BATCH_ROWS, n_new_groups) for _ in range(n_batches)]
+
+
+def test_rows_are_handed_on_after_eight_probes_with_few_rows_per_group() -> None:
+    reduction = Reduction()
+    assert observe(reduction, BATCH_ROWS // 3, 8) == [False] * 7 + [True]
+    assert reduction.is_bypassed
+
+
+def test_one_probe_is_enough_if_nearly_all_groups_have_one_row() -> None:
+    assert observe(Reduction(), BATCH_ROWS - 100, 1) == [True]
+
+
+def test_a_large_batch_is_as_good_as_many_small_ones() -> None:
+    reduction = Reduction()
+    assert reduction.observe(8 * BATCH_ROWS, 4 * BATCH_ROWS)
+
+
+def test_groups_that_are_found_again_are_kept() -> None:
+    reduction = Reduction()
+    # At the beginning of each window all groups are new.
+    for _ in range(20):
+        assert observe(reduction, BATCH_ROWS // 2, 7) == [False] * 7
+        assert observe(reduction, 10, 1) == [False]
+
+
+def test_groups_of_many_rows_are_kept() -> None:
+    assert not any(observe(Reduction(), BATCH_ROWS // 6, 100))
+
+
+def test_groups_are_tried_again_after_four_million_rows() -> None:
+    reduction = Reduction()
+    observe(reduction, BATCH_ROWS, 1)
+    n_rows = 0
+    while reduction.is_bypassed:
+        reduction.bypass(BATCH_ROWS)
+        n_rows += BATCH_ROWS
+    assert n_rows == 1 << 22
+    assert observe(reduction, BATCH_ROWS // 2, 8) == [False] * 7 + [True]
