@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import compress
 
 import pyarrow as pa
 
@@ -96,11 +97,16 @@ class _Builder:
         picks: Sequence[str] | None,
         downstream: Link,
     ) -> SourceLink:
-        stream = self._streams[node.stream].schema
+        definition = self._streams[node.stream]
+        stream = definition.schema
         names = node.schema.names if picks is None else picks
         columns = tuple(stream.get_field_index(name) for name in names)
         is_all = picks is None and columns == tuple(range(len(stream)))
-        return SourceLink(node.stream, None if is_all else columns, schema, len(stream), downstream)
+        of_time = [n == definition.event_time for n in names]
+        time_names = frozenset(compress(schema.names, of_time))
+        return SourceLink(
+            node.stream, None if is_all else columns, schema, len(stream), time_names, downstream
+        )
 
     def _operator(self, node: nodes.Node, downstream: Link) -> None:
         operator = make_operator(

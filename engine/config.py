@@ -52,7 +52,7 @@ class SessionConfig:
     partitions: int = field(default_factory=_cores)
     changelog: ChangelogMode = "upsert"
     batch_rows: int | None = 65_536
-    batch_rows_max: int = 65_536
+    batch_rows_max: int = 1 << 18
     batch_bytes_max: int = 1 << 26
     inbox_rows_max: int = 1 << 20
     inbox_bytes_max: int = 1 << 28

@@ -25,6 +25,7 @@ __all__ = [
     "WATERMARK_COLUMN",
     "WATERMARK_END",
     "SourceProgress",
+    "TimeBounds",
     "WatermarkTracker",
 ]
 
@@ -34,6 +35,13 @@ NO_WATERMARK = -(1 << 63)
 WATERMARK_END = (1 << 63) - 1
 # Hidden column with the watermark before each row; present only where some row is behind.
 WATERMARK_COLUMN = HIDDEN_PREFIX + "watermark"
+
+
+class TimeBounds(NamedTuple):
+    """The least and the greatest event time of some rows."""
+
+    least: int
+    greatest: int
 
 
 class _Observed(NamedTuple):
@@ -71,6 +79,10 @@ class WatermarkTracker:
         stream: Declaration of the stream; its ``event_time`` may be None, and then the watermark
             moves only when told.
         clock: Seconds of a clock that never goes back, for idleness.
+
+    Attributes:
+        watermark: Of the stream.
+        bounds: Of the event times of the batch observed last, None if nobody has looked at them.
     """
 
     def __init__(self, stream: StreamDefinition, clock: Callable[[], float]) -> None:
@@ -81,6 +93,7 @@ class WatermarkTracker:
         self._max_times = dict.fromkeys(declared, NO_WATERMARK)
         self._last_seen = dict.fromkeys(declared, clock())
         self.watermark = NO_WATERMARK
+        self.bounds: TimeBounds | None = None
 
     def observe(self, batch: pa.RecordBatch, source_partition: int) -> _Observed:
         """Advance by the rows of a batch.
@@ -106,7 +119,8 @@ class WatermarkTracker:
             return _Observed(batch, self.watermark)
         now = self._clock()
         max_time = self._lift(self._max_times.get(source_partition, NO_WATERMARK))
-        max_time_after, n_behind = scan_times(times, max_time, self._delay)
+        max_time_after, n_behind, least, greatest = scan_times(times, max_time, self._delay)
+        self.bounds = TimeBounds(least, greatest)
         if n_behind > 0:
             others = self._least_of_others(source_partition, now)
             batch = self._with_row_watermarks(batch, times, max_time, others)

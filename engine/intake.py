@@ -274,6 +274,7 @@ class Intake:
             watermarks=self._watermarks(),
             owner=owner,
             n_rows=0 if batch is None else batch.num_rows * self.n_readers[stream],
+            bounds=None if batch is None else self.trackers[stream].bounds,
         )
 
     def _add_step(self, item: SourceItem, *, is_final: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -14,15 +15,16 @@ from millstream.engine.datafusion import TransformFailed
 from millstream.engine.exchange import Receiver
 from millstream.engine.latency import Latencies
 from millstream.engine.operators.base import Counters, Operator
-from millstream.engine.pipeline import Link
+from millstream.engine.pipeline import Link, RowsLink
 from millstream.engine.sinks import Sink
+from millstream.engine.source_rows import SourceRows
 from millstream.engine.step import AtHand, Contribution, SourceItem
 from millstream.engine.time_sheet import IDLE, TimeSheet
 
 __all__ = ["Hooks", "Partition", "Pipelines", "SourceLink"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SourceLink:
     """Where batches of a stream enter a pipeline.
 
@@ -31,6 +33,7 @@ class SourceLink:
         columns: Indices of the stream's columns that the pipeline reads, or None for all.
         schema: Of the columns read, which may have other names in the pipeline.
         n_columns: Number of columns of the stream; what comes behind them is carried along.
+        time_names: What the stream's event time is called in the pipeline.
         downstream: First link.
     """
 
@@ -38,7 +41,23 @@ class SourceLink:
     columns: tuple[int, ...] | None
     schema: pa.Schema
     n_columns: int
+    time_names: frozenset[str]
     downstream: Link
+
+    @cached_property
+    def taker(self) -> RowsLink | None:
+        """The first link, if it takes rows as they are in a micro-batch."""
+        link = self.downstream
+        return link if isinstance(link, RowsLink) and link.takes_rows else None
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        columns = range(self.n_columns) if self.columns is None else self.columns
+        return dict(zip(self.schema.names, columns, strict=True))
+
+    def rows(self, item: SourceItem) -> SourceRows:
+        """Return the columns of an item without a batch made of them."""
+        return SourceRows(item.batch, self._places, self.time_names, item.bounds)
 
     def pick(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Return the columns that the pipeline reads, without copying."""
@@ -296,22 +315,28 @@ class Partition:
         counters.rows_in += sum(item.n_rows for item in items)
         counters.batches_in += len(items)
         counters.bytes_in += sum(item.n_bytes for item in items)
+        if source.taker is not None:
+            source.taker.emit_rows([source.rows(item) for item in items])
+        else:
+            self._emit_whole(items, source)
+        counters.rows_mapped += sum(item.n_rows for item in items)
+        counters.bytes_mapped += sum(item.n_bytes for item in items)
+        for item in items:
+            self._hooks.mapped(item)
+
+    def _emit_whole(self, items: list[SourceItem], source: SourceLink) -> None:
         try:
             whole = pa.concat_batches([source.pick(item.batch) for item in items])
         except pa.ArrowInvalid:
             # The indices of their dictionaries are too narrow for the values of all.
             self._emit_each(items, source)
-        else:
-            try:
-                source.downstream.emit(whole)
-            except TransformFailed:
-                # Nothing has been kept of these rows; one by one they tell which of them it was.
-                self._emit_each(items, source)
-                raise
-        counters.rows_mapped += sum(item.n_rows for item in items)
-        counters.bytes_mapped += sum(item.n_bytes for item in items)
-        for item in items:
-            self._hooks.mapped(item)
+            return
+        try:
+            source.downstream.emit(whole)
+        except TransformFailed:
+            # Nothing has been kept of these rows; one by one they tell which of them it was.
+            self._emit_each(items, source)
+            raise
 
     def _emit_each(self, items: list[SourceItem], source: SourceLink) -> None:
         for item in items:
@@ -325,7 +350,11 @@ class Partition:
             self.counters.batches_in += 1
             self.counters.bytes_in += item.n_bytes
             for source in sources:
-                if source.stream == item.stream:
+                if source.stream != item.stream:
+                    continue
+                if source.taker is not None and item.batch.num_columns == source.n_columns:
+                    source.taker.emit_rows([source.rows(item)])
+                else:
                     source.downstream.emit(source.pick(item.batch))
             self.counters.rows_mapped += item.n_rows
             self.counters.bytes_mapped += item.n_bytes

@@ -8,21 +8,23 @@ of a step the end of that step; it passes both on. Links that wait for other par
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias, cast, runtime_checkable
 
 import pyarrow as pa
 
 from millstream.engine.datafusion import TransformRunner
 from millstream.engine.event_time import NO_WATERMARK
-from millstream.engine.operators.base import Counters, Operator
+from millstream.engine.operators.base import Counters, Operator, TakesRows
 from millstream.engine.sinks import BatchInfo, Sink
+from millstream.engine.source_rows import SourceRows
 from millstream.engine.step import AtHand, SourceItem, Step, watermark_at
 from millstream.planner.nodes import WatermarkBound
 
 __all__ = [
     "Link",
     "OperatorLink",
+    "RowsLink",
     "SinkLink",
     "StepSink",
     "TableTransformLink",
@@ -44,6 +46,18 @@ class Link(Protocol):
 
     def end_step(self, item: SourceItem) -> None:
         """Take the end of the step of ``item``: all its batches have come."""
+
+
+@runtime_checkable
+class RowsLink(Protocol):
+    """A link that may take micro-batches of the current step as they are, several at once."""
+
+    @property
+    def takes_rows(self) -> bool:
+        """Whether it does."""
+
+    def emit_rows(self, parts: Sequence[SourceRows]) -> None:
+        """Take rows of which none is behind the watermark."""
 
 
 def step_of(item: SourceItem) -> Step:
@@ -115,8 +129,17 @@ class OperatorLink:
         self._downstream = downstream
         self._watermark = NO_WATERMARK
 
+    @property
+    def takes_rows(self) -> bool:
+        """Whether :meth:`emit_rows` may be called."""
+        return isinstance(self.operator, TakesRows) and self.operator.takes_rows
+
     def emit(self, batch: pa.RecordBatch) -> None:
         self.operator.process_batch(batch, self._downstream)
+
+    def emit_rows(self, parts: Sequence[SourceRows]) -> None:
+        assert isinstance(self.operator, TakesRows), "asked for before"
+        self.operator.process_rows(parts, self._downstream)
 
     def end_step(self, item: SourceItem) -> None:
         step, operator, out = step_of(item), self.operator, self._downstream

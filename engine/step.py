@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END
+from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END, TimeBounds
 from millstream.planner.nodes import WatermarkBound
 
 __all__ = ["AtHand", "Contribution", "SourceItem", "Step", "watermark_at"]
@@ -46,6 +46,7 @@ class SourceItem:
         owner: Partition that takes the batch in, if the item goes to several.
         n_rows: Rows of the batch, once for each place where the plan reads them.
         n_bytes: Bytes of the batch.
+        bounds: Of the event times of a batch that this one is, or is a part of; None if not known.
         parts_left: Parts still to do before the item is complete, by partition.
     """
 
@@ -59,6 +60,7 @@ class SourceItem:
     owner: int = 0
     n_rows: int = 0
     n_bytes: int = 0
+    bounds: TimeBounds | None = None
     parts_left: dict[int, int] = field(default_factory=dict)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
 
-from millstream.engine.pipeline import Link
+from millstream.engine.pipeline import Link, RowsLink
 from millstream.engine.sinks import Sink
+from millstream.engine.source_rows import SourceRows
 from millstream.engine.step import SourceItem
 
 __all__ = ["TimeSheet", "TimedLink", "TimedSinkLink", "timed_sinks"]
@@ -113,6 +114,17 @@ class TimedLink:
     def emit(self, batch: pa.RecordBatch) -> None:
         before = self._switch(self._account)
         self._link.emit(batch)
+        self._switch(before)
+
+    @property
+    def takes_rows(self) -> bool:
+        """Whether the link takes micro-batches as they are."""
+        return isinstance(self._link, RowsLink) and self._link.takes_rows
+
+    def emit_rows(self, parts: Sequence[SourceRows]) -> None:
+        assert isinstance(self._link, RowsLink), "asked for before"
+        before = self._switch(self._account)
+        self._link.emit_rows(parts)
         self._switch(before)
 
     def end_step(self, item: SourceItem) -> None:

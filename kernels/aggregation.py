@@ -22,7 +22,15 @@ import numpy as np
 from millstream.kernels.compile import F64, I64, U8, U16, U32, U64, kernel
 from millstream.kernels.compile import _pointer as pointer
 
-__all__ = ["IDENTITY", "STATE_DTYPE", "Field", "Opcode", "ValueKind", "accumulate"]
+__all__ = [
+    "IDENTITY",
+    "STATE_DTYPE",
+    "Field",
+    "Opcode",
+    "ValueKind",
+    "accumulate",
+    "accumulate_parts",
+]
 
 
 class Field(IntEnum):
@@ -497,3 +505,20 @@ def accumulate(program: I64, group_ids: U32, start: int, stop: int) -> None:
                 _apply(step, n_taken, pointer(ids_at, np.uint32), values_at, one_group)
     # Named once more, because memory is freed after the last mention of its array.
     scratch[0] = 0
+
+
+@kernel
+def accumulate_parts(programs: I64, bounds: I64, group_ids: U32) -> None:
+    """Take rows that lie in several parts, one after the other.
+
+    Args:
+        programs: int64[n_parts, n_accumulators, 8], a program for the rows of each part, as
+            :func:`accumulate` takes it. What it remembers is handed on from part to part.
+        bounds: int64[n_parts + 1], where each part begins in ``group_ids`` and the last one ends.
+        group_ids: uint32[bounds[-1]], the group of each row.
+    """
+    for part in range(programs.shape[0]):
+        if part > 0:
+            programs[part, :, _RESTLESS_BLOCKS] = programs[part - 1, :, _RESTLESS_BLOCKS]
+        ids = group_ids[bounds[part] : bounds[part + 1]]
+        accumulate(programs[part], ids, 0, ids.shape[0])

@@ -45,7 +45,7 @@ def _watermark(max_time: int, delay: int) -> int:
 
 
 @kernel
-def scan_times(times: I64, max_time: int, delay: int) -> tuple[int, int]:
+def scan_times(times: I64, max_time: int, delay: int) -> tuple[int, int, int, int]:
     """Follow the running watermark over a batch and count the rows that are behind it.
 
     The watermark before a row is the greatest time of all rows before it, minus the delay. Times
@@ -57,9 +57,12 @@ def scan_times(times: I64, max_time: int, delay: int) -> tuple[int, int]:
         delay: How far rows may be behind, 0 or more: unchecked.
 
     Returns:
-        The greatest time after the batch, and the number of rows before their watermark.
+        The greatest time after the batch; the number of rows before their watermark; and the least
+        and the greatest time of the batch, INT64_MAX and INT64_MIN for no rows.
     """
     n_behind = 0
+    least_of_all = _INT64_MAX
+    greatest_of_all = _INT64_MIN
     for first in range(0, times.shape[0], _BLOCK_ROWS):
         block = times[first : first + _BLOCK_ROWS]
         least = greatest = block[0]
@@ -68,6 +71,8 @@ def scan_times(times: I64, max_time: int, delay: int) -> tuple[int, int]:
             least = min(least, block[row])
             greatest = max(greatest, block[row])
             n_descents += block[row] < block[row - 1]
+        least_of_all = min(least_of_all, least)
+        greatest_of_all = max(greatest_of_all, greatest)
         max_before = max_time
         max_time = max(max_time, greatest)
         # In a block that ascends no row is behind another: what came before the block decides.
@@ -77,7 +82,7 @@ def scan_times(times: I64, max_time: int, delay: int) -> tuple[int, int]:
         for row in range(block.shape[0]):
             n_behind += block[row] < _watermark(max_before, delay)
             max_before = max(max_before, block[row])
-    return max_time, n_behind
+    return max_time, n_behind, least_of_all, greatest_of_all
 
 
 @kernel

@@ -17,9 +17,10 @@ from millstream.engine.operators.changelog import Changelog
 from millstream.engine.operators.reduction import Reduction
 from millstream.engine.operators.windowing import WindowGrid, or_all_windows, word_per_row
 from millstream.engine.row_watermarks import RowWatermarks
+from millstream.engine.source_rows import SourceRows
 from millstream.engine.state.accumulators import Accumulators
 from millstream.engine.state.group_state import GroupState
-from millstream.engine.state.key_table import Word
+from millstream.engine.state.key_table import KeyPart, Word
 from millstream.engine.step import AtHand
 from millstream.kernels.compile import I64, U32
 from millstream.planner.nodes import HIDDEN_PREFIX, Node
@@ -66,7 +67,15 @@ class _Grouping:
         self.calls.keep(batch, group_ids)
         return group_ids
 
-    def row_states(self, batch: pa.RecordBatch) -> list[pa.Array]:
+    def add_parts(self, parts: Sequence[SourceRows], prefixes: Sequence[Sequence[Word]]) -> U32:
+        """Add rows that came one after the other, and return the groups of all."""
+        keys = [
+            KeyPart([rows.column(key) for key in self.node.keys], prefix, rows.num_rows)
+            for rows, prefix in zip(parts, prefixes, strict=True)
+        ]
+        return self.state.update_parts(keys, [self.calls.values(rows) for rows in parts])
+
+    def row_states(self, batch: pa.RecordBatch | SourceRows) -> list[pa.Array]:
         """Return the accumulators of groups of one row each, for every row of a batch."""
         accumulators = Accumulators(self.calls.specs, merges=False)
         rows = np.arange(batch.num_rows, dtype=np.uint32)
@@ -148,22 +157,52 @@ class PartialAggregate:
             return
         panes = grid.assign(batch, self._watermarks.of(batch), self._late_rows)
         self._counters.rows_late += panes.n_late
-        prefix: list[Word] = [panes.panes]
-        if grid.is_overlapping:
-            prefix.append(or_all_windows(panes.first_ends))
-        self._add(panes.batch, prefix, out)
+        self._add(panes.batch, self._prefix(panes.panes, panes.first_ends), out)
+
+    @property
+    def takes_rows(self) -> bool:
+        """Whether it takes micro-batches as they are."""
+        return not self._grouping.keeps_rows
+
+    def process_rows(self, parts: Sequence[SourceRows], out: Collector) -> None:
+        grouping, grid = self._grouping, self._grouping.grid
+        prefixes: list[list[Word]] = [[] for _ in parts]
+        if grid is not None:
+            prefixes = [self._prefix(grid.panes_of(rows), None) for rows in parts]
+        if self._reduction.is_bypassed:
+            for rows, prefix in zip(parts, prefixes, strict=True):
+                self._bypass(rows, prefix, out)
+            return
+        n_before = grouping.state.n_groups
+        grouping.add_parts(parts, prefixes)
+        self._observe(sum(rows.num_rows for rows in parts), n_before, out)
+
+    def _prefix(self, panes: Word, first_ends: I64 | None) -> list[Word]:
+        grid = self._grouping.grid
+        if grid is not None and grid.is_overlapping:
+            return [panes, or_all_windows(first_ends)]
+        return [panes]
+
+    def _bypass(
+        self, rows: pa.RecordBatch | SourceRows, prefix: Sequence[Word], out: Collector
+    ) -> None:
+        """Hand rows on as groups of one row each."""
+        self._reduction.bypass(rows.num_rows)
+        words = [word_per_row(word, rows.num_rows) for word in prefix]
+        keys = [rows.column(key) for key in self._grouping.node.keys]
+        out.emit(self._partials(keys, words, self._grouping.row_states(rows)))
 
     def _add(self, batch: pa.RecordBatch, prefix: list[Word], out: Collector) -> None:
         grouping = self._grouping
         if self._reduction.is_bypassed:
-            self._reduction.bypass(batch.num_rows)
-            words = [word_per_row(word, batch.num_rows) for word in prefix]
-            keys = [batch.column(key) for key in grouping.node.keys]
-            out.emit(self._partials(keys, words, grouping.row_states(batch)))
+            self._bypass(batch, prefix, out)
             return
         n_before = grouping.state.n_groups
         grouping.add_rows(batch, prefix)
-        if self._reduction.observe(batch.num_rows, grouping.state.n_groups - n_before):
+        self._observe(batch.num_rows, n_before, out)
+
+    def _observe(self, n_rows: int, n_groups_before: int, out: Collector) -> None:
+        if self._reduction.observe(n_rows, self._grouping.state.n_groups - n_groups_before):
             self._flush_all(out)
 
     def end_batch(self, out: Collector) -> None:
@@ -388,6 +427,19 @@ class SingleAggregate(_Emitting):
             indices, last_panes = grouping.grid.expand(panes, assigned.first_ends)
             rows = rows.take(array_from_buffers(indices, pa.int64(), None))
         self._note(grouping.add_rows(rows, (last_panes,)))
+
+    @property
+    def takes_rows(self) -> bool:
+        """Whether it takes micro-batches as they are."""
+        grid = self._grouping.grid
+        return not self._grouping.keeps_rows and (grid is None or not grid.is_overlapping)
+
+    def process_rows(self, parts: Sequence[SourceRows], out: Collector) -> None:
+        grid = self._grouping.grid
+        prefixes: list[tuple[Word, ...]] = [() for _ in parts]
+        if grid is not None:
+            prefixes = [(grid.panes_of(rows),) for rows in parts]
+        self._note(self._grouping.add_parts(parts, prefixes))
 
 
 class FinalAggregate(_Emitting):

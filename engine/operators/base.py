@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import pyarrow as pa
 
+from millstream.engine.source_rows import SourceRows
 from millstream.kernels.compile import I64
 
-__all__ = ["Collector", "Counters", "HeldBack", "HoldsBack", "Operator"]
+__all__ = ["Collector", "Counters", "HeldBack", "HoldsBack", "Operator", "TakesRows"]
 
 
 class Collector(Protocol):
@@ -91,3 +93,18 @@ class HoldsBack(Protocol):
 
     def held_back(self) -> HeldBack | None:
         """Return what waits, or None if nothing of the kind ever does."""
+
+
+@runtime_checkable
+class TakesRows(Protocol):
+    """An operator that may take micro-batches as they are, several at once.
+
+    That is less work than a batch made of them.
+    """
+
+    @property
+    def takes_rows(self) -> bool:
+        """Whether it does."""
+
+    def process_rows(self, parts: Sequence[SourceRows], out: Collector) -> None:
+        """Take in rows that came one after the other, none of which is behind the watermark."""

@@ -15,6 +15,7 @@ import pyarrow as pa
 from millstream.engine.columns import array_from_buffers, event_times
 from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END
 from millstream.engine.late_rows import LateRows
+from millstream.engine.source_rows import SourceRows
 from millstream.engine.state.key_table import Word
 from millstream.kernels.compile import I64, U8
 from millstream.kernels.windows import (
@@ -97,6 +98,19 @@ class WindowGrid:
             panes = panes[on_time]
             first_ends = None if first_ends is None else first_ends[on_time]
         return Panes(batch, panes, first_ends, n_late)
+
+    def panes_of(self, rows: SourceRows) -> Word:
+        """Number the panes of rows of which none can be late: one for all, or int64[n_rows]."""
+        window = self._window
+        bounds = rows.bounds(window.time_column)
+        if bounds is not None:
+            pane = (bounds.least - window.offset) // window.step
+            if pane == (bounds.greatest - window.offset) // window.step:
+                return pane
+        times = event_times(rows.column(window.time_column))
+        panes = np.empty(len(times), np.int64)
+        pane_indices(times, window.offset, window.step, panes)
+        return panes
 
     def _find_late(self, panes: I64, watermarks: I64, late: U8, first_ends: I64 | None) -> int:
         window, lateness = self._window, self._lateness

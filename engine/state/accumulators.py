@@ -77,17 +77,43 @@ class Accumulators:
             new_have_rows: Whether each group that is new since the last update is among
                 ``group_ids``.
         """
+        counts = [len(group_ids)]
+        self.update_parts([arrays], counts, group_ids, n_groups, new_have_rows=new_have_rows)
+
+    def update_parts(
+        self,
+        parts: Sequence[Sequence[pa.Array | None]],
+        counts: Sequence[int],
+        group_ids: U32,
+        n_groups: int,
+        *,
+        new_have_rows: bool,
+    ) -> None:
+        """Do what :meth:`update` does for several batches in one go.
+
+        Args:
+            parts: Per batch and accumulator its values, or None to count rows.
+            counts: Rows of each batch.
+            group_ids: uint32[n_rows], the groups of all rows, one batch after the other.
+            n_groups: Number of groups that exist now.
+            new_have_rows: Whether each group that is new since the last update is among
+                ``group_ids``.
+        """
         self.reserve(n_groups)
         if self._word_places:
-            words = [arrays[place] for place in self._word_places]
-            self._words.update(words, group_ids, n_groups, new_have_rows=new_have_rows)
-        if len(group_ids) == 0:
+            words = [[arrays[place] for place in self._word_places] for arrays in parts]
+            self._words.update(words, counts, group_ids, n_groups, new_have_rows=new_have_rows)
+        if len(group_ids) == 0 or not self._columns:
             return
-        for place, column in self._columns.items():
-            if self._merges:
-                column.merge(arrays[place], group_ids)
-            else:
-                column.add(arrays[place], group_ids)
+        start = 0
+        for arrays, count in zip(parts, counts, strict=True):
+            ids = group_ids[start : start + count]
+            start += count
+            for place, column in self._columns.items():
+                if self._merges:
+                    column.merge(arrays[place], ids)
+                else:
+                    column.add(arrays[place], ids)
 
     def merge(self, sources: U32, targets: U32) -> None:
         """Add the states of groups to those of others.

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.engine.state.accumulators import Accumulators, AccumulatorSpec
-from millstream.engine.state.key_table import KeyTable, Word
+from millstream.engine.state.key_table import KeyPart, KeyTable, Word
 from millstream.kernels.compile import I64, U32
 from millstream.kernels.splitting import split_groups
 
@@ -76,6 +76,29 @@ class GroupState:
             group_ids = self._table.assign(keys, prefix, n_rows)
         self._accumulators.update(
             values, group_ids, self.n_groups, new_have_rows=n_rows > 0 or not self._is_global
+        )
+        return group_ids
+
+    def update_parts(
+        self, parts: Sequence[KeyPart], values: Sequence[Sequence[pa.Array | None]]
+    ) -> U32:
+        """Add rows of several batches to their groups.
+
+        Args:
+            parts: Keys of each batch.
+            values: Per batch and accumulator its values.
+
+        Returns:
+            The groups of all rows, one batch after the other: uint32[n_rows].
+        """
+        counts = [part.n_rows for part in parts]
+        if self._is_global:
+            self._n_global = 1
+            group_ids = np.zeros(sum(counts), np.uint32)
+        else:
+            group_ids = self._table.assign_parts(parts)
+        self._accumulators.update_parts(
+            values, counts, group_ids, self.n_groups, new_have_rows=True
         )
         return group_ids
 

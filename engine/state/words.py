@@ -16,7 +16,7 @@ from millstream.kernels.aggregation import (
     Field,
     Opcode,
     ValueKind,
-    accumulate,
+    accumulate_parts,
 )
 from millstream.kernels.compile import I64, U32
 
@@ -124,7 +124,8 @@ class Words:
 
     def update(
         self,
-        arrays: Sequence[pa.Array | None],
+        parts: Sequence[Sequence[pa.Array | None]],
+        counts: Sequence[int],
         group_ids: U32,
         n_groups: int,
         *,
@@ -133,7 +134,8 @@ class Words:
         """Add one value per row to each accumulator.
 
         Args:
-            arrays: Per accumulator the values, or None to count rows.
+            parts: Per batch and accumulator the values, or None to count rows.
+            counts: Rows of each batch.
             group_ids: uint32[n_rows], each within the room that there is.
             n_groups: Number of groups that exist now.
             new_have_rows: Whether each group that is new since the last update is among
@@ -141,22 +143,21 @@ class Words:
         """
         n_before, self._n_groups = self._n_groups, n_groups
         for column, step in self._first_steps.items():
-            array, seen = arrays[step], self._seen[column]
+            seen = self._seen[column]
             is_complete = self._is_complete[column] and (new_have_rows or n_before == n_groups)
-            if is_complete and array is not None and array.null_count == 0:
+            if is_complete and _are_whole(parts, step):
                 seen[n_before:n_groups] = 1
                 self._program[step, Field.SEEN] = 0
             else:
                 self._is_complete[column] = False
                 self._program[step, Field.SEEN] = seen.ctypes.data
         for step, rows in list(self._counts_shared.items()):
-            array = arrays[step]
-            if array is None or array.null_count > 0:
+            if not _are_whole(parts, step):
                 del self._counts_shared[step]
                 self._values[step] = self._values[rows].copy()
                 self._program[step, Field.STATE] = self._values[step].ctypes.data
         if len(group_ids) > 0:
-            self._run(self._program, arrays, group_ids)
+            self._run(self._program, parts, counts, group_ids)
 
     def merge(self, states: Sequence[pa.Array], group_ids: U32) -> None:
         """Add states that :meth:`take` gave: uint32[n_rows] tells the group that each goes to."""
@@ -164,7 +165,7 @@ class Words:
         program[:, Field.OPCODE] = [spec.merge_opcode for spec in self._specs]
         for column, step in self._first_steps.items():
             program[step, Field.SEEN] = self._seen[column].ctypes.data
-        self._run(program, states, group_ids)
+        self._run(program, [states], [len(group_ids)], group_ids)
 
     def take(self, group_ids: U32 | slice) -> list[pa.Array]:
         """Return the states of some groups; a slice is not copied."""
@@ -204,12 +205,32 @@ class Words:
         return flags + sum(values.nbytes for values in self._values)
 
     @staticmethod
-    def _run(program: I64, arrays: Sequence[pa.Array | None], group_ids: U32) -> None:
-        # Several accumulators often take one array.
-        distinct = {id(array): array for array in arrays}
-        places = {key: _place_of(array) for key, array in distinct.items()}
-        program[:, _PLACE] = [places[id(array)] for array in arrays]
-        accumulate(program, group_ids, 0, len(group_ids))
+    def _run(
+        program: I64,
+        parts: Sequence[Sequence[pa.Array | None]],
+        counts: Sequence[int],
+        group_ids: U32,
+    ) -> None:
+        programs = np.empty((len(parts), *program.shape), np.int64)
+        programs[:] = program
+        bounds = np.zeros(len(parts) + 1, np.int64)
+        stop = 0
+        for index, (arrays, count) in enumerate(zip(parts, counts, strict=True)):
+            stop += count
+            bounds[index + 1] = stop
+            # Several accumulators often take one array.
+            distinct = {id(array): array for array in arrays}
+            places = {key: _place_of(array) for key, array in distinct.items()}
+            programs[index, :, _PLACE] = [places[id(array)] for array in arrays]
+        accumulate_parts(programs, bounds, group_ids)
+        # What steps remember for the next time.
+        program[:, Field.RESTLESS_BLOCKS] = programs[-1, :, Field.RESTLESS_BLOCKS]
+
+
+def _are_whole(parts: Sequence[Sequence[pa.Array | None]], step: int) -> bool:
+    """Say whether what an accumulator takes are values without NULLs."""
+    arrays = [arrays[step] for arrays in parts]
+    return not any(array is None or array.null_count > 0 for array in arrays)
 
 
 def _last(group_ids: U32 | slice) -> int:

@@ -56,6 +56,8 @@ def test_running_watermarks_and_rows_behind(times: I64Array, max_time: int, dela
     assert scan_times(read_only(times), max_time, delay) == (
         max([max_time, *times.tolist()]),
         n_behind,
+        min(times.tolist(), default=INT64.max),
+        max(times.tolist(), default=INT64.min),
     )
 
 
@@ -67,7 +69,10 @@ def test_rows_behind_over_many_blocks(delay: int, disorder: int) -> None:
     times[[1500, 4999]] -= 1000
     expected = watermarks_by_definition(times.tolist(), 20, delay)
     n_behind = int((times < np.array(expected)).sum())
-    assert scan_times(read_only(times), 20, delay) == (times.max(), n_behind)
+    assert scan_times(read_only(times), 20, delay) == (
+        *(times.max(), n_behind),
+        *(times.min(), times.max()),
+    )
 
 
 sizes = st.integers(1, 9) | st.sampled_from([1000, 2**40, INT64.max])
