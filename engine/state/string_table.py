@@ -24,7 +24,9 @@ Values = TypeVar("Values", I64, U64)
 
 _CAPACITY_LEAST = 64
 _ARENA_BYTES_LEAST = 1024
-_SLOTS_PER_STRING = 4
+# More slots make probes shorter, as long as the index stays in the cache.
+_SLOTS_PER_STRING, _SLOTS_PER_STRING_IF_FEW = 4, 8
+_FEW = 1 << 12
 # Data is read word by word, so there has to be one.
 _DATA_BYTES_LEAST = 8
 _OFFSET_32_MAX = 2**31 - 1
@@ -40,7 +42,7 @@ class StringTable:
         self._offsets = np.zeros(_CAPACITY_LEAST + 1, np.int64)
         self._arena = np.zeros(_ARENA_BYTES_LEAST, np.uint8)
         self._words = np.zeros(_CAPACITY_LEAST + 1, np.uint64)
-        self._slots = np.zeros(_SLOTS_PER_STRING * _CAPACITY_LEAST, np.uint32)
+        self._slots = np.zeros(_SLOTS_PER_STRING_IF_FEW * _CAPACITY_LEAST, np.uint32)
 
     @property
     def state_bytes(self) -> int:
@@ -157,7 +159,8 @@ class StringTable:
         self._index(capacity)
 
     def _index(self, capacity: int) -> None:
-        self._slots = np.empty(_SLOTS_PER_STRING * capacity, np.uint32)
+        slots_per_string = _SLOTS_PER_STRING_IF_FEW if capacity <= _FEW else _SLOTS_PER_STRING
+        self._slots = np.empty(slots_per_string * capacity, np.uint32)
         rebuild_string_slots(self._words, self.n_strings, self._slots)
 
 
