@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from millstream.kernels.compile import I64, U32, U64
-from millstream.kernels.grouping import assign_group_ids_direct, fill_direct
+from millstream.kernels.direct import assign_group_ids_direct, fill_direct
 
 __all__ = ["DirectIndex"]
 
@@ -19,14 +19,15 @@ _BYTES_LEAST = 1 << 12
 # An array that does not stay in the cache is no better than a hash index.
 _BYTES_MAX = 1 << 21
 _PANES_MAX = 64
-# One row in so many may have a key outside of the range before another range is worth a try.
+# One row in so many may come to the hash index before another range is worth a try.
 _STRANGERS = 8
 
 
 class DirectIndex:
     """An array over all keys of a range, for each of the latest panes: groups without a hash.
 
-    The hash index stays complete beside it. What is not in the array is found there.
+    It has all groups of these panes whose keys are in the range. The hash index beside it has all
+    others.
 
     Args:
         base: Least key of the range.
@@ -44,15 +45,15 @@ class DirectIndex:
 
     @classmethod
     def for_groups(
-        cls, keys: I64, n_groups: int, capacity: int, between: Sequence[int]
+        cls, keys: I64, n_groups: int, slots: U64, between: Sequence[int]
     ) -> DirectIndex | None:
         """Make an index of groups, if their keys lie close enough to each other.
 
         Args:
-            keys: int64[n_words, at least n_groups], words of the groups: a pane if there are
-                several words, and the key last.
+            keys: int64[n_words, capacity], words of the groups: a pane if there are several words,
+                and the key last.
             n_groups: Number of groups, at least 1.
-            capacity: Number of groups that there is room for.
+            slots: The hash index, in which all groups are.
             between: The words between pane and key of the rows to come.
         """
         key = keys[-1, :n_groups]
@@ -63,7 +64,7 @@ class DirectIndex:
         n_panes = 1
         while n_panes < min(n_open, _PANES_MAX):
             n_panes *= 2
-        bytes_max = min(max(_BYTES_PER_GROUP_MAX * capacity, _BYTES_LEAST), _BYTES_MAX)
+        bytes_max = min(max(_BYTES_PER_GROUP_MAX * keys.shape[1], _BYTES_LEAST), _BYTES_MAX)
         n_keys_max = bytes_max // _ENTRY_BYTES - 1
         n_keys = last - base + 1
         while n_panes > 1 and n_panes * n_keys > n_keys_max:
@@ -73,7 +74,7 @@ class DirectIndex:
         # Keys that ascend, such as numbers of texts, find room for some more.
         n_keys = min(n_keys + n_keys // 4, n_keys_max // n_panes, (1 << 63) - base)
         index = cls(base, n_keys, n_panes, between)
-        index.refill(keys, n_groups)
+        index.refill(keys, n_groups, slots)
         return index
 
     @property
@@ -89,11 +90,16 @@ class DirectIndex:
         """Say whether the array is small beside so many groups."""
         return self.nbytes <= max(_BYTES_PER_GROUP_MAX * capacity, _BYTES_LEAST) + 8 * _PANES_MAX
 
-    def refill(self, keys: I64, n_groups: int) -> None:
-        """Start anew with the groups that there are now."""
+    def refill(self, keys: I64, n_groups: int, slots: U64) -> int:
+        """Start anew with the groups that there are now; those without a place go into ``slots``.
+
+        Returns:
+            The number of groups without a place.
+        """
         self._forget()
         between = self._between[0] if self._between else 0
-        fill_direct(keys, n_groups, between, self._base, self._owners, self._entries)
+        index = (self._base, self._owners, self._entries)
+        return fill_direct(keys, n_groups, between, *index, slots)
 
     def assign(
         self,
@@ -105,19 +111,22 @@ class DirectIndex:
         keys: I64,
         n_groups: int,
         group_ids: U32,
-    ) -> tuple[int, int, int, bool]:
+    ) -> tuple[int, int, int, int]:
         """Give rows the ids of their groups, as the kernel does.
 
         Returns:
-            The part and the row to go on from; the number of groups; whether many of the rows had
-            keys that are not in the array, though they are not new.
+            The part and the row to go on from; the number of groups; how many rows and displaced
+            groups came to ``slots``.
         """
         index = (self._base, self._owners, self._entries)
-        part, row, n_after, n_missed = assign_group_ids_direct(
+        return assign_group_ids_direct(
             columns, bounds, part, row, slots, keys, n_groups, group_ids, *index
         )
-        n_strangers = n_missed - (n_after - n_groups)
-        return part, row, n_after, n_strangers * _STRANGERS > len(group_ids)
+
+    @staticmethod
+    def is_stale(n_by_hash: int, n_rows: int) -> bool:
+        """Say whether so many of some rows had to be found otherwise that another may be better."""
+        return n_by_hash * _STRANGERS > n_rows
 
     def _forget(self) -> None:
         self._owners.fill(_INT64_MIN)

@@ -79,6 +79,8 @@ class KeyTable:
         self._places = _Places()
         self._keys: I64
         self._slots = np.zeros(0, np.uint64)
+        # Groups may be in the direct index alone.
+        self._is_indexed, self._are_slots_empty = True, True
         self._allocate(n_words, _CAPACITY_LEAST)
 
     @property
@@ -179,13 +181,12 @@ class KeyTable:
             for row, words in enumerate(column.retain(list(kept))):
                 kept[row] = words
             place += column.n_words
-        if self.n_groups > 0:
-            rebuild_slots(self._keys, self.n_groups, self._slots)
-        if self._direct is not None:
-            if self._direct.fits(self.capacity):
-                self._direct.refill(self._keys, self.n_groups)
-            else:
-                self._direct = None
+        if self._direct is not None and self._direct.fits(self.capacity):
+            self._are_slots_empty = self._direct.refill(self._keys, self.n_groups, self._slots) == 0
+            self._is_indexed = self.n_groups == 0
+            return
+        self._direct = None
+        self._index_all()
 
     def _encode(self, part: KeyPart) -> tuple[list[Word | _Address], Sequence[U8 | None] | None]:
         """Return the words of keys, and per column which rows are NULL if any is."""
@@ -216,17 +217,27 @@ class KeyTable:
         bounds[-1] = n_rows
         group_ids = np.empty(n_rows, np.uint32)
         direct = self._direct_for(parts)
-        part, row, is_stale = 0, 0, False
+        if direct is None and not self._is_indexed:
+            self._index_all()
+        part, row, n_by_hash, n_before = 0, 0, 0, self.n_groups
         while part < len(parts):
             state = (self._slots, self._keys, self.n_groups, group_ids)
             if direct is None:
                 part, row, self.n_groups = assign_group_ids_at(columns, bounds, part, row, *state)
             else:
-                part, row, self.n_groups, stale = direct.assign(columns, bounds, part, row, *state)
-                is_stale |= stale
+                part, row, self.n_groups, more = direct.assign(columns, bounds, part, row, *state)
+                n_by_hash += more
             if part < len(parts):
                 self._reallocate(len(parts[0]), 2 * self.capacity)
-        if self._may_be_direct and (direct is None or is_stale):
+        self._are_slots_empty &= direct is not None and n_by_hash == 0
+        if self.n_groups > n_before:
+            if direct is not None:
+                # New groups are mostly in the array alone.
+                self._is_indexed = False
+            elif self._direct is not None:
+                # Some of the new groups may have a place in the array.
+                self._direct.refill(self._keys, self.n_groups, self._slots)
+        if self._may_be_direct and (direct is None or direct.is_stale(n_by_hash, n_rows)):
             self._look_for_direct(parts, n_rows)
         return group_ids
 
@@ -245,7 +256,9 @@ class KeyTable:
         if self._rows_until_try > 0:
             return
         known = [word for word in between if word is not None]
-        self._direct = DirectIndex.for_groups(self._keys, self.n_groups, self.capacity, known)
+        if not self._is_indexed:
+            self._index_all()
+        self._direct = DirectIndex.for_groups(self._keys, self.n_groups, self._slots, known)
         # Where it pays, it is worth a look at each group as often as there are that many rows.
         is_found = self._direct is not None
         self._try_rows = min(self.n_groups if is_found else 2 * self._try_rows, _TRY_ROWS_MAX)
@@ -271,18 +284,26 @@ class KeyTable:
         slots_per_group = 4 if capacity <= _SPARSE_CAPACITY_MAX else 2
         n_slots = slots_per_group * capacity
         self._keys = np.empty((n_words, capacity), np.int64)
-        if len(self._slots) == n_slots:
+        if len(self._slots) != n_slots:
+            self._slots = np.zeros(n_slots, np.uint64)
+        elif not self._are_slots_empty:
             # Nobody else has them, and fresh memory costs more than old.
             self._slots.fill(0)
-        else:
-            self._slots = np.zeros(n_slots, np.uint64)
+        self._are_slots_empty = True
 
     def _reallocate(self, n_words: int, capacity: int) -> None:
         before = self._keys
         self._allocate(n_words, capacity)
         self._keys[: before.shape[0], : self.n_groups] = before[:, : self.n_groups]
         self._keys[before.shape[0] :, : self.n_groups] = 0
-        rebuild_slots(self._keys, self.n_groups, self._slots)
+        self._index_all()
+
+    def _index_all(self) -> None:
+        """Make the hash index anew, with all groups."""
+        if self.n_groups > 0 or not self._are_slots_empty:
+            rebuild_slots(self._keys, self.n_groups, self._slots)
+            self._are_slots_empty = self.n_groups == 0
+        self._is_indexed = True
 
 
 class _Address(NamedTuple):

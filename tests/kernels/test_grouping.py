@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 
 from millstream.kernels.grouping import (
     assign_group_ids_at,
-    assign_group_ids_direct,
-    fill_direct,
     rebuild_slots,
 )
 
@@ -132,36 +130,3 @@ def test_an_index_half_full_counts_as_full() -> None:
     keys = np.zeros((1, 100), np.int64)
     done = assign_group_ids_at(*parts_of(words), 0, 0, np.zeros(8, np.uint64), keys, 0, group_ids)
     assert done == (0, 4, 4)
-
-
-def test_what_the_array_does_not_know_is_found_by_its_hash_and_noted() -> None:
-    keys_of_rows = np.array([7, 9, 7, 100, 9, 7], np.int64)
-    panes = np.array([3, 3, 2, 3, 3, 2], np.int64)
-    columns = np.array([[[panes.ctypes.data, 8], [keys_of_rows.ctypes.data, 8]]], np.int64)
-    slots, keys = np.zeros(64, np.uint64), np.zeros((2, 16), np.int64)
-    owners, direct = np.full(1, INT64.min), np.zeros((1, 5), np.uint32)
-    ids = np.zeros(6, np.uint32)
-    arguments = (columns, np.array([0, 6]), 0, 0, slots, keys)
-    assert assign_group_ids_direct(*arguments, 0, ids, 6, owners, direct) == (1, 0, 4, 6)
-    assert ids.tolist() == [0, 1, 2, 3, 1, 2]
-    # The later pane has the array, and the key beyond its end is not in it.
-    assert owners.tolist() == [3]
-    assert direct.tolist() == [[0, 1, 0, 2, 0]]
-    assert assign_group_ids_direct(*arguments, 4, ids, 6, owners, direct) == (1, 0, 4, 3)
-    assert ids.tolist() == [0, 1, 2, 3, 1, 2]
-
-
-@pytest.mark.parametrize("n_panes", [1, 2, 4])
-def test_groups_are_entered_for_the_latest_panes(n_panes: int) -> None:
-    keys = np.array([[1, 2, 2, 3, 1], [0, 0, 0, 0, 9], [5, 5, 8, 5, 6]], np.int64)
-    owners, direct = np.full(n_panes, INT64.min), np.zeros((n_panes, 4), np.uint32)
-    fill_direct(keys, 5, 0, 5, owners, direct)
-    expected = {
-        1: ([3], [[4, 0, 0, 0]]),
-        2: ([2, 3], [[2, 0, 0, 0], [4, 0, 0, 0]]),
-        4: (
-            [INT64.min, 1, 2, 3],
-            [[0, 0, 0, 0], [1, 0, 0, 0], [2, 0, 0, 0], [4, 0, 0, 0]],
-        ),
-    }
-    assert (owners.tolist(), direct.tolist()) == expected[n_panes]
