@@ -22,15 +22,7 @@ import numpy as np
 from millstream.kernels.compile import F64, I64, U8, U16, U32, U64, kernel
 from millstream.kernels.compile import _pointer as pointer
 
-__all__ = [
-    "IDENTITY",
-    "STATE_DTYPE",
-    "Field",
-    "Opcode",
-    "ValueKind",
-    "accumulate",
-    "accumulate_parts",
-]
+__all__ = ["IDENTITY", "STATE_DTYPE", "Field", "Opcode", "ValueKind", "accumulate"]
 
 
 class Field(IntEnum):
@@ -136,14 +128,8 @@ _ROWS_PER_CHANGE = 32
 _RESTLESS_BLOCKS_MAX = 32
 
 # Memory that is reached by address cannot be indexed with members of an enumeration.
-_OPCODE = int(Field.OPCODE)
-_VALUES = int(Field.VALUES)
-_VALUE_KIND = int(Field.VALUE_KIND)
-_VALIDITY = int(Field.VALIDITY)
-_VALIDITY_OFFSET = int(Field.VALIDITY_OFFSET)
-_STATE = int(Field.STATE)
-_SEEN = int(Field.SEEN)
-_RESTLESS_BLOCKS = int(Field.RESTLESS_BLOCKS)
+_OPCODE, _VALUES, _VALUE_KIND, _VALIDITY = map(int, list(Field)[:4])
+_VALIDITY_OFFSET, _STATE, _SEEN, _RESTLESS_BLOCKS = map(int, list(Field)[4:])
 _F32 = int(ValueKind.F32)
 _STEP_BYTES = 8 * len(Field)
 
@@ -469,56 +455,46 @@ def _same_values(step: I64, other: I64) -> bool:
 
 
 @kernel
-def accumulate(program: I64, group_ids: U32, start: int, stop: int) -> None:
+def accumulate(programs: I64, bounds: I64, group_ids: U32) -> None:
     """Take rows into the states of their groups, for several accumulators at once.
 
+    Rows lie in parts, one after the other. What a program remembers is handed on to the next part.
+
     Args:
-        program: int64[n_accumulators, 8], columns as :class:`Field` says. ``VALUES`` is the address
-            of values of ``VALUE_KIND`` for the rows from 0 on; ``VALIDITY`` that of an Arrow bitmap
-            whose bit ``VALIDITY_OFFSET`` belongs to row 0; ``STATE`` that of the groups' states,
-            see ``STATE_DTYPE``, or 0 for a step to leave out; ``SEEN`` that of one byte per group,
-            set to 1 when the group takes a value. The caller keeps them alive. Addresses, and
-            whether kinds suit opcodes, go unchecked.
-        group_ids: uint32[n_rows], the group of each row. States and ``SEEN`` reach beyond the
+        programs: int64[n_parts, n_accumulators, 8], per part a row per accumulator, columns as
+            :class:`Field` says. ``VALUES`` is the address of values of ``VALUE_KIND`` for the rows
+            of the part; ``VALIDITY`` that of an Arrow bitmap whose bit ``VALIDITY_OFFSET`` belongs
+            to its first row; ``STATE`` that of the groups' states, see ``STATE_DTYPE``, or 0 for a
+            step to leave out; ``SEEN`` that of one byte per group, set to 1 when the group takes a
+            value. The caller keeps them alive. Addresses, and whether kinds suit opcodes, go
+            unchecked.
+        bounds: int64[n_parts + 1], where each part begins in ``group_ids`` and the last one ends.
+        group_ids: uint32[bounds[-1]], the group of each row. States and ``SEEN`` reach beyond the
             greatest: unchecked.
-        start: First row to take.
-        stop: Row to stop before.
     """
     scratch = np.empty(2 * _BLOCK_ROWS, np.int64)
     scratch_at = int(np.int64(scratch.ctypes.data))
-    for first in range(start, stop, _BLOCK_ROWS):
-        n_rows = min(_BLOCK_ROWS, stop - first)
-        block_ids_at = int(np.int64(group_ids.ctypes.data)) + 4 * first
-        one_group = _is_one_group(n_rows, pointer(block_ids_at, np.uint32))
-        ids_at = values_at = n_taken = loaded_at = 0
-        for index in range(program.shape[0]):
-            step_at = int(np.int64(program.ctypes.data)) + _STEP_BYTES * index
-            step = pointer(step_at, np.int64)
-            if step[_STATE] == 0:
-                continue
-            if loaded_at == 0 or not _same_values(step, pointer(loaded_at, np.int64)):
-                loaded_at = step_at
-                ids_at, values_at, n_taken = _load_block(
-                    step, first, n_rows, block_ids_at, scratch_at
-                )
-            if n_taken > 0:
-                _apply(step, n_taken, pointer(ids_at, np.uint32), values_at, one_group)
+    for part in range(programs.shape[0]):
+        before = max(part - 1, 0)
+        for index in range(programs.shape[1]):
+            programs[part, index, _RESTLESS_BLOCKS] = programs[before, index, _RESTLESS_BLOCKS]
+        part_at = int(np.int64(programs.ctypes.data)) + _STEP_BYTES * programs.shape[1] * part
+        for start in range(bounds[part], bounds[part + 1], _BLOCK_ROWS):
+            n_rows = min(_BLOCK_ROWS, bounds[part + 1] - start)
+            block_ids_at = int(np.int64(group_ids.ctypes.data)) + 4 * start
+            one_group = _is_one_group(n_rows, pointer(block_ids_at, np.uint32))
+            ids_at = values_at = n_taken = loaded_at = 0
+            for index in range(programs.shape[1]):
+                step_at = part_at + _STEP_BYTES * index
+                step = pointer(step_at, np.int64)
+                if step[_STATE] == 0:
+                    continue
+                if loaded_at == 0 or not _same_values(step, pointer(loaded_at, np.int64)):
+                    loaded_at = step_at
+                    ids_at, values_at, n_taken = _load_block(
+                        step, start - bounds[part], n_rows, block_ids_at, scratch_at
+                    )
+                if n_taken > 0:
+                    _apply(step, n_taken, pointer(ids_at, np.uint32), values_at, one_group)
     # Named once more, because memory is freed after the last mention of its array.
     scratch[0] = 0
-
-
-@kernel
-def accumulate_parts(programs: I64, bounds: I64, group_ids: U32) -> None:
-    """Take rows that lie in several parts, one after the other.
-
-    Args:
-        programs: int64[n_parts, n_accumulators, 8], a program for the rows of each part, as
-            :func:`accumulate` takes it. What it remembers is handed on from part to part.
-        bounds: int64[n_parts + 1], where each part begins in ``group_ids`` and the last one ends.
-        group_ids: uint32[bounds[-1]], the group of each row.
-    """
-    for part in range(programs.shape[0]):
-        if part > 0:
-            programs[part, :, _RESTLESS_BLOCKS] = programs[part - 1, :, _RESTLESS_BLOCKS]
-        ids = group_ids[bounds[part] : bounds[part + 1]]
-        accumulate(programs[part], ids, 0, ids.shape[0])

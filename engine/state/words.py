@@ -16,7 +16,7 @@ from millstream.kernels.aggregation import (
     Field,
     Opcode,
     ValueKind,
-    accumulate_parts,
+    accumulate,
 )
 from millstream.kernels.compile import I64, U32
 
@@ -222,7 +222,7 @@ class Words:
             distinct = {id(array): array for array in arrays}
             places = {key: _place_of(array) for key, array in distinct.items()}
             programs[index, :, _PLACE] = [places[id(array)] for array in arrays]
-        accumulate_parts(programs, bounds, group_ids)
+        accumulate(programs, bounds, group_ids)
         # What steps remember for the next time.
         program[:, Field.RESTLESS_BLOCKS] = programs[-1, :, Field.RESTLESS_BLOCKS]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import hypothesis.extra.numpy as hnp
@@ -108,8 +107,14 @@ def run(
     frozen = group_ids.view()
     frozen.flags.writeable = False
     borders = [0, *sorted(min(cut, len(group_ids)) for cut in cuts), len(group_ids)]
-    for start, stop in pairwise(borders):
-        accumulate(program, frozen, start, stop)
+    # Each part has its own values, and what is remembered goes from part to part.
+    programs = np.repeat(program[np.newaxis], len(borders) - 1, axis=0)
+    for steps, start in zip(programs, borders, strict=False):
+        for step, accumulator in zip(steps, accumulators, strict=True):
+            if accumulator.column is not None:
+                step[Field.VALUES] += accumulator.column.values[:start].nbytes
+                step[Field.VALIDITY_OFFSET] += start
+    accumulate(programs, np.array(borders, np.int64), frozen)
 
 
 def wrap(value: int, n_bits: int = 64) -> int:
@@ -316,9 +321,10 @@ def test_a_step_without_a_state_is_left_out() -> None:
     total = Accumulator(Opcode.SUM_I64, ValueKind.I64, ints)
     left_out = Accumulator(Opcode.SUM_I64, ValueKind.I8, narrow)
     of_narrow = Accumulator(Opcode.SUM_I64, ValueKind.I8, narrow)
-    program = np.array([left_out.step(), total.step(), left_out.step(), of_narrow.step()], np.int64)
-    program[[0, 2], Field.STATE] = 0
-    accumulate(program, np.array([0, 1, 0], np.uint32), 0, 3)
+    steps = [left_out.step(), total.step(), left_out.step(), of_narrow.step()]
+    programs = np.array([steps], np.int64)
+    programs[0, [0, 2], Field.STATE] = 0
+    accumulate(programs, np.array([0, 3], np.int64), np.array([0, 1, 0], np.uint32))
     assert total.state[:2].tolist() == [12, 6]
     assert of_narrow.state[:2].tolist() == [4, 2]
     assert left_out.state.tolist() == [0] * N_GROUPS
