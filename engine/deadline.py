@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-__all__ = ["Deadline"]
+__all__ = ["NO_DEADLINE", "Deadline"]
 
 
 class Deadline:
@@ -30,3 +30,6 @@ class Deadline:
     def is_over(self) -> bool:
         """Whether there is no time left."""
         return self.remaining() == 0.0
+
+
+NO_DEADLINE = Deadline(None)

@@ -106,12 +106,17 @@ class FlowControl:
             n_rows: Rows of the batch.
             deadline: Until when the source may be held back.
         """
-        utilization = self.in_flight.utilization
-        if utilization >= WARNING or not self.gauges.are_healthy:
-            # What all partitions have a part in can change the state of each.
-            partitions = range(len(self._partitions))
-        for partition in partitions:
+        if self.gauges.are_healthy and self.in_flight.is_below(WARNING):
+            # What the job holds is the most that any backlog can be, so that only the queues which
+            # got the batch may have left the first state.
+            for partition in partitions:
+                if not self._is_below(WARNING, partition):
+                    self.gauges.observe(partition)
+            return
+        # What all partitions have a part in can change the state of each.
+        for partition in range(len(self._partitions)):
             self.gauges.observe(partition)
+        utilization = self.in_flight.utilization
         if utilization >= CRITICAL:
             self._pace(utilization, n_rows, deadline)
 
@@ -119,6 +124,14 @@ class FlowControl:
         """Note that a partition is done with something. Called by its thread."""
         self.gauges.relieve(partition)
         self.in_flight.wake()
+
+    def _is_below(self, share: float, partition: int) -> bool:
+        """Say whether less than a share of a partition's own limits is taken."""
+        own = self._partitions[partition]
+        return (
+            own.rows_pending < share * self._limits.rows
+            and own.bytes_pending < share * self._limits.bytes
+        )
 
     def _pace(self, utilization: float, n_rows: int, deadline: Deadline) -> None:
         delay = self._throttle.delay_seconds(utilization, n_rows, self.in_flight.rows_done)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 __all__ = ["InFlight"]
 
@@ -32,7 +33,9 @@ class InFlight:
         self._bytes_max = bytes_max
         self._steps_max = steps_max
         self._items_max = items_max
-        self._changed = threading.Condition()
+        # Taken by itself where nobody waits, because a condition hands on to it in Python.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._closing = threading.Condition()
         self._n_waiters = 0
         self._is_closed = False
@@ -63,6 +66,15 @@ class InFlight:
             self._items / self._items_max,
         )
 
+    def is_below(self, share: float) -> bool:
+        """Say whether less than a share of each limit is taken."""
+        return (
+            self.rows_in - self.rows_done < share * self._rows_max
+            and self._bytes < share * self._bytes_max
+            and self._steps < share * self._steps_max
+            and self._items < share * self._items_max
+        )
+
     def enter(self, n_rows: int, n_bytes: int, timeout_seconds: float | None) -> bool:
         """Wait for room and take it.
 
@@ -70,11 +82,11 @@ class InFlight:
             False if the time ran out or the job was closed while waiting; nothing has been taken
             then.
         """
-        with self._changed:
-            if (
-                not self._wait(lambda: self._has_room(n_rows, n_bytes), timeout_seconds)
-                or self._is_closed
-            ):
+        with self._lock:
+            has_room = self._has_room(n_rows, n_bytes) or self._wait(
+                partial(self._has_room, n_rows, n_bytes), timeout_seconds
+            )
+            if not has_room or self._is_closed:
                 return False
             self.rows_in += n_rows
             self._bytes += n_bytes
@@ -111,13 +123,14 @@ class InFlight:
             self._items -= 1
             self._changed.notify_all()
 
-    def leave(self, n_rows: int, n_bytes: int) -> None:
-        """Give room back: an item is done."""
-        with self._changed:
+    def leave(self, n_rows: int, n_bytes: int, n_items: int = 1) -> None:
+        """Give room back: items are done."""
+        with self._lock:
             self.rows_done += n_rows
             self._bytes -= n_bytes
-            self._items -= 1
-            self._changed.notify_all()
+            self._items -= n_items
+            if self._n_waiters > 0:
+                self._changed.notify_all()
 
     def leave_step(self) -> None:
         """Note that a step without rows is done."""

@@ -9,20 +9,27 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
 from millstream.engine.batch_size import BatchSizer
 from millstream.engine.deadline import Deadline
 from millstream.engine.durations import nanoseconds_per, time_unit
-from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END, WatermarkTracker
+from millstream.engine.event_time import (
+    NO_WATERMARK,
+    WATERMARK_END,
+    Observation,
+    TimeBounds,
+    WatermarkTracker,
+)
 from millstream.engine.flow_control import FlowControl
 from millstream.engine.late_rows import with_row_numbers
-from millstream.engine.operators.windowing import WindowGrid
 from millstream.engine.partition import Partition
 from millstream.engine.plan_shape import PlanShape
-from millstream.engine.step import SourceItem, Step, watermark_at
-from millstream.engine.strategies import PartitioningStrategy
+from millstream.engine.step import SourceItem, Step
+from millstream.engine.strategies import PartitioningStrategy, is_ours
+from millstream.engine.window_ends import WindowEnds
 from millstream.errors import SourceError
 from millstream.planner.catalog import StreamDefinition
 
@@ -31,6 +38,9 @@ __all__ = ["Intake"]
 # A batch whose partition has no room is offered to the strategy again after this time at most,
 # since by then another partition may be the better choice.
 _RETRY_SECONDS = 0.01
+
+# Slices of a micro-batch, each with the partition that it goes to.
+_Parts: TypeAlias = Sequence[tuple[int, pa.RecordBatch]]
 
 
 class Intake:
@@ -90,11 +100,9 @@ class Intake:
         self._unit_ns = {stream.name: _unit_nanoseconds(stream) for stream in streams}
         self._may_idle = any(stream.idle_timeout_seconds is not None for stream in streams)
         self._timed = [stream.name for stream in streams if stream.event_time is not None]
-        self._grids = [
-            (WindowGrid(window, lateness), lateness, bounds)
-            for window, lateness, bounds in shape.windows
-        ]
-        self._closed_below: tuple[int, ...] = ()
+        self._window_ends = WindowEnds(shape.windows)
+        self._queues = _Queues(partitions)
+        self._is_strategy_ours = is_ours(strategy)
         sources = partitions[0].pipelines.sources
         self.n_readers = {
             stream.name: sum(source.stream == stream.name for source in sources)
@@ -118,7 +126,6 @@ class Intake:
         """
         n_rows = batch.num_rows * self.n_readers[stream]
         n_bytes = self._sizers[stream].size(batch)
-        self._check_running()
         if not self._in_flight.enter(n_rows, n_bytes, deadline.remaining()):
             self._check_running()
             return False
@@ -146,7 +153,9 @@ class Intake:
             except BaseException:
                 self._in_flight.leave_step()
                 raise
-            self._end_step(is_final=False)
+            watermarks = self._watermarks()
+            self._window_ends.are_passed(watermarks)  # This step closes them.
+            self._end_step(watermarks, is_final=False)
 
     def replace_table(self, name: str, table: pa.Table) -> None:
         """Use other contents of a table for what is pushed from now on."""
@@ -158,7 +167,7 @@ class Intake:
         for tracker in self.trackers.values():
             tracker.watermark = WATERMARK_END
         self._in_flight.force_step()
-        self._end_step(is_final=True)
+        self._end_step(self._watermarks(), is_final=True)
 
     def _take(
         self,
@@ -173,40 +182,33 @@ class Intake:
         Returns:
             The partitions that got it; none if the time ran out.
         """
-        n_readers = self.n_readers[stream]
+        n_readers, tracker = self.n_readers[stream], self.trackers[stream]
         while True:
             with self.lock:
                 self._check_running()
-                tracker = self.trackers[stream]
-                mark = tracker.mark(source_partition)
-                try:
-                    parts = self._observe(stream, batch, source_partition)
-                    full = self._full(parts, n_readers, n_bytes)
-                except BaseException:
-                    tracker.reset(mark)
-                    raise
+                observed = tracker.observe(batch, source_partition)
+                parts = self._route(
+                    stream, self._carried(stream, batch, observed), source_partition
+                )
+                full = self._full(parts, n_readers, n_bytes)
                 if full is None:
-                    self._deal(stream, parts, n_bytes)
+                    tracker.take(observed)
+                    self._deal(stream, parts, observed, n_bytes)
                     return [owner for owner, _ in parts]
-                tracker.reset(mark)
             owner, rows = full
             fits = partial(self._flow.fits, owner, rows.num_rows * n_readers, n_bytes)
             self._in_flight.wait(fits, deadline.within(_RETRY_SECONDS))
             if deadline.is_over:
                 return []
 
-    def _observe(
-        self, stream: str, batch: pa.RecordBatch, source_partition: int
-    ) -> list[tuple[int, pa.RecordBatch]]:
-        """Follow the event time of a batch and choose its partition."""
-        observed = self.trackers[stream].observe(batch, source_partition)
-        taken = observed.batch
-        if stream in self._wants_late_rows and taken.num_columns > batch.num_columns:
-            taken = with_row_numbers(taken)
-        return self._route(stream, taken, source_partition)
+    def _carried(self, stream: str, batch: pa.RecordBatch, observed: Observation) -> pa.RecordBatch:
+        """Return an observed batch with all that is carried along with its rows."""
+        if observed.batch is not batch and stream in self._wants_late_rows:
+            return with_row_numbers(observed.batch)
+        return observed.batch
 
     def _full(
-        self, parts: Sequence[tuple[int, pa.RecordBatch]], n_readers: int, n_bytes: int
+        self, parts: _Parts, n_readers: int, n_bytes: int
     ) -> tuple[int, pa.RecordBatch] | None:
         """Return the first part whose partition has no room for it, or None."""
         for owner, rows in parts:
@@ -214,18 +216,19 @@ class Intake:
                 return owner, rows
         return None
 
-    def _route(
-        self, stream: str, batch: pa.RecordBatch, source_partition: int
-    ) -> list[tuple[int, pa.RecordBatch]]:
+    def _route(self, stream: str, batch: pa.RecordBatch, source_partition: int) -> _Parts:
         """Let the strategy choose, and check that it neither loses nor invents rows."""
-        pending = [partition.rows_pending for partition in self._partitions]
+        # A strategy of the user's gets numbers that stay as they are while it looks at them.
+        pending = self._queues if self._is_strategy_ours else list(self._queues)
         route = self._strategy.route(stream, batch, source_partition, pending)
+        n_partitions = len(self._partitions)
         if isinstance(route, int):
+            if 0 <= route < n_partitions:
+                return [(route, batch)]
             parts = [(route, batch)]
         else:
             parts = [(index, rows) for index, rows in route if rows.num_rows > 0]
         n_routed = sum(rows.num_rows for _, rows in parts)
-        n_partitions = len(self._partitions)
         if n_routed != batch.num_rows or any(not 0 <= i < n_partitions for i, _ in parts):
             raise SourceError(
                 f"strategy {self._strategy.name} must route each of {batch.num_rows} rows to one of"
@@ -234,70 +237,75 @@ class Intake:
             )
         return parts
 
-    def _deal(self, stream: str, parts: Sequence[tuple[int, pa.RecordBatch]], n_bytes: int) -> None:
+    def _deal(self, stream: str, parts: _Parts, observed: Observation, n_bytes: int) -> None:
         """Post the parts of a batch, and the step that follows if one is due."""
         try:
-            self._post_parts(stream, parts, n_bytes)
-            if self._shape.pace == "deferred" and self._closes_windows():
+            self.taken_at[stream] = self._clock()
+            watermarks = self._watermarks()
+            self._post_parts(stream, parts, observed.bounds, watermarks, n_bytes)
+            if self._shape.pace == "deferred" and self._window_ends.are_passed(watermarks):
                 self._in_flight.force_step()
-                self._end_step(is_final=False)
+                self._end_step(watermarks, is_final=False)
         except BaseException as error:
             # Some of it may be under way, so that nothing can be taken back any more.
             self._on_broken(error)
             raise
 
     def _post_parts(
-        self, stream: str, parts: Sequence[tuple[int, pa.RecordBatch]], n_bytes: int
+        self,
+        stream: str,
+        parts: _Parts,
+        bounds: TimeBounds | None,
+        watermarks: Mapping[str, int],
+        n_bytes: int,
     ) -> None:
-        self.taken_at[stream] = self._clock()
+        n_readers, pushed_at_ns = self.n_readers[stream], self._now_ns()
         for number, (owner, rows) in enumerate(parts):
-            item = self._item(stream, rows, owner)
             if number > 0:
                 self._in_flight.force()
-            if number == len(parts) - 1:
+            n_rows = rows.num_rows * n_readers
+            item = SourceItem(
+                self._n_batches,
+                stream,
+                rows,
+                None if self._shape.pace == "deferred" else self._step(watermarks, is_final=False),
+                pushed_at_ns,
+                self._tables,
+                watermarks,
+                owner,
+                n_rows,
                 # The bytes of the whole are given back with its last slice.
-                item.n_bytes = n_bytes
-            if self._shape.pace != "deferred":
-                self._add_step(item, is_final=False)
-            self.rows_taken[stream] += item.n_rows
+                n_bytes if number == len(parts) - 1 else 0,
+                bounds,
+            )
+            self.rows_taken[stream] += n_rows
             self._post(item)
         self._n_batches += 1
 
-    def _item(self, stream: str, batch: pa.RecordBatch | None, owner: int) -> SourceItem:
-        return SourceItem(
-            batch_number=-1 if batch is None else self._n_batches,
-            stream=stream,
-            batch=batch,
-            step=None,
-            pushed_at_ns=int(self._clock() * 1e9),
-            tables=self._tables,
-            watermarks=self._watermarks(),
-            owner=owner,
-            n_rows=0 if batch is None else batch.num_rows * self.n_readers[stream],
-            bounds=None if batch is None else self.trackers[stream].bounds,
-        )
+    def _end_step(self, watermarks: Mapping[str, int], *, is_final: bool) -> None:
+        """Post a step without a micro-batch, which has been let in."""
+        step = self._step(watermarks, is_final=is_final)
+        self._post(SourceItem(-1, "", None, step, self._now_ns(), self._tables, watermarks))
 
-    def _add_step(self, item: SourceItem, *, is_final: bool) -> None:
+    def _step(self, watermarks: Mapping[str, int], *, is_final: bool) -> Step:
         begins_everywhere = self._shape.pace in ("broadcast", "deferred")
         n_sources = len(self._partitions) if begins_everywhere else 1
-        item.step = Step(self._n_steps, item.watermarks, is_final, n_sources)
+        step = Step(self._n_steps, watermarks, is_final, n_sources)
         self._n_steps += 1
-
-    def _end_step(self, *, is_final: bool) -> None:
-        """Post a step without a micro-batch, which has been let in."""
-        item = self._item("", None, 0)
-        self._add_step(item, is_final=is_final)
-        self._post(item)
+        return step
 
     def _post(self, item: SourceItem) -> None:
-        reaches_all = item.step is not None and self._shape.reaches_all
-        parts = range(len(self._partitions)) if reaches_all else (item.owner,)
-        self._flow.backlog.open(item, parts)
-        if item.step is None or item.step.n_sources == 1:
-            self._partitions[item.owner].post_item(item)
+        step, partitions = item.step, self._partitions
+        reaches_all = step is not None and self._shape.reaches_all
+        self._flow.backlog.open(item, range(len(partitions)) if reaches_all else (item.owner,))
+        if step is None or step.n_sources == 1:
+            partitions[item.owner].post_item(item)
             return
-        for partition in self._partitions:
+        for partition in partitions:
             partition.post_item(item)
+
+    def _now_ns(self) -> int:
+        return int(self._clock() * 1e9)
 
     def _watermarks(self) -> dict[str, int]:
         """Return the watermark of each stream, after moving idle ones up to the others."""
@@ -320,18 +328,18 @@ class Intake:
             # Lifting the stream itself makes its rows late if it comes back with older ones.
             tracker.watermark = max(tracker.watermark, least_ns // self._unit_ns[name])
 
-    def _closes_windows(self) -> bool:
-        """Say whether the watermarks have passed the end of a window since this was last asked."""
-        step = Step(0, self._watermarks(), False, 0)
-        closed_below = tuple(
-            grid.closed_below(watermark_at(step, bounds), late)
-            for grid, lateness, bounds in self._grids
-            for late in sorted({0, lateness})
-        )
-        if closed_below == self._closed_below:
-            return False
-        self._closed_below = closed_below
-        return True
+
+class _Queues(Sequence[int]):
+    """Rows that each partition has still to take in, at the moment of looking."""
+
+    def __init__(self, partitions: Sequence[Partition]) -> None:
+        self._partitions = partitions
+
+    def __len__(self) -> int:
+        return len(self._partitions)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._partitions[index].rows_pending
 
 
 def _unit_nanoseconds(stream: StreamDefinition) -> int:

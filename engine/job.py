@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from millstream.engine.columns import event_times
 from millstream.engine.conform import Conformer
-from millstream.engine.deadline import Deadline
+from millstream.engine.deadline import NO_DEADLINE, Deadline
 from millstream.engine.diagnose import Diagnosis, diagnose
 from millstream.engine.row_buffer import RowBuffer, can_buffer
 from millstream.engine.runtime import Runtime
@@ -105,7 +105,7 @@ class Job:
         """
         self._definition(stream)
         self._runtime.check_running()
-        deadline = Deadline(timeout)
+        deadline = NO_DEADLINE if timeout is None else Deadline(timeout)
         buffer = self._row_buffers.get(stream)
         if buffer is not None and timeout is None and source_partition == 0 and _is_row(data):
             self._flush_rows(deadline, except_for=stream)
@@ -166,7 +166,7 @@ class Job:
         if definition.event_time is None:
             raise SourceError(f"stream {stream!r} has no event time")
         type_ = definition.schema.field(definition.event_time).type
-        self._flush_rows(Deadline(None))
+        self._flush_rows(NO_DEADLINE)
         self._runtime.intake.advance_watermark(stream, _event_time(when, type_))
 
     def finish(self) -> None:
@@ -176,7 +176,7 @@ class Job:
             JobFailed: If the job has failed.
         """
         try:
-            self._flush_rows(Deadline(None))
+            self._flush_rows(NO_DEADLINE)
             self._runtime.finish()
         except BaseException:
             self._runtime.cancel()
@@ -233,11 +233,10 @@ class Job:
         Returns:
             False if the time ran out before all rows had been taken.
         """
-        return all(
-            buffer.flush(deadline)
-            for name, buffer in self._row_buffers.items()
-            if name != except_for
-        )
+        for name, buffer in self._row_buffers.items():
+            if name != except_for and not buffer.flush(deadline):
+                return False
+        return True
 
     def _close_rows(self) -> None:
         for buffer in self._row_buffers.values():

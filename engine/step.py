@@ -10,7 +10,7 @@ import pyarrow as pa
 from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END, TimeBounds
 from millstream.planner.nodes import WatermarkBound
 
-__all__ = ["AtHand", "Contribution", "SourceItem", "Step", "watermark_at"]
+__all__ = ["AtHand", "Contribution", "SourceItem", "Step", "delayed_watermark", "watermark_at"]
 
 
 @dataclass(slots=True, eq=False)
@@ -97,8 +97,12 @@ def watermark_at(step: Step, bounds: tuple[WatermarkBound, ...]) -> int:
     """Return the watermark of a plan node at a step: the least of its bounds."""
     least = WATERMARK_END
     for bound in bounds:
-        watermark = step.watermarks[bound.stream]
-        if watermark not in (NO_WATERMARK, WATERMARK_END):
-            watermark = max(watermark - bound.delay, NO_WATERMARK)
-        least = min(least, watermark)
+        least = min(least, delayed_watermark(step.watermarks[bound.stream], bound.delay))
     return least
+
+
+def delayed_watermark(watermark: int, delay: int) -> int:
+    """Return the watermark of a stream as one of the bounds of a node."""
+    if delay == 0 or watermark in (NO_WATERMARK, WATERMARK_END):
+        return watermark
+    return max(watermark - delay, NO_WATERMARK)

@@ -27,6 +27,7 @@ __all__ = [
     "Route",
     "SmartRepartition",
     "StickyPartition",
+    "is_ours",
     "make_strategy",
 ]
 
@@ -111,12 +112,20 @@ class _Dealer:
     ) -> Route:
         self._n_batches += 1
         if pending[self._last] > 0:
-            n_partitions = len(pending)
-            # Ties go to the next in turn, so that a steady load is dealt out evenly.
-            turns = [(self._last + step) % n_partitions for step in range(1, n_partitions + 1)]
-            self._last = min(turns, key=pending.__getitem__)
+            self._last = self._least(pending)
             self._n_moves += 1
         return self._last
+
+    def _least(self, pending: Sequence[int]) -> int:
+        """Return the partition with the least to do; of several the next in turn after the last.
+
+        A steady load is thus dealt out evenly.
+        """
+        n_partitions = len(pending)
+        if n_partitions == 1:
+            return 0
+        turns = [(self._last + step) % n_partitions for step in range(1, n_partitions + 1)]
+        return min(turns, key=pending.__getitem__)
 
     def counters(self) -> Mapping[str, int]:
         return {"batches": self._n_batches, "moves": self._n_moves}
@@ -285,3 +294,8 @@ def make_strategy(strategy: str | PartitioningStrategy | None) -> PartitioningSt
     if missing:
         raise SqlError(f"a partitioning strategy must have {', '.join(missing)}: {strategy!r}")
     return strategy
+
+
+def is_ours(strategy: PartitioningStrategy) -> bool:
+    """Say whether a strategy is one of this module, and not the user's or derived from one."""
+    return type(strategy) in STRATEGIES.values()
