@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from millstream.engine.dead_letters import DeadLetters
 from millstream.engine.late_rows import LateRows
-from millstream.engine.operators.aggregate import FinalAggregate, PartialAggregate, SingleAggregate
+from millstream.engine.operators.aggregate import FinalAggregate, SingleAggregate
 from millstream.engine.operators.assign_windows import AssignWindows
 from millstream.engine.operators.base import Counters, Operator
 from millstream.engine.operators.changelog import Changelog
 from millstream.engine.operators.over import Over
+from millstream.engine.operators.partial_aggregate import PartialAggregate
 from millstream.engine.operators.session import SessionAggregate
 from millstream.engine.operators.window_select import WindowSelect
 from millstream.engine.row_watermarks import RowWatermarks

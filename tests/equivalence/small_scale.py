@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 from millstream.engine import exchange
-from millstream.engine.operators import aggregate, changelog, over, reduction, session
+from millstream.engine.operators import aggregate, changelog, over, partials, reduction, session
 from millstream.engine.state import (
     accumulators,
     frames,
@@ -24,7 +24,8 @@ __all__ = ["small_scale"]
 # Module, constant and the value that makes a difference to a handful of rows.
 _LIMITS = (
     (exchange, "_EARLY_ROWS", 2),
-    (aggregate, "_RUN_ROWS_LEAST", 1),
+    (partials, "_RUN_ROWS_LEAST", 1),
+    (aggregate, "_GATHERED_ROWS_MAX", 2),
     (reduction, "_PROBE_ROWS", 4),
     (reduction, "_BYPASS_ROWS", 6),
     (over, "_BLOCK_ROWS", 4),

@@ -1,0 +1,91 @@
+"""The groups of an aggregate: how rows and partial groups get in, and results out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from millstream.engine.operators.base import HeldBack
+from millstream.engine.operators.calls import Calls
+from millstream.engine.operators.windowing import WindowGrid
+from millstream.engine.source_rows import SourceRows
+from millstream.engine.state.accumulators import Accumulators
+from millstream.engine.state.group_state import GroupState
+from millstream.engine.state.key_table import KeyPart, Word
+from millstream.engine.step import AtHand
+from millstream.kernels.compile import I64, U32
+from millstream.planner.nodes import Aggregate as AggregateNode
+
+__all__ = ["Grouping"]
+
+
+class Grouping:
+    """What all phases share: the state and how rows or partial groups get into it."""
+
+    def __init__(
+        self,
+        node: AggregateNode,
+        rows_schema: pa.Schema,
+        functions: Mapping[str, object],
+        n_prefix_words: int,
+        *,
+        merges: bool,
+        at_hand: AtHand | None = None,
+    ) -> None:
+        self.node = node
+        self.grid = None if node.window is None else WindowGrid(node.window, node.allowed_lateness)
+        self.calls = Calls(node.calls, rows_schema, functions, at_hand)
+        self.keeps_rows = any(call.path == "buffered" or call.distinct for call in node.calls)
+        key_types = [rows_schema.field(key).type for key in node.keys]
+        self.state = GroupState(key_types, n_prefix_words, self.calls.specs, merges=merges)
+
+    def add_rows(self, batch: pa.RecordBatch, prefix: Sequence[Word]) -> U32:
+        """Add rows of the input and return their groups."""
+        keys = [batch.column(key) for key in self.node.keys]
+        group_ids = self.state.update(batch.num_rows, prefix, keys, self.calls.values(batch))
+        self.calls.keep(batch, group_ids)
+        return group_ids
+
+    def add_parts(self, parts: Sequence[SourceRows], prefixes: Sequence[Sequence[Word]]) -> U32:
+        """Add rows that came one after the other, and return the groups of all."""
+        keys = [
+            KeyPart([rows.column(key) for key in self.node.keys], prefix, rows.num_rows)
+            for rows, prefix in zip(parts, prefixes, strict=True)
+        ]
+        return self.state.update_parts(keys, [self.calls.values(rows) for rows in parts])
+
+    def row_states(self, batch: pa.RecordBatch | SourceRows) -> list[pa.Array]:
+        """Return the accumulators of groups of one row each, for every row of a batch."""
+        accumulators = Accumulators(self.calls.specs, merges=False)
+        rows = np.arange(batch.num_rows, dtype=np.uint32)
+        accumulators.update(self.calls.values(batch), rows, batch.num_rows, new_have_rows=True)
+        return accumulators.columns(slice(0, batch.num_rows))
+
+    def results(self, group_ids: U32 | slice) -> pa.RecordBatch:
+        """Return the finished rows of some groups in the node's output schema."""
+        columns: list[pa.Array] = []
+        if self.grid is not None:
+            columns += self.grid.columns(self.state.prefix_words(0)[group_ids])
+        columns += self.state.keys(group_ids)
+        columns += self.calls.results(self.state.accumulated(group_ids), group_ids)
+        return pa.RecordBatch.from_arrays(columns, schema=self.node.schema)
+
+    def held_back(self, ends: I64) -> HeldBack | None:
+        """Say that windows with these ends wait for the watermark."""
+        if self.node.window is None:
+            return None
+        # The watermark of the node stays behind that of the stream by this much.
+        delay = max((bound.delay for bound in self.node.watermark), default=0)
+        return HeldBack("window", ends + delay, self.node.window.time_type)
+
+    def retain(self, group_ids: U32) -> None:
+        """Keep only these groups, renumbered from 0 in this order."""
+        self.state.retain(group_ids)
+        self.calls.retain(group_ids)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of keys, accumulators and kept rows."""
+        return self.state.state_bytes + self.calls.state_bytes

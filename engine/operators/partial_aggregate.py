@@ -1,0 +1,162 @@
+"""GROUP BY before an exchange: each partition adds up what it sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from millstream.engine.event_time import NO_WATERMARK
+from millstream.engine.late_rows import LateRows
+from millstream.engine.operators.base import Collector, Counters, HeldBack
+from millstream.engine.operators.grouping import Grouping
+from millstream.engine.operators.partials import partial_batch
+from millstream.engine.operators.reduction import Reduction
+from millstream.engine.operators.windowing import or_all_windows, word_per_row
+from millstream.engine.row_watermarks import RowWatermarks
+from millstream.engine.source_rows import SourceRows
+from millstream.engine.state.key_table import Word
+from millstream.engine.step import AtHand
+from millstream.kernels.compile import I64, U32
+from millstream.planner.nodes import Aggregate as AggregateNode
+
+__all__ = ["PartialAggregate"]
+
+
+class PartialAggregate:
+    """The side of an aggregate before the exchange: accumulates what this partition sees.
+
+    Args:
+        node: An aggregate of phase ``partial``.
+        counters: Of the partition.
+        watermarks: Judges rows.
+        late_rows: Where late rows go, or None.
+        at_hand: What the partition is working on.
+        is_deferred: Whether groups of final results may wait until their window closes; else they
+            are handed on after each step, as changes are anyway.
+    """
+
+    def __init__(
+        self,
+        node: AggregateNode,
+        counters: Counters,
+        watermarks: RowWatermarks,
+        late_rows: LateRows | None,
+        at_hand: AtHand,
+        *,
+        is_deferred: bool,
+    ) -> None:
+        self._counters = counters
+        self._watermarks = watermarks
+        self._late_rows = late_rows
+        self._is_deferred = is_deferred and node.emit == "final"
+        self._closed_below = NO_WATERMARK
+        self._reduction = Reduction()
+        grid_words = 0 if node.window is None else 1 if node.window.kind == "tumble" else 2
+        self._grouping = Grouping(
+            node, node.input.schema, {}, grid_words, merges=False, at_hand=at_hand
+        )
+
+    def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
+        grid = self._grouping.grid
+        if grid is None:
+            self._add(batch, [], out)
+            return
+        panes = grid.assign(batch, self._watermarks.of(batch), self._late_rows)
+        self._counters.rows_late += panes.n_late
+        self._add(panes.batch, self._prefix(panes.panes, panes.first_ends), out)
+
+    @property
+    def takes_rows(self) -> bool:
+        """Whether it takes micro-batches as they are."""
+        return not self._grouping.keeps_rows
+
+    def process_rows(self, parts: Sequence[SourceRows], out: Collector) -> None:
+        grouping, grid = self._grouping, self._grouping.grid
+        prefixes: list[list[Word]] = [[] for _ in parts]
+        if grid is not None:
+            prefixes = [self._prefix(grid.panes_of(rows), None) for rows in parts]
+        if self._reduction.is_bypassed:
+            for rows, prefix in zip(parts, prefixes, strict=True):
+                self._bypass(rows, prefix, out)
+            return
+        n_before = grouping.state.n_groups
+        grouping.add_parts(parts, prefixes)
+        self._observe(sum(rows.num_rows for rows in parts), n_before, out)
+
+    def _prefix(self, panes: Word, first_ends: I64 | None) -> list[Word]:
+        grid = self._grouping.grid
+        if grid is not None and grid.is_overlapping:
+            return [panes, or_all_windows(first_ends)]
+        return [panes]
+
+    def _bypass(
+        self, rows: pa.RecordBatch | SourceRows, prefix: Sequence[Word], out: Collector
+    ) -> None:
+        """Hand rows on as groups of one row each."""
+        self._reduction.bypass(rows.num_rows)
+        words = [word_per_row(word, rows.num_rows) for word in prefix]
+        keys = [rows.column(key) for key in self._grouping.node.keys]
+        out.emit(partial_batch(self._grouping.node, keys, words, self._grouping.row_states(rows)))
+
+    def _add(self, batch: pa.RecordBatch, prefix: list[Word], out: Collector) -> None:
+        grouping = self._grouping
+        if self._reduction.is_bypassed:
+            self._bypass(batch, prefix, out)
+            return
+        n_before = grouping.state.n_groups
+        grouping.add_rows(batch, prefix)
+        self._observe(batch.num_rows, n_before, out)
+
+    def _observe(self, n_rows: int, n_groups_before: int, out: Collector) -> None:
+        if self._reduction.observe(n_rows, self._grouping.state.n_groups - n_groups_before):
+            self._flush_all(out)
+
+    def end_batch(self, out: Collector) -> None:
+        if not self._is_deferred:
+            self._flush_all(out)
+
+    def process_watermark(self, watermark: int, out: Collector) -> None:
+        grid = self._grouping.grid
+        if grid is None or not self._is_deferred:
+            return
+        closed_below = grid.closed_below(watermark)
+        # Rows that come late but are allowed fall into panes that were closed before.
+        if closed_below > self._closed_below or self._grouping.node.allowed_lateness > 0:
+            self._closed_below = closed_below
+            self._flush(out, *self._grouping.state.split(closed_below))
+
+    def end_input(self, out: Collector) -> None:
+        self._flush_all(out)
+
+    @property
+    def state_rows(self) -> int:
+        return self._grouping.state.n_groups
+
+    @property
+    def state_bytes(self) -> int:
+        return self._grouping.state_bytes
+
+    def held_back(self) -> HeldBack | None:
+        grouping = self._grouping
+        if grouping.grid is None or not self._is_deferred:
+            return None
+        panes = grouping.state.prefix_words(0)
+        return grouping.held_back(grouping.grid.open_ends(panes, self._closed_below))
+
+    def _flush_all(self, out: Collector) -> None:
+        self._flush(out, slice(0, self._grouping.state.n_groups), np.empty(0, np.uint32))
+
+    def _flush(self, out: Collector, group_ids: U32 | slice, rest: U32) -> None:
+        if len(rest) == self._grouping.state.n_groups:
+            return
+        grouping, state = self._grouping, self._grouping.state
+        n_words = 0 if grouping.grid is None else 2 if grouping.grid.is_overlapping else 1
+        prefix = [state.prefix_words(index)[group_ids] for index in range(n_words)]
+        out.emit(
+            partial_batch(
+                self._grouping.node, state.keys(group_ids), prefix, state.accumulated(group_ids)
+            )
+        )
+        grouping.retain(rest)
