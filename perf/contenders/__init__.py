@@ -2,12 +2,13 @@
 
 from perf.contenders.arrow_loop import ArrowLoop
 from perf.contenders.engines import BatchSql, DataFusion, DuckDb, Polars, duckdb_answer
-from perf.contenders.limit import SumColumns
+from perf.contenders.limit import CopyColumns, SumColumns
 from perf.contenders.stream import Millstream
 
 __all__ = [
     "ArrowLoop",
     "BatchSql",
+    "CopyColumns",
     "DataFusion",
     "DuckDb",
     "Millstream",

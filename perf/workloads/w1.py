@@ -13,6 +13,7 @@ from perf.cases import Case, Inputs, Measurement, StreamSpec, Suite
 from perf.contenders import (
     ArrowLoop,
     BatchSql,
+    CopyColumns,
     DataFusion,
     DuckDb,
     Millstream,
@@ -120,6 +121,7 @@ W1_CASE = Case(
         DuckDb(BATCH_SQL),
         Polars(_polars, "group_by(ts.dt.truncate('10s'), k).agg(len, sum, max)", "ticks"),
         SumColumns("ticks"),
+        CopyColumns("ticks"),
     ),
 )
 
