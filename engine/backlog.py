@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from millstream.engine.step import SourceItem
 
@@ -47,16 +47,19 @@ class Backlog:
             if n_parts == 0:
                 self._add(partition, item, 1)
 
-    def done(self, item: SourceItem, partition: int) -> bool:
-        """Note that a partition has done a part of an item; say whether the item is complete."""
+    def done(self, items: Sequence[SourceItem], partition: int) -> list[SourceItem]:
+        """Note that a partition has done a part of each item; return those that are complete."""
         with self._lock:
-            n_parts = item.parts_left[partition] - 1
-            if n_parts > 0:
-                item.parts_left[partition] = n_parts
-                return False
-            del item.parts_left[partition]
-            self._add(partition, item, -1)
-            return not item.parts_left
+            return [item for item in items if self._is_complete_after(item, partition)]
+
+    def _is_complete_after(self, item: SourceItem, partition: int) -> bool:
+        n_parts = item.parts_left[partition] - 1
+        if n_parts > 0:
+            item.parts_left[partition] = n_parts
+            return False
+        del item.parts_left[partition]
+        self._add(partition, item, -1)
+        return not item.parts_left
 
     def _add(self, partition: int, item: SourceItem, sign: int) -> None:
         self.items[partition] += sign

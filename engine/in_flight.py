@@ -124,7 +124,13 @@ class InFlight:
             self._changed.notify_all()
 
     def leave(self, n_rows: int, n_bytes: int, n_items: int = 1) -> None:
-        """Give room back: items are done."""
+        """Give the room of micro-batches back: they are done.
+
+        Args:
+            n_rows: Rows of all of them.
+            n_bytes: Bytes of all of them.
+            n_items: How many.
+        """
         with self._lock:
             self.rows_done += n_rows
             self._bytes -= n_bytes

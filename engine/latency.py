@@ -38,9 +38,11 @@ class LatencyHistogram:
 
     def record(self, duration_ns: int) -> None:
         """Count one duration in nanoseconds; negative ones count as zero."""
-        duration_ns = max(duration_ns, 0)
-        self._counts[_bucket(duration_ns)] += 1
-        self.total_ns += duration_ns
+        if duration_ns > 0:
+            self._counts[_bucket(duration_ns)] += 1
+            self.total_ns += duration_ns
+        else:
+            self._counts[0] += 1
 
     def quantile_us(self, fraction: float) -> float | None:
         """Return the microseconds that ``fraction`` of all stayed within, or None without any."""

@@ -108,13 +108,13 @@ class Hooks:
 
     Attributes:
         failed: Takes what was raised, the item at hand and the partition; the thread ends then.
-        mapped: Takes an item that ends no step and is done.
+        mapped: Takes items that end no step and are done.
         progressed: Called after each message.
         closed: Called when the outputs have been closed.
     """
 
     failed: OnError
-    mapped: Callable[[SourceItem], None]
+    mapped: Callable[[Sequence[SourceItem]], None]
     progressed: Callable[[], None]
     closed: Callable[[], None]
 
@@ -243,7 +243,6 @@ class Partition:
         at_hand, sheet, progressed = self.at_hand, self.sheet, self._hooks.progressed
         try:
             while True:
-                sheet.switch(IDLE)
                 message = self._next()
                 sheet.begin_message()
                 if self._is_stopping:
@@ -275,7 +274,11 @@ class Partition:
 
     def _next(self) -> Message:
         held, self._held = self._held, None
-        return self._inbox.get() if held is None else held
+        if held is not None:
+            return held
+        if self._inbox.empty():
+            self.sheet.switch(IDLE)
+        return self._inbox.get()
 
     def _gather(self, first: SourceItem) -> list[SourceItem]:
         """Take out of the mailbox what waits and can be processed with an item as one batch."""
@@ -321,8 +324,7 @@ class Partition:
             self._emit_whole(items, source)
         counters.rows_mapped += sum(item.n_rows for item in items)
         counters.bytes_mapped += sum(item.n_bytes for item in items)
-        for item in items:
-            self._hooks.mapped(item)
+        self._hooks.mapped(items)
 
     def _emit_whole(self, items: list[SourceItem], source: SourceLink) -> None:
         try:
@@ -359,7 +361,7 @@ class Partition:
             self.counters.rows_mapped += item.n_rows
             self.counters.bytes_mapped += item.n_bytes
         if item.step is None:
-            self._hooks.mapped(item)
+            self._hooks.mapped((item,))
             return
         for source in sources:
             source.downstream.end_step(item)

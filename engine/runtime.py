@@ -21,6 +21,7 @@ from millstream.engine.failures import describe_failure
 from millstream.engine.flow_control import FlowControl, QueueLimits
 from millstream.engine.intake import Intake
 from millstream.engine.late_rows import LateRows, late_schema
+from millstream.engine.latency import LatencyHistogram
 from millstream.engine.operators.base import Counters, Operator
 from millstream.engine.operators.registry import OperatorContext
 from millstream.engine.partition import Hooks, Partition
@@ -131,6 +132,10 @@ class Runtime:
     ) -> Partition:
         counters, at_hand, sheet = Counters(), AtHand(), TimeSheet(self._config.clock)
         acknowledge = partial(self._acknowledge, index)
+
+        def acknowledge_one(item: SourceItem) -> None:
+            acknowledge((item,))
+
         late_rows, dead_letters = None, None
         if late_sinks:
             late_rows = LateRows(timed_sinks(late_sinks, sheet), self.streams, at_hand)
@@ -155,7 +160,8 @@ class Runtime:
         pipelines = build_pipelines(
             self.root,
             TimedSinkLink(
-                SinkLink(sink, len(self.root.schema), counters, acknowledge, index, at_hand), sheet
+                SinkLink(sink, len(self.root.schema), counters, acknowledge_one, index, at_hand),
+                sheet,
             ),
             context,
             streams=self.streams,
@@ -302,27 +308,35 @@ class Runtime:
         """
         return self.observer.stats(self.state, state_age_max=state_age_max)
 
-    def _acknowledge(self, partition: int, item: SourceItem) -> None:
-        """Note that an item has passed a partition."""
-        passed = self._partitions[partition]
-        passed.watermarks = item.watermarks
-        if item.step is None or not item.step.is_final:
-            passed.latencies.parts.record(self._age_ns(item))
-        self._end_part(partition, item)
-
-    def _age_ns(self, item: SourceItem) -> int:
-        return int(self._config.clock() * 1e9) - item.pushed_at_ns
+    def _acknowledge(self, partition: int, items: Sequence[SourceItem]) -> None:
+        """Note that items have passed a partition."""
+        passed, now_ns = self._partitions[partition], self._now_ns()
+        passed.watermarks = items[-1].watermarks
+        _record(passed.latencies.parts, items, now_ns)
+        self._end_parts(partition, items, now_ns)
 
     def _end_part(self, partition: int, item: SourceItem) -> None:
         """Note that a partition has done one of its parts in an item."""
-        if not self._flow.backlog.done(item, partition):
+        self._end_parts(partition, (item,), self._now_ns())
+
+    def _end_parts(self, partition: int, items: Sequence[SourceItem], now_ns: int) -> None:
+        complete = self._flow.backlog.done(items, partition)
+        if not complete:
             return
-        if item.step is None or not item.step.is_final:
-            self._partitions[partition].latencies.items.record(self._age_ns(item))
-        if item.batch is None:
-            self._in_flight.leave_step()
-        else:
-            self._in_flight.leave(item.n_rows, item.n_bytes)
+        _record(self._partitions[partition].latencies.items, complete, now_ns)
+        n_rows = n_bytes = n_batches = 0
+        for item in complete:
+            if item.batch is None:
+                self._in_flight.leave_step()
+            else:
+                n_rows += item.n_rows
+                n_bytes += item.n_bytes
+                n_batches += 1
+        if n_batches > 0:
+            self._in_flight.leave(n_rows, n_bytes, n_batches)
+
+    def _now_ns(self) -> int:
+        return int(self._config.clock() * 1e9)
 
     def _fail(self, error: BaseException, item: SourceItem | None, partition: int | None) -> None:
         # The others need not wait until it is known which row it was.
@@ -354,3 +368,10 @@ class Runtime:
         deadline = time.monotonic() + self._config.stop_timeout_seconds
         for partition in self._partitions:
             partition.join(max(0.0, deadline - time.monotonic()))
+
+
+def _record(latencies: LatencyHistogram, items: Sequence[SourceItem], now_ns: int) -> None:
+    for item in items:
+        # The last step is taken when the job is told to finish; nobody has pushed it.
+        if item.step is None or not item.step.is_final:
+            latencies.record(now_ns - item.pushed_at_ns)

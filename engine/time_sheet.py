@@ -32,7 +32,7 @@ class TimeSheet:
         self._seconds = [0.0] * 3
         self._account = IDLE
         self._since = clock()
-        self._has_ended = False
+        self._ended_at: float | None = None
         self._message_since = self._since
 
     def add_operator(self, name: str) -> int:
@@ -44,6 +44,8 @@ class TimeSheet:
     def switch(self, account: int) -> int:
         """Let time run into another account from now on and return the one before."""
         before = self._account
+        if account == before:
+            return before
         now = self._clock()
         # No call separates these, so that no reader comes between: an interval is counted once.
         self._seconds[before] += now - self._since
@@ -52,21 +54,21 @@ class TimeSheet:
         return before
 
     def begin_message(self) -> None:
-        """Note that a message is taken up. In between, the thread switches to ``IDLE``."""
+        """Note that a message is taken up. Before it waits for one, the thread is ``IDLE``."""
+        # First, so that nobody takes the message before for one that takes that long.
+        self._message_since = self._clock()
         self.switch(ENGINE)
-        self._message_since = self._since
 
     def end(self) -> None:
         """Note that the thread ends: no more time passes."""
         self.switch(IDLE)
-        self._has_ended = True
+        self._ended_at = self._clock()
 
     def seconds(self) -> list[float]:
         """Return the time spent by account, the time since the last switch included."""
-        now = self._clock()
+        now = self._clock() if self._ended_at is None else self._ended_at
         seconds = self._seconds.copy()
-        if not self._has_ended:
-            seconds[self._account] += max(now - self._since, 0.0)
+        seconds[self._account] += max(now - self._since, 0.0)
         return seconds
 
     def by_operator(self, seconds: list[float]) -> dict[str, float]:
@@ -82,8 +84,7 @@ class TimeSheet:
 
         Time in sinks counts, since it cannot be told apart while it lasts.
         """
-        is_idle = self._account == IDLE or self._has_ended
-        return 0.0 if is_idle else self._clock() - self._message_since
+        return 0.0 if self._account == IDLE else self._clock() - self._message_since
 
     @property
     def operator_at_work(self) -> str | None:

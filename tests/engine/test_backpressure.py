@@ -343,10 +343,10 @@ def test_an_item_waits_for_all_partitions_that_have_a_part_in_it():
     shared = item(5, 50)
     backlog.open(shared, range(3))
     assert (backlog.rows, backlog.bytes, backlog.items) == ([5] * 3, [50] * 3, [1] * 3)
-    assert not backlog.done(shared, 1)
+    assert backlog.done([shared], 1) == []
     assert backlog.rows == [5, 0, 5]
-    assert not backlog.done(shared, 0)
-    assert backlog.done(shared, 2)
+    assert backlog.done([shared], 0) == []
+    assert backlog.done([shared], 2) == [shared]
     assert (backlog.rows, backlog.bytes, backlog.items) == ([0] * 3, [0] * 3, [0] * 3)
 
 
@@ -357,11 +357,11 @@ def test_an_item_counts_once_for_a_partition_with_several_parts_in_it():
     backlog.hold(own, 0)
     backlog.hold(own, 1)
     assert backlog.rows == [5, 5]
-    assert not backlog.done(own, 0)
+    assert backlog.done([own], 0) == []
     assert backlog.rows == [5, 5]
-    assert not backlog.done(own, 0)
+    assert backlog.done([own], 0) == []
     assert backlog.rows == [0, 5]
-    assert backlog.done(own, 1)
+    assert backlog.done([own], 1) == [own]
 
 
 def test_steps_without_rows_are_counted_apart():
@@ -369,7 +369,7 @@ def test_steps_without_rows_are_counted_apart():
     step = SourceItem(-1, "", None, None, 0, {}, {})
     backlog.open(step, [0])
     assert (backlog.rows, backlog.steps, backlog.items) == ([0], [1], [1])
-    assert backlog.done(step, 0)
+    assert backlog.done([step], 0) == [step]
     assert (backlog.steps, backlog.items) == ([0], [0])
 
 
