@@ -1,10 +1,13 @@
 """Frames of preceding rows: which rows of its key a row sees.
 
-Rows come sorted by key, as :func:`millstream.kernels.ordering.group_rows` leaves them: ``groups``
-has the keys that occur, ``offsets`` where each one's rows begin in ``order``, and ``order`` the
-indices of the rows. Within its key each row has a number, counted from the key's first row ever;
-``counts`` has the number of the next row to come. A frame reaches from a row's ``start``, which is
-such a number, to the row itself, and starts never go back.
+Kernels of bounded frames want their rows sorted by key, as
+:func:`millstream.kernels.ordering.group_rows` leaves them: ``groups`` has the keys that occur,
+``offsets`` where each one's rows begin in ``order``, and ``order`` the indices of the rows. A
+position is a place in ``order``. Kernels of frames without bounds take the rows as they come.
+
+Within its key each row has a number, counted from the key's first row ever; ``counts`` has the
+number of the next row to come. A frame reaches from a row's ``start``, which is such a number, to
+the row itself, and starts never go back.
 
 Times of earlier rows lie in rings, see :mod:`millstream.kernels.rings`.
 """
@@ -19,10 +22,11 @@ __all__ = [
     "close_row_frames",
     "close_time_frames",
     "expire_rows",
+    "measure_frames",
     "number_rows",
-    "open_row_frames",
     "open_time_frames",
     "rank_rows",
+    "size_row_frames",
     "spread_to_peers",
 ]
 
@@ -32,61 +36,73 @@ _INT64_MIN = -(2**63)
 
 
 @kernel
-def number_rows(groups: U32, offsets: I64, order: U32, counts: I64, numbers: I64) -> None:
+def number_rows(group_ids: U32, counts: I64, numbers: I64) -> None:
     """Number the rows of each key from 1 on.
+
+    Args:
+        group_ids: uint32[n_rows], in any order of the keys.
+        counts: int64[n_groups], rows of each key so far; raised.
+        numbers: int64[n_rows], out.
+    """
+    for row in range(group_ids.shape[0]):
+        count = counts[group_ids[row]] + 1
+        counts[group_ids[row]] = count
+        numbers[row] = count
+
+
+@kernel
+def size_row_frames(groups: U32, offsets: I64, preceding: int, counts: I64, needs: I64) -> None:
+    """Find how many rows frames of a number of preceding rows and the current one have at most.
 
     Args:
         groups: uint32[n_keys], see the module.
         offsets: int64[n_keys + 1].
-        order: uint32[n_rows].
-        counts: int64[n_groups], rows of each key so far.
-        numbers: int64[n_rows], out, by row.
+        preceding: Rows before the current one, from 0 to 2**62: unchecked.
+        counts: int64[n_groups].
+        needs: int64[n_keys], out, rows in the longest frame.
     """
     for place in range(groups.shape[0]):
-        count = counts[groups[place]]
-        for position in range(offsets[place], offsets[place + 1]):
-            count += 1
-            numbers[order[position]] = count
+        count = counts[groups[place]] + offsets[place + 1] - offsets[place]
+        needs[place] = min(count, preceding + 1)
 
 
 @kernel
-def open_row_frames(
+def measure_frames(
     groups: U32,
     offsets: I64,
     order: U32,
     preceding: int,
-    counts: I64,
     starts: I64,
+    counts: I64,
     lengths: I64,
-    needs: I64,
 ) -> None:
-    """Find frames of a number of preceding rows and the current one.
+    """Count the rows of each frame.
 
     Args:
         groups: uint32[n_keys], see the module.
         offsets: int64[n_keys + 1].
         order: uint32[n_rows].
-        preceding: Rows before the current one, from 0 to 2**62: unchecked.
+        preceding: Rows before the current one, from 0 to 2**62, or -1 if ``starts`` tells.
+        starts: int64[n_rows], the start of each frame, by position; or none.
         counts: int64[n_groups].
-        starts: int64[n_rows], out, the start of each frame, by position in ``order``.
-        lengths: int64[n_rows], out, rows in each frame, by row.
-        needs: int64[n_keys], out, rows in the longest frame.
+        lengths: int64[n_rows], out, by row.
     """
     for place in range(groups.shape[0]):
         count = counts[groups[place]]
-        for position in range(offsets[place], offsets[place + 1]):
-            start = max(count - preceding, 0)
-            count += 1
-            starts[position] = start
-            lengths[order[position]] = count - start
-        needs[place] = min(count, preceding + 1)
+        if preceding < 0:
+            for position in range(offsets[place], offsets[place + 1]):
+                count += 1
+                lengths[order[position]] = count - starts[position]
+        else:
+            for position in range(offsets[place], offsets[place + 1]):
+                count += 1
+                lengths[order[position]] = min(count, preceding + 1)
 
 
 @kernel
 def open_time_frames(
     groups: U32,
     offsets: I64,
-    order: U32,
     times: I64,
     reach: int,
     heads: I64,
@@ -95,7 +111,6 @@ def open_time_frames(
     capacities: I64,
     ring_times: I64,
     starts: I64,
-    lengths: I64,
     needs: I64,
 ) -> None:
     """Find frames of the rows that are at most ``reach`` older than the current one.
@@ -105,16 +120,15 @@ def open_time_frames(
     Args:
         groups: uint32[n_keys], see the module.
         offsets: int64[n_keys + 1].
-        order: uint32[n_rows].
-        times: int64[n_rows], ascending within a key and not before the rows so far: unchecked.
+        times: int64[n_rows] by position, ascending within a key and not before the rows so far:
+            unchecked.
         reach: Units of time, 0 or more: unchecked.
         heads: int64[n_groups], the oldest row whose time is known.
         counts: int64[n_groups].
         places: int64[n_groups].
         capacities: int64[n_groups].
         ring_times: int64[n_slots], times of the rows so far.
-        starts: int64[n_rows], out, the start of each frame, by position in ``order``.
-        lengths: int64[n_rows], out, rows in each frame, by row.
+        starts: int64[n_rows], out, the start of each frame, by position.
         needs: int64[n_keys], out, rows in the longest frame.
     """
     for place in range(groups.shape[0]):
@@ -125,16 +139,14 @@ def open_time_frames(
         count = n_old
         longest = 0
         for position in range(first, offsets[place + 1]):
-            row = order[position]
-            limit = max(times[row], _INT64_MIN + reach) - reach
+            limit = max(times[position], _INT64_MIN + reach) - reach
             while head < n_old and ring_times[slot + (head & mask)] < limit:
                 head += 1
             if head >= n_old:
-                while times[order[first + head - n_old]] < limit:
+                while times[first + head - n_old] < limit:
                     head += 1
             count += 1
             starts[position] = head
-            lengths[row] = count - head
             longest = max(longest, count - head)
         needs[place] = longest
 
@@ -167,7 +179,6 @@ def close_row_frames(groups: U32, offsets: I64, preceding: int, heads: I64, coun
 def close_time_frames(
     groups: U32,
     offsets: I64,
-    order: U32,
     times: I64,
     starts: I64,
     heads: I64,
@@ -181,8 +192,7 @@ def close_time_frames(
     Args:
         groups: uint32[n_keys], see the module.
         offsets: int64[n_keys + 1].
-        order: uint32[n_rows].
-        times: int64[n_rows].
+        times: int64[n_rows] by position.
         starts: int64[n_rows] of :func:`open_time_frames`.
         heads: int64[n_groups], the oldest row that is kept; raised.
         counts: int64[n_groups]; raised.
@@ -203,7 +213,7 @@ def close_time_frames(
         count = n_old + stop - first
         slot, mask = places[group], capacities[group] - 1
         for number in range(max(head, n_old), count):
-            ring_times[slot + (number & mask)] = times[order[first + number - n_old]]
+            ring_times[slot + (number & mask)] = times[first + number - n_old]
         heads[group] = head
         counts[group] = count
         n_more += count - head
@@ -244,44 +254,34 @@ def expire_rows(
 
 @kernel
 def rank_rows(
-    groups: U32,
-    offsets: I64,
-    order: U32,
+    group_ids: U32,
     times: I64,
+    is_dense: bool,
     counts: I64,
-    distinct_counts: I64,
+    last_times: I64,
+    last_ranks: I64,
     ranks: I64,
-    dense_ranks: I64,
 ) -> None:
-    """Rank the rows of each key by time, with gaps behind rows of one time and without.
-
-    Rows of one time must come in one step: unchecked.
+    """Rank the rows of each key by time, with gaps behind rows of one time or without.
 
     Args:
-        groups: uint32[n_keys], see the module.
-        offsets: int64[n_keys + 1].
-        order: uint32[n_rows].
-        times: int64[n_rows], ascending within a key: unchecked.
+        group_ids: uint32[n_rows], in any order of the keys.
+        times: int64[n_rows], ascending within a key, also from step to step: unchecked.
+        is_dense: Whether ranks have no gaps.
         counts: int64[n_groups], rows of each key so far; raised.
-        distinct_counts: int64[n_groups], different times of each key so far; raised.
-        ranks: int64[n_rows], out, by row.
-        dense_ranks: int64[n_rows], out, by row.
+        last_times: int64[n_groups], the time of the latest row.
+        last_ranks: int64[n_groups], its rank, 0 for new keys.
+        ranks: int64[n_rows], out.
     """
-    for place in range(groups.shape[0]):
-        group = groups[place]
-        first, stop = offsets[place], offsets[place + 1]
-        count, n_distinct = counts[group], distinct_counts[group]
-        rank = count
-        for position in range(first, stop):
-            row = order[position]
-            count += 1
-            if position == first or times[row] != times[order[position - 1]]:
-                rank = count
-                n_distinct += 1
-            ranks[row] = rank
-            dense_ranks[row] = n_distinct
+    for row in range(group_ids.shape[0]):
+        group = group_ids[row]
+        count, rank = counts[group] + 1, last_ranks[group]
         counts[group] = count
-        distinct_counts[group] = n_distinct
+        if rank == 0 or times[row] != last_times[group]:
+            rank = rank + 1 if is_dense else count
+            last_times[group] = times[row]
+            last_ranks[group] = rank
+        ranks[row] = rank
 
 
 @kernel
@@ -291,11 +291,10 @@ def spread_to_peers(offsets: I64, order: U32, times: I64, values: Values) -> Non
     Args:
         offsets: int64[n_keys + 1], see the module.
         order: uint32[n_rows].
-        times: int64[n_rows], ascending within a key: unchecked.
+        times: int64[n_rows] by position, ascending within a key: unchecked.
         values: [n_rows], by row; changed in place.
     """
     for place in range(offsets.shape[0] - 1):
         for position in range(offsets[place + 1] - 2, offsets[place] - 1, -1):
-            row, next_row = order[position], order[position + 1]
-            if times[row] == times[next_row]:
-                values[row] = values[next_row]
+            if times[position] == times[position + 1]:
+                values[order[position]] = values[order[position + 1]]

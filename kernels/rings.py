@@ -132,6 +132,7 @@ def look_up_first_rows(
     groups: U32,
     offsets: I64,
     order: U32,
+    preceding: int,
     starts: I64,
     counts: I64,
     places: I64,
@@ -146,7 +147,8 @@ def look_up_first_rows(
         groups: uint32[n_keys].
         offsets: int64[n_keys + 1].
         order: uint32[n_rows].
-        starts: int64[n_rows].
+        preceding: Rows before the current one, from 0 to 2**62, or -1 if ``starts`` tells.
+        starts: int64[n_rows], starts of frames, by position in ``order``; or none.
         counts: int64[n_groups].
         places: int64[n_groups].
         capacities: int64[n_groups], enough for the longest frame: unchecked.
@@ -160,8 +162,9 @@ def look_up_first_rows(
         for position in range(offsets[place], offsets[place + 1]):
             row = order[position]
             ring[slot + (number & mask)] = first_new + np.int64(row)
+            start = starts[position] if preceding < 0 else max(number - preceding, 0)
             number += 1
-            positions[row] = ring[slot + (starts[position] & mask)]
+            positions[row] = ring[slot + (start & mask)]
 
 
 @kernel

@@ -141,7 +141,7 @@ class Over:
         batch = timed.rows
         times = None if self._node.order_column is None else timed.times
         key_columns = [batch.column(key) for key in self._node.keys]
-        rows = self._keys.sort(batch.num_rows, key_columns, times)
+        rows = self._keys.number(batch.num_rows, key_columns, times)
         results = self._functions.compute(Inputs(rows, batch))
         n_columns = len(self._node.input.schema)
         columns, hidden = batch.columns[:n_columns], batch.columns[n_columns:]

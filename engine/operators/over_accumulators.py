@@ -14,7 +14,7 @@ from millstream.engine.state.keyed_rows import KeyColumns, KeyedRows
 from millstream.kernels.bitmaps import expand_bits
 from millstream.kernels.compile import I64, U8
 from millstream.kernels.frames import rank_rows
-from millstream.kernels.sliding import ADD, LEAST, from_comparable, to_comparable
+from millstream.kernels.sliding import ADD, GREATEST, LEAST, from_comparable, to_comparable
 
 __all__ = [
     "Accumulator",
@@ -48,16 +48,17 @@ class Inputs:
 
 
 class Accumulator(Protocol):
-    """A number per row that folds its frame.
+    """A number per row that folds its frame."""
 
-    Attributes:
-        values: [n_rows], of the last step.
-    """
-
-    values: npt.NDArray[Any]
+    @property
+    def values(self) -> npt.NDArray[Any]:
+        """[n_rows], of the last step, while the frame is open."""
 
     def update(self, inputs: Inputs) -> None:
-        """Take in a step, while the frame is open."""
+        """Take in a step, while the frame is open and before it folds."""
+
+    def finish(self) -> None:
+        """Take the results, after the frame has folded."""
 
 
 class CountRows:
@@ -68,6 +69,9 @@ class CountRows:
         self.values: I64 = np.empty(0, np.int64)
 
     def update(self, inputs: Inputs) -> None:
+        """Do nothing: the frame knows."""
+
+    def finish(self) -> None:
         self.values = self._frame.lengths
 
 
@@ -78,18 +82,30 @@ class CountValues:
         self._frame = frame
         self._column = column
         self._fold: Fold | None = None
-        self.values: I64 = np.empty(0, np.int64)
+        self._values: I64 | None = None
 
     def update(self, inputs: Inputs) -> None:
+        self._values = None
         _, valid = inputs.column(self._column)
         if valid is None and self._fold is None:
-            self.values = self._frame.lengths
             return
         if self._fold is None:
             self._fold = self._frame.new_fold_of_ones()
         n_rows = inputs.rows.n_rows
         ones = np.ones(n_rows, np.int64) if valid is None else valid.astype(np.int64)
-        self.values = self._fold.fold(inputs.rows, _locked(ones))
+        self._fold.put(_locked(ones))
+
+    def finish(self) -> None:
+        if self._fold is not None:
+            self._values = self._fold.out
+
+    @property
+    def values(self) -> I64:
+        """int64[n_rows]."""
+        if self._values is None:
+            # Most who share a count want it only once there are NULLs.
+            self._values = self._frame.lengths
+        return self._values
 
     @property
     def seen(self) -> U8 | None:
@@ -111,7 +127,10 @@ class Sum:
         values = fixed_values(array).astype(self._dtype, copy=False)
         if valid is not None:
             values = np.where(valid.view(np.bool_), values, self._dtype(0))
-        self.values = self._fold.fold(inputs.rows, _locked(values))
+        self._fold.put(_locked(values))
+
+    def finish(self) -> None:
+        self.values = self._fold.out
 
 
 class Extreme:
@@ -123,20 +142,29 @@ class Extreme:
         self._storage = storage
         self._is_float = storage.kind == "f"
         # The highest bit of unsigned integers is turned into a sign.
-        self._flip = (_INT64_MIN if storage == np.uint64 else 0) ^ (-1 if is_greatest else 0)
-        self._fold = frame.new_fold(LEAST, np.int64)
+        self._flip = _INT64_MIN if storage == np.uint64 else 0
+        self._is_comparable = not self._is_float and self._flip == 0
+        self._of_null = _INT64_MIN if is_greatest else _INT64_MAX
+        self._fold = frame.new_fold(GREATEST if is_greatest else LEAST, np.int64)
         self.values: npt.NDArray[Any] = np.empty(0, storage)
 
     def update(self, inputs: Inputs) -> None:
         array, valid = inputs.column(self._column)
         wide = np.float64 if self._is_float else np.int64
         words = _locked(fixed_values(array).astype(wide, copy=False).view(np.int64))
-        comparable = np.empty(len(words), np.int64)
-        to_comparable(words, self._is_float, self._flip, comparable)
+        if not self._is_comparable:
+            comparable = np.empty(len(words), np.int64)
+            to_comparable(words, self._is_float, self._flip, comparable)
+            words = _locked(comparable)
         if valid is not None:
-            comparable[valid == 0] = _INT64_MAX
-        out: I64 = self._fold.fold(inputs.rows, _locked(comparable))
-        from_comparable(out, self._is_float, self._flip, out)
+            words = _locked(np.where(valid.view(np.bool_), words, np.int64(self._of_null)))
+        self._fold.put(words)
+
+    def finish(self) -> None:
+        out: I64 = self._fold.out
+        if not self._is_comparable:
+            from_comparable(out, self._is_float, self._flip, out)
+        wide = np.float64 if self._is_float else np.int64
         self.values = out.view(wide).astype(self._storage, copy=False)
 
 
@@ -146,24 +174,26 @@ class Ranks:
     def __init__(self, columns: KeyColumns, *, is_dense: bool) -> None:
         self._is_dense = is_dense
         self._counts = columns.add(np.int64)
-        self._distinct_counts = columns.add(np.int64)
+        self._last_times = columns.add(np.int64)
+        self._last_ranks = columns.add(np.int64)
         self.values: I64 = np.empty(0, np.int64)
 
     def update(self, inputs: Inputs) -> None:
         rows = inputs.rows
         assert rows.times is not None, "ranks follow event time"
-        ranks, dense_ranks = np.empty((2, rows.n_rows), np.int64)
+        self.values = np.empty(rows.n_rows, np.int64)
         rank_rows(
-            rows.groups,
-            rows.offsets,
-            rows.order,
+            rows.group_ids,
             rows.times,
+            self._is_dense,
             self._counts.values,
-            self._distinct_counts.values,
-            ranks,
-            dense_ranks,
+            self._last_times.values,
+            self._last_ranks.values,
+            self.values,
         )
-        self.values = dense_ranks if self._is_dense else ranks
+
+    def finish(self) -> None:
+        """Do nothing: ranks have no frame."""
 
 
 def as_array(values: npt.NDArray[Any], type_: pa.DataType, seen: U8 | None) -> pa.Array:

@@ -79,6 +79,12 @@ class OverFunctions:
         )
 
     @property
+    def sees_peers(self) -> bool:
+        """Whether rows see later rows of the same time, so that these have to be there."""
+        is_timed = self._node.order_column is not None
+        return is_timed and any(call.frame_kind == "range" for call in self._node.calls)
+
+    @property
     def state_rows(self) -> int:
         """Rows that are kept, once for each frame that reaches them."""
         return sum(frame.n_rows for frame in self._frames.values())
@@ -101,13 +107,17 @@ class OverFunctions:
             frame.open(rows)
         for accumulator in self._accumulators.values():
             accumulator.update(inputs)
+        for frame in self._frames.values():
+            frame.fold()
+        for accumulator in self._accumulators.values():
+            accumulator.finish()
         for frame_rows in self._frame_rows.values():
             frame_rows.update(inputs)
         if self._first_columns:
             self._first = self._first_rows.first(rows, inputs.batch)
         results = [finish(inputs) for finish in self._finishes]
         for frame in self._frames.values():
-            frame.close(rows)
+            frame.close()
         for frame_rows in self._frame_rows.values():
             frame_rows.close(rows)
         self._first = None

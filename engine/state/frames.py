@@ -18,13 +18,14 @@ from millstream.kernels.frames import (
     close_row_frames,
     close_time_frames,
     expire_rows,
+    measure_frames,
     number_rows,
-    open_row_frames,
     open_time_frames,
+    size_row_frames,
     spread_to_peers,
 )
 from millstream.kernels.rings import allocate_rings, copy_rings, pack_rings
-from millstream.kernels.sliding import ADD, LEAST, run, slide
+from millstream.kernels.sliding import ADD, GREATEST, LEAST, run, slide
 
 __all__ = [
     "PRECEDING_MAX",
@@ -45,31 +46,29 @@ Values: TypeAlias = npt.NDArray[Any]
 PRECEDING_MAX = 1 << 62
 _SLOTS_LEAST = 1024
 _INT64_MIN, _INT64_MAX = -(1 << 63), (1 << 63) - 1
+# What changes nothing.
+_IDENTITY = {ADD: 0, LEAST: _INT64_MAX, GREATEST: _INT64_MIN}
 
 
 class Fold(Protocol):
-    """Folds one column of values over a frame."""
+    """Folds one column of values over a frame.
 
-    def fold(self, rows: KeyedRows, values: Values) -> Values:
-        """Fold the values in each row's frame; called once while the frame is open.
+    Attributes:
+        out: [n_rows], of the last step.
+    """
+
+    out: Values
+
+    def put(self, values: Values) -> None:
+        """Hand over what to fold in this step, before the frame folds.
 
         Args:
-            rows: Rows of the step.
             values: [n_rows] of the fold's type, read-only, with what changes nothing for NULLs.
-
-        Returns:
-            [n_rows].
         """
 
 
 class Frame(Protocol):
-    """Which rows of its key each row sees.
-
-    Attributes:
-        lengths: int64[n_rows] while open, the number of rows in each row's frame.
-    """
-
-    lengths: I64
+    """Which rows of its key each row sees."""
 
     @property
     def n_rows(self) -> int:
@@ -79,10 +78,17 @@ class Frame(Protocol):
     def state_bytes(self) -> int:
         """Bytes that are kept, without those of columns per key."""
 
+    @property
+    def lengths(self) -> I64:
+        """int64[n_rows] while open, the number of rows in each row's frame."""
+
     def open(self, rows: KeyedRows) -> None:
         """Begin a step."""
 
-    def close(self, rows: KeyedRows) -> None:
+    def fold(self) -> None:
+        """Compute all folds, from values that they have been given."""
+
+    def close(self) -> None:
         """End a step."""
 
     def new_fold(self, operation: int, dtype: type[Number]) -> Fold:
@@ -95,12 +101,7 @@ class Frame(Protocol):
 def spread_over_peers(rows: KeyedRows, values: Values) -> None:
     """Give all rows of one key and time what the last of them has; changes ``values``."""
     if rows.has_peers:
-        assert rows.times is not None, "peers have one time"
-        spread_to_peers(rows.offsets, rows.order, rows.times, values)
-
-
-def _identity(operation: int) -> int:
-    return _INT64_MAX if operation == LEAST else 0
+        spread_to_peers(rows.offsets, rows.order, rows.sorted_times, values)
 
 
 class WholeFrame:
@@ -118,40 +119,63 @@ class WholeFrame:
         self._columns = columns
         self._has_peers = has_peers
         self._counts = columns.add(np.int64)
-        self.lengths: I64 = np.empty(0, np.int64)
+        self._folds: list[_RunningFold] = []
+        self._rows: KeyedRows | None = None
+        self._lengths: I64 | None = None
+
+    @property
+    def lengths(self) -> I64:
+        assert self._lengths is not None, "a step is open"
+        return self._lengths
 
     def open(self, rows: KeyedRows) -> None:
-        self.lengths = np.empty(rows.n_rows, np.int64)
-        number_rows(rows.groups, rows.offsets, rows.order, self._counts.values, self.lengths)
+        self._rows = rows
+        self._lengths = lengths = np.empty(rows.n_rows, np.int64)
+        number_rows(rows.group_ids, self._counts.values, lengths)
         if self._has_peers:
-            spread_over_peers(rows, self.lengths)
+            spread_over_peers(rows, lengths)
 
-    def close(self, rows: KeyedRows) -> None:
-        self._counts.values[rows.groups] += np.diff(rows.offsets)
+    def fold(self) -> None:
+        assert self._rows is not None, "a step is open"
+        for fold in self._folds:
+            fold.run(self._rows)
+            if self._has_peers:
+                spread_over_peers(self._rows, fold.out)
+
+    def close(self) -> None:
+        self._rows = self._lengths = None
 
     def new_fold(self, operation: int, dtype: type[Number]) -> Fold:
-        totals = self._columns.add(dtype, _identity(operation))
-        return _RunningFold(operation, totals, has_peers=self._has_peers)
+        return self._new_fold(operation, self._columns.add(dtype, _IDENTITY[operation]))
 
     def new_fold_of_ones(self) -> Fold:
         totals = self._columns.add(np.int64)
         totals.values[:] = self._counts.values
-        return _RunningFold(ADD, totals, has_peers=self._has_peers)
+        if self._rows is not None:
+            # The rows of the step have been counted already.
+            ids = self._rows.group_ids
+            totals.values[:] -= np.bincount(ids, minlength=len(totals.values))
+        return self._new_fold(ADD, totals)
+
+    def _new_fold(self, operation: int, totals: KeyColumn) -> Fold:
+        fold = _RunningFold(operation, totals)
+        self._folds.append(fold)
+        return fold
 
 
 class _RunningFold:
-    def __init__(self, operation: int, totals: KeyColumn, *, has_peers: bool) -> None:
+    def __init__(self, operation: int, totals: KeyColumn) -> None:
         self._operation = operation
         self._totals = totals
-        self._has_peers = has_peers
+        self._values: Values = np.empty(0, totals.values.dtype)
+        self.out = self._values
 
-    def fold(self, rows: KeyedRows, values: Values) -> Values:
-        out = np.empty_like(values)
-        totals = self._totals.values
-        run(self._operation, rows.groups, rows.offsets, rows.order, values, totals, out)
-        if self._has_peers:
-            spread_over_peers(rows, out)
-        return out
+    def put(self, values: Values) -> None:
+        self._values = values
+
+    def run(self, rows: KeyedRows) -> None:
+        self.out = np.empty_like(self._values)
+        run(self._operation, rows.group_ids, self._values, self._totals.values, self.out)
 
 
 class Ring:
@@ -172,9 +196,9 @@ class BoundedFrame(ABC):
     """What frames of a bounded number of rows share: rings, which subclasses fill.
 
     Attributes:
+        preceding: Rows before the current one that a frame reaches; -1 if ``starts`` tells.
         starts: int64[n_rows] while open, number of the first row in each frame, by position in the
-            order of the rows.
-        lengths: int64[n_rows] while open, rows in each frame, by row.
+            order of the rows; empty if ``preceding`` tells.
         counts: Rows of each key before the step.
         heads: Oldest row of each key that is kept.
         places: Where the ring of each key begins.
@@ -182,6 +206,7 @@ class BoundedFrame(ABC):
     """
 
     has_peers = False
+    preceding = -1
 
     def __init__(self, columns: KeyColumns) -> None:
         self._columns = columns
@@ -190,14 +215,40 @@ class BoundedFrame(ABC):
         self.places = columns.add(np.int64)
         self.capacities = columns.add(np.int64)
         self._rings: list[Ring] = []
+        self._lanes: list[_Lanes] = []
         self._n_slots, self._n_slots_used = _SLOTS_LEAST, 0
         self.n_rows = 0
-        self.starts: I64 = np.empty(0, np.int64)
-        self.lengths: I64 = np.empty(0, np.int64)
+        self.starts: I64 = _NO_STARTS
+        self._lengths: I64 | None = None
+        self._rows: KeyedRows | None = None
 
     @property
     def state_bytes(self) -> int:
         return sum(ring.slots.nbytes for ring in self._rings)
+
+    @property
+    def rows(self) -> KeyedRows:
+        """Rows of the step while open."""
+        assert self._rows is not None, "a step is open"
+        return self._rows
+
+    @property
+    def lengths(self) -> I64:
+        if self._lengths is None:
+            rows = self.rows
+            self._lengths = np.empty(rows.n_rows, np.int64)
+            measure_frames(
+                rows.groups,
+                rows.offsets,
+                rows.order,
+                self.preceding,
+                self.starts,
+                self.counts.values,
+                self._lengths,
+            )
+            if self.has_peers:
+                spread_over_peers(rows, self._lengths)
+        return self._lengths
 
     def new_ring(self, dtype: type[Number], fill: int = 0) -> Ring:
         """Return a ring with ``fill`` in the slots of all rows so far."""
@@ -212,25 +263,41 @@ class BoundedFrame(ABC):
         return self._new_fold(ADD, np.int64, 1)
 
     def open(self, rows: KeyedRows) -> None:
-        self.starts = np.empty(rows.n_rows, np.int64)
-        self.lengths = np.empty(rows.n_rows, np.int64)
+        self._rows = rows
         needs = np.empty(len(rows.groups), np.int64)
         self._find(rows, needs)
         self._make_room(rows, needs)
 
-    @abstractmethod
-    def close(self, rows: KeyedRows) -> None:
-        """End a step."""
+    def fold(self) -> None:
+        rows = self.rows
+        for lanes in self._lanes:
+            lanes.slide(self, rows)
+
+    def close(self) -> None:
+        self._drop(self.rows)
+        self._rows = self._lengths = None
+        self.starts = _NO_STARTS
 
     @abstractmethod
     def _find(self, rows: KeyedRows, needs: I64) -> None:
-        """Fill ``starts`` and ``lengths``, and write how many slots each key needs."""
+        """Find the frames of a step, and write how many slots each key needs."""
+
+    @abstractmethod
+    def _drop(self, rows: KeyedRows) -> None:
+        """Count the rows of a step in, and drop what is not reached any more."""
 
     def _new_fold(self, operation: int, dtype: type[Number], fill: int) -> Fold:
-        ring = self.new_ring(dtype, fill)
-        backs = self._columns.add(dtype, _identity(operation))
+        ring, backs = self.new_ring(dtype, fill), self._columns.add(dtype, _IDENTITY[operation])
+        fold = _SlidingFold(ring, backs)
+        for lanes in self._lanes:
+            if lanes.has_room(operation):
+                lanes.add(operation, fold)
+                return fold
         # With the boundary at 0 the folds are made from the values in the ring at the next row.
-        return _SlidingFold(self, operation, ring, self._columns.add(np.int64), backs)
+        lanes = _Lanes(self._columns.add(np.int64))
+        lanes.add(operation, fold)
+        self._lanes.append(lanes)
+        return fold
 
     def _make_room(self, rows: KeyedRows, needs: I64) -> None:
         n_keys = len(rows.groups)
@@ -290,18 +357,9 @@ class RowFrame(BoundedFrame):
         self.preceding = preceding
 
     def _find(self, rows: KeyedRows, needs: I64) -> None:
-        open_row_frames(
-            rows.groups,
-            rows.offsets,
-            rows.order,
-            self.preceding,
-            self.counts.values,
-            self.starts,
-            self.lengths,
-            needs,
-        )
+        size_row_frames(rows.groups, rows.offsets, self.preceding, self.counts.values, needs)
 
-    def close(self, rows: KeyedRows) -> None:
+    def _drop(self, rows: KeyedRows) -> None:
         heads, counts = self.heads.values, self.counts.values
         n_more = close_row_frames(rows.groups, rows.offsets, self.preceding, heads, counts)
         self.n_rows += int(n_more)
@@ -323,12 +381,11 @@ class TimeFrame(BoundedFrame):
         self._times = self.new_ring(np.int64)
 
     def _find(self, rows: KeyedRows, needs: I64) -> None:
-        assert rows.times is not None, "frames of time need times"
+        self.starts = np.empty(rows.n_rows, np.int64)
         open_time_frames(
             rows.groups,
             rows.offsets,
-            rows.order,
-            rows.times,
+            rows.sorted_times,
             self._reach,
             self.heads.values,
             self.counts.values,
@@ -336,18 +393,14 @@ class TimeFrame(BoundedFrame):
             self.capacities.values,
             self._times.slots,
             self.starts,
-            self.lengths,
             needs,
         )
-        spread_over_peers(rows, self.lengths)
 
-    def close(self, rows: KeyedRows) -> None:
-        assert rows.times is not None, "frames of time need times"
+    def _drop(self, rows: KeyedRows) -> None:
         n_more = close_time_frames(
             rows.groups,
             rows.offsets,
-            rows.order,
-            rows.times,
+            rows.sorted_times,
             self.starts,
             self.heads.values,
             self.counts.values,
@@ -372,39 +425,66 @@ class TimeFrame(BoundedFrame):
 
 
 class _SlidingFold:
-    def __init__(
-        self,
-        frame: BoundedFrame,
-        operation: int,
-        ring: Ring,
-        boundaries: KeyColumn,
-        backs: KeyColumn,
-    ) -> None:
-        self._frame = frame
-        self._operation = operation
+    def __init__(self, ring: Ring, backs: KeyColumn) -> None:
         self._ring = ring
-        self._boundaries = boundaries
         self._backs = backs
+        self._values: Values = np.empty(0, ring.slots.dtype)
+        self.out = self._values
 
-    def fold(self, rows: KeyedRows, values: Values) -> Values:
-        frame = self._frame
-        out = np.empty_like(values)
+    def put(self, values: Values) -> None:
+        self._values = values
+
+    def lane(self) -> tuple[Values, Values, Values, Values]:
+        """Return what the kernel reads, keeps and writes in a new step."""
+        self.out = np.empty_like(self._values)
+        return self._values, self._ring.slots, self._backs.values, self.out
+
+
+class _Lanes:
+    """Folds of different operations that go through the rows together."""
+
+    def __init__(self, boundaries: KeyColumn) -> None:
+        self._boundaries = boundaries
+        self._folds: dict[int, _SlidingFold] = {}
+        self._has_slid = False
+
+    def has_room(self, operation: int) -> bool:
+        """Tell whether a fold may join: it shares the boundary, so none has been set yet."""
+        return not self._has_slid and operation not in self._folds
+
+    def add(self, operation: int, fold: _SlidingFold) -> None:
+        self._folds[operation] = fold
+
+    def slide(self, frame: BoundedFrame, rows: KeyedRows) -> None:
+        self._has_slid = True
+        sums, leasts, greatests = (
+            self._folds[operation].lane() if operation in self._folds else _NO_LANE
+            for operation in (ADD, LEAST, GREATEST)
+        )
         slide(
-            self._operation,
-            values.dtype.type(self._backs.fill),
             rows.groups,
             rows.offsets,
             rows.order,
-            values,
+            frame.preceding,
             frame.starts,
             frame.counts.values,
             frame.places.values,
             frame.capacities.values,
-            self._ring.slots,
             self._boundaries.values,
-            self._backs.values,
-            out,
+            sums,
+            leasts,
+            greatests,
         )
         if frame.has_peers:
-            spread_over_peers(rows, out)
-        return out
+            for fold in self._folds.values():
+                spread_over_peers(rows, fold.out)
+
+
+def _no_lane() -> tuple[Values, Values, Values, Values]:
+    values = np.empty(0, np.int64)
+    values.setflags(write=False)
+    return values, np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64)
+
+
+_NO_LANE = _no_lane()
+_NO_STARTS: I64 = np.empty(0, np.int64)

@@ -1,10 +1,9 @@
-"""Arrays with one value per key, and the rows of a step sorted by key."""
+"""Arrays with one value per key, and the rows of a step by key."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -68,29 +67,76 @@ class KeyColumns:
             column.values[: len(values)] = values
 
 
-@dataclass(frozen=True, slots=True)
 class KeyedRows:
-    """Rows of a step, sorted by key and within a key in the order of the frames.
+    """Rows of a step and their keys. What not every frame needs is made when it is asked for.
 
-    Attributes:
-        n_rows: Number of rows.
+    Args:
+        group_ids: uint32[n_rows > 0], key of each row.
         n_known_keys: Keys that were known before the step; the ids of new ones come after.
-        group_ids: uint32[n_rows], key of each row.
-        groups: uint32[n_keys], the keys that occur.
-        offsets: int64[n_keys + 1], where in ``order`` the rows of each begin.
-        order: uint32[n_rows], the indices of the rows, key after key.
-        times: int64[n_rows] event times, read-only; None where rows are in the order of arrival.
-        has_peers: Whether any two rows may have one key and time.
+        marks: uint32[all keys], all 0, scratch.
+        times: int64[n_rows] event times, ascending, read-only; None where rows are in the order of
+            arrival.
     """
 
-    n_rows: int
-    n_known_keys: int
-    group_ids: U32
+    __slots__ = ("_marks", "_sorted", "_sorted_times", "group_ids", "n_known_keys", "times")
+
+    def __init__(self, group_ids: U32, n_known_keys: int, marks: U32, times: I64 | None) -> None:
+        self.group_ids = group_ids
+        self.n_known_keys = n_known_keys
+        self.times = times
+        self._marks = marks
+        self._sorted: _Sorted | None = None
+        self._sorted_times: I64 | None = None
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return len(self.group_ids)
+
+    @property
+    def groups(self) -> U32:
+        """The keys that occur: uint32[n_keys]."""
+        return self._by_key().groups
+
+    @property
+    def offsets(self) -> I64:
+        """Where in ``order`` the rows of each key in ``groups`` begin: int64[n_keys + 1]."""
+        return self._by_key().offsets
+
+    @property
+    def order(self) -> U32:
+        """The indices of the rows, key after key, as they come within a key: uint32[n_rows]."""
+        return self._by_key().order
+
+    @property
+    def sorted_times(self) -> I64:
+        """The times in the order of ``order``: int64[n_rows]."""
+        if self._sorted_times is None:
+            assert self.times is not None, "rows in the order of arrival have no times"
+            self._sorted_times = self.times.take(self.order)
+        return self._sorted_times
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether any two rows may have one key and time."""
+        times = self.times
+        return times is not None and bool(np.any(times[1:] == times[:-1]))
+
+    def _by_key(self) -> _Sorted:
+        if self._sorted is None:
+            n_found_max = min(self.n_rows, len(self._marks))
+            groups = np.empty(n_found_max, np.uint32)
+            offsets = np.empty(n_found_max + 1, np.int64)
+            order = np.empty(self.n_rows, np.uint32)
+            n_found = group_rows(self.group_ids, self._marks, groups, offsets, order)
+            self._sorted = _Sorted(groups[:n_found], offsets[: n_found + 1], order)
+        return self._sorted
+
+
+class _Sorted(NamedTuple):
     groups: U32
     offsets: I64
     order: U32
-    times: I64 | None
-    has_peers: bool
 
 
 class Keys:
@@ -112,8 +158,8 @@ class Keys:
         of_table = 0 if self._table is None else self._table.state_bytes
         return of_table + self.columns.state_bytes
 
-    def sort(self, n_rows: int, columns: Sequence[pa.Array], times: I64 | None) -> KeyedRows:
-        """Sort rows by key and make room for new keys in all columns.
+    def number(self, n_rows: int, columns: Sequence[pa.Array], times: I64 | None) -> KeyedRows:
+        """Find the keys of rows and make room for new keys in all columns.
 
         Args:
             n_rows: Number of rows, at least 1.
@@ -128,22 +174,7 @@ class Keys:
             group_ids = self._table.assign(columns)
             self.n_keys = self._table.n_groups
         self.columns.grow(self.n_keys)
-        n_found_max = min(n_rows, self.n_keys)
-        groups = np.empty(n_found_max, np.uint32)
-        offsets = np.empty(n_found_max + 1, np.int64)
-        order = np.empty(n_rows, np.uint32)
-        marks = self._marks.values[: self.n_keys]
-        n_found = group_rows(group_ids, marks, groups, offsets, order)
-        return KeyedRows(
-            n_rows,
-            n_known_keys,
-            group_ids,
-            groups[:n_found],
-            offsets[: n_found + 1],
-            order,
-            times,
-            times is not None and bool(np.any(times[1:] == times[:-1])),
-        )
+        return KeyedRows(group_ids, n_known_keys, self._marks.values[: self.n_keys], times)
 
     def retain(self, group_ids: U32) -> None:
         """Keep only these keys, renumbered from 0 in this order."""

@@ -119,6 +119,7 @@ class RetainedRows:
             rows.groups,
             rows.offsets,
             rows.order,
+            frame.preceding,
             frame.starts,
             frame.counts.values,
             frame.places.values,

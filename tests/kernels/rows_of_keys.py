@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from millstream.kernels.frames import open_row_frames
+from millstream.kernels.frames import size_row_frames
 from millstream.kernels.ordering import group_rows
 
 __all__ = ["CAPACITY", "N_KEYS", "Array", "RowsOfKeys", "locked", "long", "steps_of"]
@@ -54,9 +54,9 @@ class RowsOfKeys:
         self.order = np.empty(len(keys), np.uint32)
         marks = np.zeros(N_KEYS, np.uint32)
         n_found = group_rows(group_ids, marks, groups, offsets, self.order)
+        self.group_ids = group_ids
         self.groups, self.offsets = groups[:n_found], offsets[: n_found + 1]
-        self.starts, self.lengths = long(len(keys)), long(len(keys))
-        self.needs = long(n_found)
+        self.starts, self.needs = long(len(keys)), long(n_found)
 
     @property
     def rows(self) -> tuple[Array, Array, Array]:
@@ -69,10 +69,16 @@ class RowsOfKeys:
         return self.counts, self.places, self.capacities
 
     @property
-    def found(self) -> tuple[Array, Array, Array]:
+    def found(self) -> tuple[Array, Array]:
         """Arguments that frames are written to."""
-        return self.starts, self.lengths, self.needs
+        return self.starts, self.needs
 
     def open(self, preceding: int) -> None:
         """Find frames of preceding rows."""
-        open_row_frames(*self.rows, preceding, self.counts, *self.found)
+        size_row_frames(self.groups, self.offsets, preceding, self.counts, self.needs)
+        numbers = [
+            self.counts[group] + nth
+            for place, group in enumerate(self.groups)
+            for nth in range(self.offsets[place + 1] - self.offsets[place])
+        ]
+        self.starts[:] = [max(number - preceding, 0) for number in numbers]

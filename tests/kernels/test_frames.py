@@ -10,6 +10,7 @@ from millstream.kernels.frames import (
     close_row_frames,
     close_time_frames,
     expire_rows,
+    measure_frames,
     number_rows,
     open_time_frames,
     rank_rows,
@@ -45,24 +46,26 @@ timed_steps = st.builds(
 
 @given(steps_of(st.none()), st.integers(0, 9))
 def test_frames_of_rows(steps: list[list[tuple[int, None]]], preceding: int) -> None:
-    state = RowsOfKeys()
+    state, numbered = RowsOfKeys(), long()
     counts = dict.fromkeys(range(N_KEYS), 0)
     n_kept = 0
     for step in steps:
         state.sort([key for key, _ in step])
         state.open(preceding)
         numbers = long(len(step))
-        number_rows(*state.rows, state.counts, numbers)
+        number_rows(state.group_ids, numbered, numbers)
+        lengths, same_lengths = long(len(step)), long(len(step))
+        measure_frames(*state.rows, preceding, long(0), state.counts, lengths)
+        measure_frames(*state.rows, -1, state.starts, state.counts, same_lengths)
         n_kept += close_row_frames(
             state.groups, state.offsets, preceding, state.heads, state.counts
         )
         for row, (key, _) in enumerate(step):
             counts[key] += 1
             assert numbers[row] == counts[key]
-            assert state.lengths[row] == min(counts[key], preceding + 1)
-        by_position = numbers[state.order] - state.lengths[state.order]
-        assert state.starts.tolist() == by_position.tolist()
+            assert lengths[row] == same_lengths[row] == min(counts[key], preceding + 1)
         assert state.needs.tolist() == [min(counts[key], preceding + 1) for key in state.groups]
+        assert state.counts.tolist() == numbered.tolist() == list(counts.values())
         assert n_kept == sum(min(count, preceding) for count in counts.values())
 
 
@@ -73,15 +76,17 @@ def test_frames_of_time(steps: Steps, reach: int) -> None:
     n_kept = 0
     for step, next_step in zip(steps, [*steps, []][1:], strict=True):
         state.sort([key for key, _ in step])
-        times = locked([time for _, time in step], np.int64)
+        times = locked([step[row][1] for row in state.order], np.int64)
         rings = (state.heads, *state.rings, ring_times)
-        open_time_frames(*state.rows, times, reach, *rings, *state.found)
+        open_time_frames(state.groups, state.offsets, times, reach, *rings, *state.found)
         for key, time in step:
             seen[key].append(time)
-        spread_to_peers(state.offsets, state.order, times, state.lengths)
-        n_kept += close_time_frames(*state.rows, times, state.starts, *rings)
+        lengths = long(len(step))
+        measure_frames(*state.rows, -1, state.starts, state.counts, lengths)
+        spread_to_peers(state.offsets, state.order, times, lengths)
+        n_kept += close_time_frames(state.groups, state.offsets, times, state.starts, *rings)
         for row, (key, time) in enumerate(step):
-            assert state.lengths[row] == sum(time - reach <= other <= time for other in seen[key])
+            assert lengths[row] == sum(time - reach <= other <= time for other in seen[key])
         if next_step:
             limit = max(next_step[0][1] - reach, INT64.min)
             n_kept -= expire_rows(limit, *rings)
@@ -93,22 +98,20 @@ def test_frames_of_time(steps: Steps, reach: int) -> None:
             state.capacities[:] = CAPACITY
 
 
-@given(timed_steps)
-def test_ranks(steps: Steps) -> None:
-    state, distinct_counts = RowsOfKeys(), long()
+@given(timed_steps, st.booleans())
+def test_ranks(steps: Steps, is_dense: bool) -> None:
+    state = [long(), long(), long()]
     seen: dict[int, list[int]] = {key: [] for key in range(N_KEYS)}
     for step in steps:
-        state.sort([key for key, _ in step])
-        ranks, dense_ranks = long(len(step)), long(len(step))
-        times = locked([time for _, time in step], np.int64)
-        outs = (ranks, dense_ranks)
-        rank_rows(*state.rows, times, state.counts, distinct_counts, *outs)
-        for key, time in step:
-            seen[key].append(time)
-        for row, (key, time) in enumerate(step):
-            earlier = [other for other in seen[key] if other < time]
-            assert ranks[row] == len(earlier) + 1
-            assert dense_ranks[row] == len(set(earlier)) + 1
+        # Rows of one time may come in several steps.
+        for rows in (step[: len(step) // 2], step[len(step) // 2 :]):
+            ranks, group_ids = long(len(rows)), np.array([key for key, _ in rows], np.uint32)
+            times = locked([time for _, time in rows], np.int64)
+            rank_rows(group_ids, times, is_dense, *state, ranks)
+            for row, (key, time) in enumerate(rows):
+                earlier = [other for other in seen[key] if other < time]
+                assert ranks[row] == 1 + len(set(earlier) if is_dense else earlier)
+                seen[key].append(time)
 
 
 @given(st.lists(st.tuples(st.integers(0, N_KEYS - 1), st.integers(0, 2)), max_size=20))
@@ -117,6 +120,7 @@ def test_peers_have_what_the_last_of_them_has(rows: list[tuple[int, int]]) -> No
     state = RowsOfKeys()
     state.sort([key for key, _ in rows])
     values = np.arange(len(rows))
-    spread_to_peers(state.offsets, state.order, locked([t for _, t in rows], np.int64), values)
+    times = locked([rows[row][1] for row in state.order], np.int64)
+    spread_to_peers(state.offsets, state.order, times, values)
     last = {row: index for index, row in enumerate(rows)}
     assert values.tolist() == [last[row] for row in rows]

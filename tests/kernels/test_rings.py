@@ -98,7 +98,8 @@ def test_positions_lead_to_the_rows_of_each_frame(
         assert [new[row] for row in range(len(step))] == fresh
 
         first = long(len(step))
-        look_up_first_rows(*state.rows, state.starts, *state.rings, ring, len(store), first)
+        told = (preceding, long(0)) if len(store) % 2 else (-1, state.starts)
+        look_up_first_rows(*state.rows, *told, *state.rings, ring, len(store), first)
         assert [readable[position] for position in first] == [
             (key, max(0, number - preceding)) for key, number in fresh
         ]
