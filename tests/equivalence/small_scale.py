@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 from millstream.engine import exchange
-from millstream.engine.operators import aggregate, changelog, over, partials, reduction, session
+from millstream.engine.operators import aggregate, over, partials, reduction, session
 from millstream.engine.state import (
     accumulators,
     frames,
@@ -15,6 +15,7 @@ from millstream.engine.state import (
     keyed_rows,
     picks,
     retained_rows,
+    sent_rows,
     session_state,
 )
 from tests.equivalence.chooser import Chooser
@@ -32,7 +33,7 @@ _LIMITS = (
     (over, "_KEYS_LEAST", 2),
     (over, "_CREDITS_PER_STEP", 2),
     (session, "_GARBAGE_ROWS_MIN", 1),
-    (changelog, "_GARBAGE_ROWS_MIN", 1),
+    (sent_rows, "_GARBAGE_ROWS_MIN", 1),
     (picks, "_GARBAGE_MIN", 1),
     (retained_rows, "_GARBAGE_ROWS", 1),
     (session_state, "_GARBAGE_MIN", 1),
@@ -41,6 +42,7 @@ _LIMITS = (
     (key_table, "_SPARSE_CAPACITY_MAX", 2),
     (accumulators, "_CAPACITY_LEAST", 1),
     (keyed_rows, "_CAPACITY_LEAST", 1),
+    (sent_rows, "_CAPACITY_LEAST", 1),
     (session_state, "_CAPACITY_LEAST", 1),
     (frames, "_SLOTS_LEAST", 4),
 )

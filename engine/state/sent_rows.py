@@ -1,0 +1,317 @@
+"""The row that was sent last for each group, and what of a batch of rows is news beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from millstream.engine.columns import array_from_buffers
+from millstream.engine.state.row_store import RowStore
+from millstream.engine.state.state_columns import resized
+from millstream.kernels.compile import I64, U8, U32, Bool
+from millstream.kernels.versions import Change, ColumnField, WordField, replace_versions
+
+__all__ = ["SentRows", "Versions"]
+
+_CAPACITY_LEAST = 64
+_NULLS_PER_WORD = 64
+_FOUND = slice(ColumnField.VALUES, ColumnField.WIDTH)
+# Below this many rows that nobody refers to, rewriting costs more than it frees.
+_GARBAGE_ROWS_MIN = 4096
+# Of floats by their width: the bits without the sign, and those of an infinity.
+_FLOATS = {
+    16: ((1 << 15) - 1, 0x7C00),
+    32: ((1 << 31) - 1, 0x7F80_0000),
+    64: ((1 << 63) - 1, 0x7FF0_0000_0000_0000),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """Rows beside those that were sent last before them.
+
+    Attributes:
+        changes: uint8[n_rows] of :class:`Change`.
+        n_new: Rows of groups without one until now.
+        n_updated: Rows that take the place of others.
+        n_moved: Rows that take the place of others with another key.
+        words: int64[n_rows, n_words], what was sent before of rows that are updated or moved.
+        group_ids: uint32[n_rows].
+        positions: int64[n_rows], where the columns without words were before, if there are any.
+    """
+
+    changes: U8
+    n_new: int
+    n_updated: int
+    n_moved: int
+    words: I64
+    group_ids: U32
+    positions: I64 | None
+
+
+class SentRows:
+    """Rows by group, one each, most of their values as words that one kernel compares.
+
+    Values of variable width and nested ones are kept as Arrow rows. Those of keys never change, for
+    they are what a group is; only the windows of sessions do.
+
+    Args:
+        schema: Schema of the rows.
+        key_columns: Columns with the keys of groups.
+        keys_move: Whether keys of fixed width may change, as the windows of sessions do.
+    """
+
+    def __init__(self, schema: pa.Schema, key_columns: Sequence[str], *, keys_move: bool) -> None:
+        self._schema = schema
+        self._columns: list[tuple[int, pa.DataType]] = []
+        constant: list[int] = []
+        variable: list[int] = []
+        words: list[tuple[int, int, int]] = []
+        program = np.zeros((len(schema), len(ColumnField)), np.int64)
+        for place, field in enumerate(schema):
+            is_key = field.name in key_columns
+            if not _has_words(field.type):
+                (constant if is_key else variable).append(place)
+                continue
+            width = field.type.bit_width
+            step = program[len(self._columns)]
+            step[ColumnField.WIDTH], step[ColumnField.WORD] = width, len(words)
+            self._columns.append((place, field.type))
+            floats = _FLOATS[width] if pa.types.is_floating(field.type) else (0, 0)
+            words += [(*floats, int(is_key and keys_move))] * (2 if width == 128 else 1)
+        self._program = program[: len(self._columns)]
+        self._null_word = len(words)
+        words += [(0, 0, 0)] * -(-len(self._columns) // _NULLS_PER_WORD)
+        self._words = np.array(words, np.int64).reshape(len(words), len(WordField))
+        self._constant = _ArrowColumns(schema, constant) if constant else None
+        self._variable = _ArrowColumns(schema, variable) if variable else None
+        self._sent = np.empty((0, len(words)), np.int64)
+        self._is_sent = np.empty(0, np.uint8)
+        self.n_rows = 0
+
+    @property
+    def capacity(self) -> int:
+        """Number of groups that there is room for."""
+        return len(self._is_sent)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of all rows."""
+        arrow = sum(columns.state_bytes for columns in self._arrow_columns())
+        return self._sent.nbytes + self._is_sent.nbytes + arrow
+
+    def reserve(self, n_groups: int) -> None:
+        """Make room for at least ``n_groups``."""
+        if n_groups > self.capacity:
+            capacity = max(_CAPACITY_LEAST, n_groups, 2 * self.capacity)
+            self._reallocate(capacity, slice(0, self.capacity))
+
+    def are_sent(self, group_ids: U32) -> Bool:
+        """Say of groups whether a row of theirs was sent: bool[n]."""
+        return self._is_sent[group_ids].view(np.bool_)
+
+    def replace(self, columns: Sequence[pa.Array], group_ids: U32) -> Versions:
+        """Compare rows with those sent last, and put them in their place where they differ.
+
+        Args:
+            columns: The columns of the schema.
+            group_ids: uint32[n_rows], the group of each row, without duplicates. There has to be
+                room for them.
+        """
+        n_rows = len(group_ids)
+        changes = np.zeros(n_rows, np.uint8)
+        positions = None
+        if self._variable is not None:
+            positions = self._variable.positions[group_ids]
+            known = np.flatnonzero(self._is_sent[group_ids])
+            if len(known) > 0:
+                are_equal = self._variable.are_equal(columns, known, positions[known])
+                changes[known[~are_equal]] = Change.UPDATED
+        self._locate(columns)
+        words = np.empty((n_rows, len(self._words)), np.int64)
+        n_new, n_updated, n_moved = replace_versions(
+            self._program,
+            self._words,
+            self._null_word,
+            group_ids,
+            self._sent,
+            self._is_sent,
+            words,
+            changes,
+        )
+        self.n_rows += n_new
+        if self._constant is not None and n_new > 0:
+            self._constant.put(columns, np.flatnonzero(changes == Change.NEW), group_ids)
+        if self._variable is not None and n_new + n_updated + n_moved > 0:
+            self._variable.put(columns, np.flatnonzero(changes), group_ids)
+        return Versions(changes, n_new, n_updated, n_moved, words, group_ids, positions)
+
+    def before(self, versions: Versions, rows: I64) -> pa.RecordBatch:
+        """Return the rows in whose place others came, at int64[n] places among those; none is new.
+
+        Garbage must not have been dropped in between.
+        """
+        positions = None if versions.positions is None else versions.positions[rows]
+        return self._batch(versions.words[rows], versions.group_ids[rows], positions)
+
+    def take(self, group_ids: U32) -> pa.RecordBatch:
+        """Return the rows of groups that have one."""
+        positions = None if self._variable is None else self._variable.positions[group_ids]
+        return self._batch(self._sent[group_ids], group_ids, positions)
+
+    def forget(self, group_ids: U32) -> None:
+        """Drop the rows of groups that have one: uint32[n] without duplicates."""
+        self._is_sent[group_ids] = 0
+        self.n_rows -= len(group_ids)
+
+    def retain(self, group_ids: U32) -> None:
+        """Keep the rows of these groups only, renumbered from 0 in this order.
+
+        Args:
+            group_ids: uint32[n]; there may be no room for some, which have no row then.
+        """
+        self.reserve(int(group_ids.max(initial=0)) + 1)
+        self._reallocate(max(_CAPACITY_LEAST, 2 * len(group_ids)), group_ids)
+        self.n_rows = int(np.count_nonzero(self._is_sent))
+        self.drop_garbage()
+
+    def drop_garbage(self) -> None:
+        """Free what no group refers to any more, if it is much."""
+        for columns in self._arrow_columns():
+            if columns.n_rows >= 2 * self.n_rows + _GARBAGE_ROWS_MIN:
+                columns.rewrite(np.flatnonzero(self._is_sent))
+
+    def _arrow_columns(self) -> list[_ArrowColumns]:
+        return [columns for columns in (self._constant, self._variable) if columns is not None]
+
+    def _reallocate(self, capacity: int, kept: U32 | slice) -> None:
+        self._sent = resized(self._sent, capacity, kept)
+        self._is_sent = resized(self._is_sent, capacity, kept)
+        for columns in self._arrow_columns():
+            columns.positions = resized(columns.positions, capacity, kept)
+
+    def _locate(self, columns: Sequence[pa.Array]) -> None:
+        """Tell the kernel where values are."""
+        found = []
+        for place, type_ in self._columns:
+            array = columns[place]
+            assert array.type == type_, f"the column must be {type_}: {array.type}"
+            validity, values = array.buffers()
+            validity_at = validity.address if array.null_count > 0 else 0
+            found.append((values.address, validity_at, array.offset))
+        if found:
+            self._program[:, _FOUND] = found
+
+    def _batch(self, words: I64, group_ids: U32, positions: I64 | None) -> pa.RecordBatch:
+        arrays: list[pa.Array | None] = [None] * len(self._schema)
+        if self._constant is not None:
+            self._constant.give(self._constant.positions[group_ids], arrays)
+        if self._variable is not None and positions is not None:
+            self._variable.give(positions, arrays)
+        for index, (place, type_) in enumerate(self._columns):
+            word = self._program[index, ColumnField.WORD]
+            null_bits = words[:, self._null_word + index // _NULLS_PER_WORD]
+            are_null = (null_bits >> np.int64(index % _NULLS_PER_WORD)) & 1
+            seen = (are_null ^ 1).astype(np.uint8) if are_null.any() else None
+            arrays[place] = array_from_buffers(_values(words, word, type_), type_, seen)
+        return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+
+
+class _ArrowColumns:
+    """The columns that are kept as Arrow rows, and where among them the row of each group is.
+
+    Attributes:
+        positions: int64[capacity], kept in step with the groups by the owner.
+    """
+
+    def __init__(self, schema: pa.Schema, places: Sequence[int]) -> None:
+        self._places = places
+        self._schema = pa.schema([schema.field(place) for place in places])
+        self._rows = RowStore(self._schema)
+        self.positions: I64 = np.empty(0, np.int64)
+
+    @property
+    def n_rows(self) -> int:
+        return self._rows.n_rows
+
+    @property
+    def state_bytes(self) -> int:
+        return self._rows.state_bytes + self.positions.nbytes
+
+    def are_equal(self, columns: Sequence[pa.Array], rows: I64, positions: I64) -> Bool:
+        """Compare some rows with those at positions."""
+        before, after = self._rows.take(positions), self._chosen(columns, rows)
+        equal = np.ones(len(rows), np.bool_)
+        for one, other in zip(before.columns, after.columns, strict=True):
+            equal &= _values_equal(one, other)
+        return equal
+
+    def put(self, columns: Sequence[pa.Array], rows: I64, group_ids: U32) -> None:
+        """Keep some rows as those of their groups."""
+        first = self._rows.append(self._chosen(columns, rows))
+        self.positions[group_ids[rows]] = np.arange(first, first + len(rows))
+
+    def give(self, positions: I64, arrays: list[pa.Array | None]) -> None:
+        """Put the values at positions at the places of their columns."""
+        for place, array in zip(self._places, self._rows.take(positions).columns, strict=True):
+            arrays[place] = array
+
+    def rewrite(self, group_ids: I64) -> None:
+        """Keep only the rows of these groups."""
+        self._rows.rewrite(self.positions[group_ids])
+        self.positions[group_ids] = np.arange(len(group_ids))
+
+    def _chosen(self, columns: Sequence[pa.Array], rows: I64) -> pa.RecordBatch:
+        arrays = [columns[place] for place in self._places]
+        batch = pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+        if len(rows) == batch.num_rows:
+            return batch
+        return batch.take(array_from_buffers(rows, pa.int64(), None))
+
+
+def _has_words(type_: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_boolean(type_)
+        or pa.types.is_integer(type_)
+        or pa.types.is_floating(type_)
+        or pa.types.is_temporal(type_)
+        or pa.types.is_decimal32(type_)
+        or pa.types.is_decimal64(type_)
+        or pa.types.is_decimal128(type_)
+    )
+
+
+def _values(words: I64, word: int, type_: pa.DataType) -> npt.NDArray[np.generic]:
+    """Return the values that words stand for, in the storage of their type."""
+    if type_.bit_width == 128:
+        return np.ascontiguousarray(words[:, word : word + 2])
+    if pa.types.is_boolean(type_):
+        return words[:, word].astype(np.uint8)
+    return words[:, word].astype(f"u{type_.bit_width // 8}")
+
+
+def _values_equal(one: pa.Array, other: pa.Array) -> Bool:
+    """Compare values in pairs; NULL equals NULL and NaN equals NaN."""
+    type_ = one.type
+    if pa.types.is_dictionary(type_):
+        return _values_equal(one.cast(type_.value_type), other.cast(type_.value_type))
+    if pa.types.is_float16(type_):
+        # Arrow compares floats of 32 bits and more.
+        return _values_equal(one.cast(pa.float32()), other.cast(pa.float32()))
+    if pa.types.is_nested(type_):
+        # Arrow has no comparison of nested values; these are the rare outputs of array_agg and the
+        # like.
+        pairs = zip(one.to_pylist(), other.to_pylist(), strict=True)
+        return np.fromiter((left == right for left, right in pairs), np.bool_, len(one))
+    equal = pc.fill_null(pc.equal(one, other), False)
+    if one.null_count > 0 and other.null_count > 0:
+        equal = pc.or_(equal, pc.and_(one.is_null(), other.is_null()))
+    if pa.types.is_floating(type_):
+        both_nan = pc.and_(pc.is_nan(one), pc.is_nan(other))
+        equal = pc.or_(equal, pc.fill_null(both_nan, False))
+    return np.asarray(equal.to_numpy(zero_copy_only=False), dtype=np.bool_)
