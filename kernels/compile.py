@@ -60,9 +60,16 @@ def kernel(function: Callable[Parameters, Result]) -> Callable[Parameters, Resul
     Arrow's read-only ones. Division follows NumPy instead of raising, and floating-point
     operations keep their order. Bounds are not checked, except where the environment sets
     ``NUMBA_BOUNDSCHECK=1``, as one of the test runs does.
+
+    A kernel whose name begins with an underscore can be called by kernels alone: what Python would
+    need to call it takes a fifth of the time that all compilation takes.
     """
     compiled: Callable[Parameters, Result] = numba.njit(
-        nogil=True, cache=True, error_model="numpy"
+        nogil=True,
+        cache=True,
+        error_model="numpy",
+        no_cpython_wrapper=function.__name__.startswith("_"),
+        no_cfunc_wrapper=True,
     )(function)
     return compiled
 
@@ -74,7 +81,12 @@ def inlined_kernel(function: Callable[Parameters, Result]) -> Callable[Parameter
     one with an array two atomic updates of its reference count besides.
     """
     compiled: Callable[Parameters, Result] = numba.njit(
-        nogil=True, cache=True, error_model="numpy", forceinline=True
+        nogil=True,
+        cache=True,
+        error_model="numpy",
+        forceinline=True,
+        no_cpython_wrapper=True,
+        no_cfunc_wrapper=True,
     )(function)
     return compiled
 
