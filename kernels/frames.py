@@ -51,8 +51,8 @@ def number_rows(group_ids: U32, counts: I64, numbers: I64) -> None:
 
 
 @kernel
-def size_row_frames(groups: U32, offsets: I64, preceding: int, counts: I64, needs: I64) -> None:
-    """Find how many rows frames of a number of preceding rows and the current one have at most.
+def size_row_frames(groups: U32, offsets: I64, preceding: int, counts: I64, needs: I64) -> bool:
+    """Find how many rows the frames of a number of preceding rows and the current one have.
 
     Args:
         groups: uint32[n_keys], see the module.
@@ -60,10 +60,16 @@ def size_row_frames(groups: U32, offsets: I64, preceding: int, counts: I64, need
         preceding: Rows before the current one, from 0 to 2**62: unchecked.
         counts: int64[n_groups].
         needs: int64[n_keys], out, rows in the longest frame.
+
+    Returns:
+        Whether all frames have as many rows as that.
     """
+    count_least = preceding
     for place in range(groups.shape[0]):
-        count = counts[groups[place]] + offsets[place + 1] - offsets[place]
-        needs[place] = min(count, preceding + 1)
+        count = counts[groups[place]]
+        count_least = min(count_least, count)
+        needs[place] = min(count + offsets[place + 1] - offsets[place], preceding + 1)
+    return count_least == preceding
 
 
 @kernel

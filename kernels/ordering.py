@@ -6,7 +6,7 @@ import numpy as np
 
 from millstream.kernels.compile import I64, U32, kernel
 
-__all__ = ["group_rows", "order_by_time"]
+__all__ = ["group_rows", "order_by_time", "take_times"]
 
 _DIGIT_BITS = 11
 _N_DIGITS = 1 << _DIGIT_BITS
@@ -61,6 +61,19 @@ def group_rows(group_ids: U32, marks: U32, groups: U32, offsets: I64, order: U32
     for place in range(n_found):
         marks[groups[place]] = 0
     return n_found
+
+
+@kernel
+def take_times(times: I64, order: U32, taken: I64) -> None:
+    """Bring times into an order.
+
+    Args:
+        times: int64[n_rows].
+        order: uint32[n_taken], indices of rows: unchecked.
+        taken: int64[n_taken], out.
+    """
+    for place in range(order.shape[0]):
+        taken[place] = times[order[place]]
 
 
 @kernel

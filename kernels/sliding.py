@@ -130,6 +130,8 @@ def slide(
     adds = sum_values.shape[0] > 0
     finds_least = least_values.shape[0] > 0
     finds_greatest = greatest_values.shape[0] > 0
+    # Of a column without NULLs.
+    has_one_source = finds_least and least_values.ctypes.data == greatest_values.ctypes.data
     total_values = np.empty(_CHUNK_ROWS, sum_values.dtype)
     low_values, high_values = np.empty(_CHUNK_ROWS, np.int64), np.empty(_CHUNK_ROWS, np.int64)
     nothing = sum_values.dtype.type(0)
@@ -142,7 +144,9 @@ def slide(
             _gather(sum_values, order, first, last - first, total_values)
         if finds_least:
             _gather(least_values, order, first, last - first, low_values)
-        if finds_greatest:
+        if finds_greatest and has_one_source:
+            high_values[:] = low_values
+        elif finds_greatest:
             _gather(greatest_values, order, first, last - first, high_values)
         position = first
         while position < last:

@@ -33,9 +33,10 @@ _KEYS_LEAST = 1024
 class Over:
     """Appends the results of window functions to rows.
 
-    With an order by event time, rows wait until the watermark passes them, and leave in the order
-    of (time, arrival); a row behind its running watermark is late, and dropped. Without one, rows
-    leave as they come.
+    With an order by event time, rows wait for the watermark, and leave in the order of (time,
+    arrival); a row behind its running watermark is late, and dropped. The watermark has to reach a
+    row, since rows that are still to come are behind it then; where functions see later rows of the
+    same time, it has to be past the row. Without such an order, rows leave as they come.
 
     Args:
         node: The plan node. All rows of a key arrive here.
@@ -59,6 +60,8 @@ class Over:
         self._late_rows = late_rows
         self._keys = Keys([node.input.schema.field(key).type for key in node.keys])
         self._functions = OverFunctions(node, self._keys, functions)
+        # How far beyond a row the watermark has to be.
+        self._distance = 1 if self._functions.sees_peers else 0
         self._waiting = WaitingRows()
         self._watermark = NO_WATERMARK
         self._credits = 0
@@ -78,7 +81,7 @@ class Over:
         self._watermark = watermark
         if self._node.order_column is None:
             return
-        self._release(None if watermark == WATERMARK_END else watermark, out)
+        self._release(None if watermark == WATERMARK_END else watermark + 1 - self._distance, out)
         self._credits += _CREDITS_PER_STEP
         if self._credits > self._keys.n_keys:
             self._credits = 0
@@ -100,8 +103,7 @@ class Over:
         column = self._node.order_column
         if column is None:
             return None
-        # A row leaves once the watermark is beyond it.
-        times = self._waiting.times + 1
+        times = self._waiting.times + self._distance
         return HeldBack("row", times, self._node.input.schema.field(column).type)
 
     def _without_late(self, batch: pa.RecordBatch, times: I64) -> TimedRows:
@@ -128,11 +130,11 @@ class Over:
             self._emit(released, out)
 
     def _emit(self, timed: TimedRows, out: Collector) -> None:
-        """Compute rows in blocks; a block never ends between rows of one time."""
+        """Compute rows in blocks, none of which ends between rows that see each other as peers."""
         n_rows, start = timed.rows.num_rows, 0
         while start < n_rows:
             stop = min(start + _BLOCK_ROWS, n_rows)
-            if self._node.order_column is not None and stop < n_rows:
+            if self._functions.sees_peers and stop < n_rows:
                 stop = int(np.searchsorted(timed.times, timed.times[stop - 1], side="right"))
             out.emit(self._compute(timed.slice(start, stop)))
             start = stop

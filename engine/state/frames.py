@@ -235,19 +235,7 @@ class BoundedFrame(ABC):
     @property
     def lengths(self) -> I64:
         if self._lengths is None:
-            rows = self.rows
-            self._lengths = np.empty(rows.n_rows, np.int64)
-            measure_frames(
-                rows.groups,
-                rows.offsets,
-                rows.order,
-                self.preceding,
-                self.starts,
-                self.counts.values,
-                self._lengths,
-            )
-            if self.has_peers:
-                spread_over_peers(rows, self._lengths)
+            self._lengths = self._measured(self.rows)
         return self._lengths
 
     def new_ring(self, dtype: type[Number], fill: int = 0) -> Ring:
@@ -277,6 +265,21 @@ class BoundedFrame(ABC):
         self._drop(self.rows)
         self._rows = self._lengths = None
         self.starts = _NO_STARTS
+
+    def _measured(self, rows: KeyedRows) -> I64:
+        lengths = np.empty(rows.n_rows, np.int64)
+        measure_frames(
+            rows.groups,
+            rows.offsets,
+            rows.order,
+            self.preceding,
+            self.starts,
+            self.counts.values,
+            lengths,
+        )
+        if self.has_peers:
+            spread_over_peers(rows, lengths)
+        return lengths
 
     @abstractmethod
     def _find(self, rows: KeyedRows, needs: I64) -> None:
@@ -355,9 +358,16 @@ class RowFrame(BoundedFrame):
     def __init__(self, columns: KeyColumns, preceding: int) -> None:
         super().__init__(columns)
         self.preceding = preceding
+        self._are_full = False
 
     def _find(self, rows: KeyedRows, needs: I64) -> None:
-        size_row_frames(rows.groups, rows.offsets, self.preceding, self.counts.values, needs)
+        counts = self.counts.values
+        self._are_full = size_row_frames(rows.groups, rows.offsets, self.preceding, counts, needs)
+
+    def _measured(self, rows: KeyedRows) -> I64:
+        if self._are_full:
+            return np.full(rows.n_rows, self.preceding + 1)
+        return super()._measured(rows)
 
     def _drop(self, rows: KeyedRows) -> None:
         heads, counts = self.heads.values, self.counts.values

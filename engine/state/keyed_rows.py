@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from millstream.engine.state.key_table import KeyTable
 from millstream.kernels.compile import I64, U32
-from millstream.kernels.ordering import group_rows
+from millstream.kernels.ordering import group_rows, take_times
 
 __all__ = ["KeyColumn", "KeyColumns", "KeyedRows", "Keys"]
 
@@ -78,7 +78,15 @@ class KeyedRows:
             arrival.
     """
 
-    __slots__ = ("_marks", "_sorted", "_sorted_times", "group_ids", "n_known_keys", "times")
+    __slots__ = (
+        "_has_peers",
+        "_marks",
+        "_sorted",
+        "_sorted_times",
+        "group_ids",
+        "n_known_keys",
+        "times",
+    )
 
     def __init__(self, group_ids: U32, n_known_keys: int, marks: U32, times: I64 | None) -> None:
         self.group_ids = group_ids
@@ -87,6 +95,7 @@ class KeyedRows:
         self._marks = marks
         self._sorted: _Sorted | None = None
         self._sorted_times: I64 | None = None
+        self._has_peers: bool | None = None
 
     @property
     def n_rows(self) -> int:
@@ -113,14 +122,17 @@ class KeyedRows:
         """The times in the order of ``order``: int64[n_rows]."""
         if self._sorted_times is None:
             assert self.times is not None, "rows in the order of arrival have no times"
-            self._sorted_times = self.times.take(self.order)
+            self._sorted_times = np.empty(self.n_rows, np.int64)
+            take_times(self.times, self.order, self._sorted_times)
         return self._sorted_times
 
     @property
     def has_peers(self) -> bool:
         """Whether any two rows may have one key and time."""
-        times = self.times
-        return times is not None and bool(np.any(times[1:] == times[:-1]))
+        if self._has_peers is None:
+            times = self.times
+            self._has_peers = times is not None and bool(np.any(times[1:] == times[:-1]))
+        return self._has_peers
 
     def _by_key(self) -> _Sorted:
         if self._sorted is None:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from millstream.engine.columns import array_from_buffers, is_view, plain
 from millstream.kernels.compile import I64, U32
-from millstream.kernels.ordering import order_by_time
+from millstream.kernels.ordering import order_by_time, take_times
 
 __all__ = ["TimedRows", "WaitingRows", "take_rows"]
 
@@ -115,7 +115,9 @@ def _sorted(parts: list[TimedRows]) -> TimedRows:
         times = _locked(np.concatenate([part.times for part in parts]))
     order, spare = np.empty(len(times), np.uint32), np.empty(len(times), np.uint32)
     if order_by_time(times, order, spare):
-        return TimedRows(take_rows(rows, order), _locked(times[order]))
+        ordered = np.empty(len(times), np.int64)
+        take_times(times, order, ordered)
+        return TimedRows(take_rows(rows, order), _locked(ordered))
     return TimedRows(rows, times)
 
 

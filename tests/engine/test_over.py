@@ -452,6 +452,26 @@ def test_a_row_waits_for_the_watermark_and_for_its_peers() -> None:
     assert stream.operator.state_rows > 0
 
 
+def test_a_row_that_needs_no_peers_leaves_when_the_watermark_reaches_it() -> None:
+    calls = [*Frame("rows", 1).calls(["count(*)"]), *lag_calls()[:1], *rank_calls()]
+    stream = Stream(calls, delay=0)
+    rows = rows_of(4, 0, n_keys=1).set_column(2, "ts", pa.array([5, 5, 4, 6]))
+    stream.push(rows.slice(0, 1))
+    assert stream.collected["id"].to_pylist() == [0]
+    held_back = stream.operator.held_back()
+    assert held_back is not None
+    assert held_back.times.tolist() == []
+    stream.push(rows.slice(1, 2))
+    stream.push(rows.slice(3, 1))
+    assert stream.counters.rows_late == 1
+    assert stream.collected["id"].to_pylist() == [0, 1, 3]
+    assert [column.to_pylist() for column in stream.collected.columns[-3:]] == [
+        [1, 2, 3],
+        [1, 1, 3],
+        [1, 1, 2],
+    ]
+
+
 def test_frames_of_rows_keep_as_many_rows_and_frames_without_bounds_none() -> None:
     rows = rows_of(500, 9, n_keys=5, disorder=0)
     bounded = Stream(Frame("rows", 3).calls(["sum(x)", "first_value(s)"]))

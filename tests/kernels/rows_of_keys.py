@@ -75,7 +75,8 @@ class RowsOfKeys:
 
     def open(self, preceding: int) -> None:
         """Find frames of preceding rows."""
-        size_row_frames(self.groups, self.offsets, preceding, self.counts, self.needs)
+        rows = (self.groups, self.offsets)
+        self.are_full = size_row_frames(*rows, preceding, self.counts, self.needs)
         numbers = [
             self.counts[group] + nth
             for place, group in enumerate(self.groups)

@@ -64,6 +64,7 @@ def test_frames_of_rows(steps: list[list[tuple[int, None]]], preceding: int) -> 
             counts[key] += 1
             assert numbers[row] == counts[key]
             assert lengths[row] == same_lengths[row] == min(counts[key], preceding + 1)
+        assert state.are_full == all(length == preceding + 1 for length in lengths)
         assert state.needs.tolist() == [min(counts[key], preceding + 1) for key in state.groups]
         assert state.counts.tolist() == numbered.tolist() == list(counts.values())
         assert n_kept == sum(min(count, preceding) for count in counts.values())

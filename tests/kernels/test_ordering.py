@@ -10,7 +10,7 @@ import numpy.typing as npt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millstream.kernels.ordering import group_rows, order_by_time
+from millstream.kernels.ordering import group_rows, order_by_time, take_times
 
 INT64 = np.iinfo(np.int64)
 
@@ -31,6 +31,9 @@ def test_order_by_time(values: npt.NDArray[np.int64]) -> None:
     assert is_moved == (expected != list(range(len(values))))
     if is_moved:
         assert order.tolist() == expected
+        taken = np.empty(len(values), np.int64)
+        take_times(read_only(values), order, taken)
+        assert taken.tolist() == sorted(values.tolist())
 
 
 def test_order_by_time_of_many_rows() -> None:
