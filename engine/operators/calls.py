@@ -80,6 +80,8 @@ class Calls:
 
     def results(self, accumulated: Sequence[pa.Array], group_ids: U32 | slice) -> list[pa.Array]:
         """Return one array per call for some groups, whose accumulators are given."""
+        if not self._kept:
+            return [finish(accumulated) for finish in self._plan.finishes]
         folded = (finish(accumulated) for finish in self._plan.finishes)
         distinct = iter([] if self._distinct is None else self._distinct.results(group_ids))
         buffered = iter([] if self._buffered is None else self._buffered.results(group_ids))
