@@ -63,6 +63,13 @@ class SourceLink:
         """Return the columns that the pipeline reads, without copying."""
         if self.columns is None:
             return batch
+        if batch.num_columns == self.n_columns:
+            # To select takes a tenth of the time that Arrow needs to hand out the columns.
+            picked = batch.select(self.columns)
+            if not self._is_of_schema(picked):
+                picked = picked.rename_columns(self.schema.names)
+            if self._is_of_schema(picked):
+                return picked
         columns, schema = [batch.column(index) for index in self.columns], self.schema
         for index in range(self.n_columns, batch.num_columns):
             columns.append(batch.column(index))
@@ -70,6 +77,9 @@ class SourceLink:
         if not columns:
             return batch.select([])  # Which still has rows.
         return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+    def _is_of_schema(self, batch: pa.RecordBatch) -> bool:
+        return bool(batch.schema.equals(self.schema, check_metadata=True))
 
 
 @dataclass(slots=True)
