@@ -97,12 +97,15 @@ def watermark_at(step: Step, bounds: tuple[WatermarkBound, ...]) -> int:
     """Return the watermark of a plan node at a step: the least of its bounds."""
     least = WATERMARK_END
     for bound in bounds:
-        least = min(least, delayed_watermark(step.watermarks[bound.stream], bound.delay))
+        watermark = step.watermarks[bound.stream]
+        if bound.delay > 0:
+            watermark = delayed_watermark(watermark, bound.delay)
+        least = min(least, watermark)
     return least
 
 
 def delayed_watermark(watermark: int, delay: int) -> int:
     """Return the watermark of a stream as one of the bounds of a node."""
-    if delay == 0 or watermark in (NO_WATERMARK, WATERMARK_END):
+    if watermark in (NO_WATERMARK, WATERMARK_END):
         return watermark
     return max(watermark - delay, NO_WATERMARK)

@@ -7,6 +7,8 @@ import pytest
 from datafusion import Accumulator
 
 import millstream as ms
+from millstream.engine.event_time import NO_WATERMARK, WatermarkTracker
+from millstream.planner.catalog import StreamDefinition
 
 SCHEMA = pa.schema({"k": pa.string(), "v": pa.int64(), "ts": pa.timestamp("s")})
 WINDOWS = "SELECT window_start, sum(v) AS s FROM t WINDOW TUMBLING(10s)"
@@ -119,6 +121,43 @@ def test_a_watermark_of_the_source_closes_windows_and_cannot_go_back():
     job.finish()
     assert job.stats().rows_late == 1
     assert sorted(sink.table()["s"].to_pylist()) == [1, 1]
+
+
+def tracker(clock: Clock, type_: pa.DataType) -> WatermarkTracker:
+    schema = pa.schema({"k": pa.string(), "ts": type_})
+    stream = StreamDefinition("t", schema, event_time="ts", max_out_of_orderness=2)
+    return WatermarkTracker(stream, clock)
+
+
+def test_a_batch_that_is_only_looked_at_changes_nothing(clock):
+    seen = tracker(clock, pa.timestamp("s"))
+    batch = rows(10, 20, 13).select(["k", "ts"])
+    first, again = seen.observe(batch, 3), seen.observe(batch, 3)
+    assert first.batch["__ms_watermark"].to_pylist() == [NO_WATERMARK, 8, 18]
+    assert first == again
+    assert (first.watermark, first.bounds) == (18, (10, 20))
+    assert (seen.watermark, seen.max_time, seen.progress()) == (NO_WATERMARK, None, [])
+    seen.take(again)
+    assert (seen.watermark, seen.max_time) == (18, 20)
+    assert [source.source_partition for source in seen.progress()] == [3]
+
+
+@pytest.mark.parametrize(
+    "type_", [pa.int64(), pa.timestamp("ns"), pa.date64(), pa.int16(), pa.uint64(), pa.date32()]
+)
+def test_event_times_of_every_type_are_read_from_where_a_slice_begins(type_, clock):
+    day = 86_400_000 if type_ == pa.date64() else 1
+    storage = pa.int32() if type_ == pa.date32() else pa.int64()
+    times = pa.array([time * day for time in (99, 4, 7, 5, 0)], storage)
+    times = times.cast(type_)
+    batch = pa.record_batch([["k"] * 5, times], ["k", "ts"]).slice(1, 3)
+    assert tracker(clock, type_).observe(batch, 0).bounds == (4 * day, 7 * day)
+
+
+def test_an_event_time_that_is_null_is_refused(clock):
+    batch = pa.record_batch([["k"] * 2, pa.array([1, None], pa.int64())], ["k", "ts"])
+    with pytest.raises(ms.SchemaError, match=r"event time column 'ts': .* NULL: row 1"):
+        tracker(clock, pa.int64()).observe(batch, 0)
 
 
 def test_a_table_is_replaced_between_two_micro_batches():
