@@ -93,7 +93,7 @@ class CountValues:
             self._fold = self._frame.new_fold_of_ones()
         n_rows = inputs.rows.n_rows
         ones = np.ones(n_rows, np.int64) if valid is None else valid.astype(np.int64)
-        self._fold.put(_locked(ones))
+        self._fold.put(_locked(ones), has_nulls=valid is not None)
 
     def finish(self) -> None:
         if self._fold is not None:
@@ -119,7 +119,7 @@ class Sum:
     def __init__(self, frame: Frame, column: str, *, is_float: bool) -> None:
         self._column = column
         self._dtype: type[np.int64 | np.float64] = np.float64 if is_float else np.int64
-        self._fold = frame.new_fold(ADD, self._dtype)
+        self._fold = frame.new_fold(ADD, self._dtype, (column, 0))
         self.values: npt.NDArray[Any] = np.empty(0, self._dtype)
 
     def update(self, inputs: Inputs) -> None:
@@ -127,7 +127,7 @@ class Sum:
         values = fixed_values(array).astype(self._dtype, copy=False)
         if valid is not None:
             values = np.where(valid.view(np.bool_), values, self._dtype(0))
-        self._fold.put(_locked(values))
+        self._fold.put(_locked(values), has_nulls=valid is not None)
 
     def finish(self) -> None:
         self.values = self._fold.out
@@ -145,7 +145,9 @@ class Extreme:
         self._flip = _INT64_MIN if storage == np.uint64 else 0
         self._is_comparable = not self._is_float and self._flip == 0
         self._of_null = _INT64_MIN if is_greatest else _INT64_MAX
-        self._fold = frame.new_fold(GREATEST if is_greatest else LEAST, np.int64)
+        # Integers that compare as they are may be those that a sum adds up.
+        source = (column, "float" if self._is_float else self._flip)
+        self._fold = frame.new_fold(GREATEST if is_greatest else LEAST, np.int64, source)
         self.values: npt.NDArray[Any] = np.empty(0, storage)
 
     def update(self, inputs: Inputs) -> None:
@@ -158,7 +160,7 @@ class Extreme:
             words = _locked(comparable)
         if valid is not None:
             words = _locked(np.where(valid.view(np.bool_), words, np.int64(self._of_null)))
-        self._fold.put(words)
+        self._fold.put(words, has_nulls=valid is not None)
 
     def finish(self) -> None:
         out: I64 = self._fold.out

@@ -27,11 +27,12 @@ from millstream.engine.state.frames import (
     Frame,
     RowFrame,
     TimeFrame,
-    WholeFrame,
     spread_over_peers,
 )
 from millstream.engine.state.keyed_rows import Keys
 from millstream.engine.state.retained_rows import FirstRows
+from millstream.engine.state.short_frames import SHORT_PRECEDING_MAX, ShortFrame
+from millstream.engine.state.whole_frame import WholeFrame
 from millstream.errors import InternalError
 from millstream.kernels.compile import F64
 from millstream.planner.nodes import Over, OverCall
@@ -164,6 +165,8 @@ class OverFunctions:
         if preceding is None:
             has_peers = kind == "range" and self._node.order_column is not None
             return WholeFrame(columns, has_peers=has_peers)
+        if kind == "rows" and preceding <= SHORT_PRECEDING_MAX:
+            return ShortFrame(columns, preceding)
         if kind == "rows":
             return RowFrame(columns, min(preceding, PRECEDING_MAX))
         if self._node.order_column is None:

@@ -7,6 +7,7 @@ the rows that no later frame reaches.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -19,23 +20,24 @@ from millstream.kernels.frames import (
     close_time_frames,
     expire_rows,
     measure_frames,
-    number_rows,
     open_time_frames,
     size_row_frames,
     spread_to_peers,
 )
 from millstream.kernels.rings import allocate_rings, copy_rings, pack_rings
-from millstream.kernels.sliding import ADD, GREATEST, LEAST, run, slide
+from millstream.kernels.sliding import ADD, GREATEST, LEAST, slide
 
 __all__ = [
+    "IDENTITY",
     "PRECEDING_MAX",
     "BoundedFrame",
     "Fold",
     "Frame",
+    "Number",
     "Ring",
     "RowFrame",
     "TimeFrame",
-    "WholeFrame",
+    "Values",
     "spread_over_peers",
 ]
 
@@ -46,8 +48,7 @@ Values: TypeAlias = npt.NDArray[Any]
 PRECEDING_MAX = 1 << 62
 _SLOTS_LEAST = 1024
 _INT64_MIN, _INT64_MAX = -(1 << 63), (1 << 63) - 1
-# What changes nothing.
-_IDENTITY = {ADD: 0, LEAST: _INT64_MAX, GREATEST: _INT64_MIN}
+IDENTITY = {ADD: 0, LEAST: _INT64_MAX, GREATEST: _INT64_MIN}
 
 
 class Fold(Protocol):
@@ -59,11 +60,12 @@ class Fold(Protocol):
 
     out: Values
 
-    def put(self, values: Values) -> None:
+    def put(self, values: Values, *, has_nulls: bool) -> None:
         """Hand over what to fold in this step, before the frame folds.
 
         Args:
             values: [n_rows] of the fold's type, read-only, with what changes nothing for NULLs.
+            has_nulls: Whether there are any.
         """
 
 
@@ -91,8 +93,14 @@ class Frame(Protocol):
     def close(self) -> None:
         """End a step."""
 
-    def new_fold(self, operation: int, dtype: type[Number]) -> Fold:
-        """Return a fold that has seen no rows."""
+    def new_fold(self, operation: int, dtype: type[Number], source: Hashable) -> Fold:
+        """Return a fold that has seen no rows.
+
+        Args:
+            operation: Of :mod:`millstream.kernels.sliding`.
+            dtype: Of the values.
+            source: Folds with one source and type are given the same values, NULLs aside.
+        """
 
     def new_fold_of_ones(self) -> Fold:
         """Return a sum of integers that has seen a one in every row before the step."""
@@ -104,80 +112,6 @@ def spread_over_peers(rows: KeyedRows, values: Values) -> None:
         spread_to_peers(rows.offsets, rows.order, rows.sorted_times, values)
 
 
-class WholeFrame:
-    """All rows up to the current one: nothing is kept but totals.
-
-    Args:
-        columns: Where columns per key are made.
-        has_peers: Whether later rows of the same time belong to a frame.
-    """
-
-    n_rows = 0
-    state_bytes = 0
-
-    def __init__(self, columns: KeyColumns, *, has_peers: bool) -> None:
-        self._columns = columns
-        self._has_peers = has_peers
-        self._counts = columns.add(np.int64)
-        self._folds: list[_RunningFold] = []
-        self._rows: KeyedRows | None = None
-        self._lengths: I64 | None = None
-
-    @property
-    def lengths(self) -> I64:
-        assert self._lengths is not None, "a step is open"
-        return self._lengths
-
-    def open(self, rows: KeyedRows) -> None:
-        self._rows = rows
-        self._lengths = lengths = np.empty(rows.n_rows, np.int64)
-        number_rows(rows.group_ids, self._counts.values, lengths)
-        if self._has_peers:
-            spread_over_peers(rows, lengths)
-
-    def fold(self) -> None:
-        assert self._rows is not None, "a step is open"
-        for fold in self._folds:
-            fold.run(self._rows)
-            if self._has_peers:
-                spread_over_peers(self._rows, fold.out)
-
-    def close(self) -> None:
-        self._rows = self._lengths = None
-
-    def new_fold(self, operation: int, dtype: type[Number]) -> Fold:
-        return self._new_fold(operation, self._columns.add(dtype, _IDENTITY[operation]))
-
-    def new_fold_of_ones(self) -> Fold:
-        totals = self._columns.add(np.int64)
-        totals.values[:] = self._counts.values
-        if self._rows is not None:
-            # The rows of the step have been counted already.
-            ids = self._rows.group_ids
-            totals.values[:] -= np.bincount(ids, minlength=len(totals.values))
-        return self._new_fold(ADD, totals)
-
-    def _new_fold(self, operation: int, totals: KeyColumn) -> Fold:
-        fold = _RunningFold(operation, totals)
-        self._folds.append(fold)
-        return fold
-
-
-class _RunningFold:
-    def __init__(self, operation: int, totals: KeyColumn) -> None:
-        self._operation = operation
-        self._totals = totals
-        self._values: Values = np.empty(0, totals.values.dtype)
-        self.out = self._values
-
-    def put(self, values: Values) -> None:
-        self._values = values
-
-    def run(self, rows: KeyedRows) -> None:
-        self.out = np.empty_like(self._values)
-        run(self._operation, rows.group_ids, self._values, self._totals.values, self.out)
-
-
 class Ring:
     """An array of slots, a ring of them for each key.
 
@@ -187,8 +121,8 @@ class Ring:
 
     __slots__ = ("fill", "slots")
 
-    def __init__(self, n_slots: int, dtype: type[Number], fill: int) -> None:
-        self.slots: Values = np.full(n_slots, fill, dtype)
+    def __init__(self, slots: Values, fill: int) -> None:
+        self.slots = slots
         self.fill = fill
 
 
@@ -240,11 +174,17 @@ class BoundedFrame(ABC):
 
     def new_ring(self, dtype: type[Number], fill: int = 0) -> Ring:
         """Return a ring with ``fill`` in the slots of all rows so far."""
-        ring = Ring(self._n_slots, dtype, fill)
+        ring = Ring(np.full(self._n_slots, fill, dtype), fill)
         self._rings.append(ring)
         return ring
 
-    def new_fold(self, operation: int, dtype: type[Number]) -> Fold:
+    def copy_ring(self, ring: Ring) -> Ring:
+        """Return another ring with the same in its slots."""
+        copy = Ring(ring.slots.copy(), ring.fill)
+        self._rings.append(copy)
+        return copy
+
+    def new_fold(self, operation: int, dtype: type[Number], source: Hashable) -> Fold:
         return self._new_fold(operation, dtype, 0)
 
     def new_fold_of_ones(self) -> Fold:
@@ -290,7 +230,7 @@ class BoundedFrame(ABC):
         """Count the rows of a step in, and drop what is not reached any more."""
 
     def _new_fold(self, operation: int, dtype: type[Number], fill: int) -> Fold:
-        ring, backs = self.new_ring(dtype, fill), self._columns.add(dtype, _IDENTITY[operation])
+        ring, backs = self.new_ring(dtype, fill), self._columns.add(dtype, IDENTITY[operation])
         fold = _SlidingFold(ring, backs)
         for lanes in self._lanes:
             if lanes.has_room(operation):
@@ -441,7 +381,7 @@ class _SlidingFold:
         self._values: Values = np.empty(0, ring.slots.dtype)
         self.out = self._values
 
-    def put(self, values: Values) -> None:
+    def put(self, values: Values, *, has_nulls: bool) -> None:
         self._values = values
 
     def lane(self) -> tuple[Values, Values, Values, Values]:

@@ -301,6 +301,22 @@ def test_frames_of_several_kinds_in_one_operator() -> None:
     check(rows_of(300, 1), [*calls, *lag_calls(), *rank_calls()], 7)
 
 
+@settings(max_examples=40)
+@given(
+    st.permutations(
+        ["sum(i)", "min(i)", "max(i)", "sum(id)", "min(id)", "max(id)", "sum(u)", "max(u)"]
+    ),
+    st.integers(2, 8),
+    st.sampled_from([0, 1, 2, 5, 15, 16, 17]),
+    st.sampled_from([7, 100]),
+)
+def test_folds_of_several_columns_side_by_side(
+    texts: list[str], n_calls: int, preceding: int, batch_rows: int
+) -> None:
+    rows = rows_of(120, preceding)
+    check(rows, Frame("rows", preceding).calls(texts[:n_calls]), batch_rows)
+
+
 @pytest.mark.parametrize("batch_rows", [37, 5000])
 def test_many_keys_and_long_frames_move_rings(batch_rows: int) -> None:
     texts = ["sum(x)", "max(u)", "first_value(s)"]
