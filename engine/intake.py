@@ -20,7 +20,6 @@ from millstream.engine.event_time import (
     NO_WATERMARK,
     WATERMARK_END,
     Observation,
-    TimeBounds,
     WatermarkTracker,
 )
 from millstream.engine.flow_control import FlowControl
@@ -219,7 +218,9 @@ class Intake:
     def _route(self, stream: str, batch: pa.RecordBatch, source_partition: int) -> _Parts:
         """Let the strategy choose, and check that it neither loses nor invents rows."""
         # A strategy of the user's gets numbers that stay as they are while it looks at them.
-        pending = self._queues if self._is_strategy_ours else list(self._queues)
+        pending: Sequence[int] = self._queues
+        if not self._is_strategy_ours:
+            pending = [partition.rows_pending for partition in self._partitions]
         route = self._strategy.route(stream, batch, source_partition, pending)
         n_partitions = len(self._partitions)
         if isinstance(route, int):
@@ -240,9 +241,8 @@ class Intake:
     def _deal(self, stream: str, parts: _Parts, observed: Observation, n_bytes: int) -> None:
         """Post the parts of a batch, and the step that follows if one is due."""
         try:
-            self.taken_at[stream] = self._clock()
             watermarks = self._watermarks()
-            self._post_parts(stream, parts, observed.bounds, watermarks, n_bytes)
+            self._post_parts(stream, parts, observed, watermarks, n_bytes)
             if self._shape.pace == "deferred" and self._window_ends.are_passed(watermarks):
                 self._in_flight.force_step()
                 self._end_step(watermarks, is_final=False)
@@ -255,20 +255,23 @@ class Intake:
         self,
         stream: str,
         parts: _Parts,
-        bounds: TimeBounds | None,
+        observed: Observation,
         watermarks: Mapping[str, int],
         n_bytes: int,
     ) -> None:
-        n_readers, pushed_at_ns = self.n_readers[stream], self._now_ns()
+        n_readers, pushed_at_ns = self.n_readers[stream], int(observed.seen_at * 1e9)
+        self.taken_at[stream] = observed.seen_at
         for number, (owner, rows) in enumerate(parts):
             if number > 0:
                 self._in_flight.force()
             n_rows = rows.num_rows * n_readers
+            is_step = self._shape.pace != "deferred"
+            # By position, which takes less than half of the time that names take.
             item = SourceItem(
                 self._n_batches,
                 stream,
                 rows,
-                None if self._shape.pace == "deferred" else self._step(watermarks, is_final=False),
+                self._step(watermarks, is_final=False) if is_step else None,
                 pushed_at_ns,
                 self._tables,
                 watermarks,
@@ -276,7 +279,7 @@ class Intake:
                 n_rows,
                 # The bytes of the whole are given back with its last slice.
                 n_bytes if number == len(parts) - 1 else 0,
-                bounds,
+                observed.bounds,
             )
             self.rows_taken[stream] += n_rows
             self._post(item)
@@ -285,7 +288,8 @@ class Intake:
     def _end_step(self, watermarks: Mapping[str, int], *, is_final: bool) -> None:
         """Post a step without a micro-batch, which has been let in."""
         step = self._step(watermarks, is_final=is_final)
-        self._post(SourceItem(-1, "", None, step, self._now_ns(), self._tables, watermarks))
+        pushed_at_ns = int(self._clock() * 1e9)
+        self._post(SourceItem(-1, "", None, step, pushed_at_ns, self._tables, watermarks))
 
     def _step(self, watermarks: Mapping[str, int], *, is_final: bool) -> Step:
         begins_everywhere = self._shape.pace in ("broadcast", "deferred")
@@ -303,9 +307,6 @@ class Intake:
             return
         for partition in partitions:
             partition.post_item(item)
-
-    def _now_ns(self) -> int:
-        return int(self._clock() * 1e9)
 
     def _watermarks(self) -> dict[str, int]:
         """Return the watermark of each stream, after moving idle ones up to the others."""
