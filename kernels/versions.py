@@ -8,7 +8,14 @@ import numpy as np
 
 from millstream.kernels.compile import I64, U8, U32, address_array, kernel
 
-__all__ = ["Change", "ColumnField", "WordField", "replace_versions"]
+__all__ = [
+    "BEFORE",
+    "Change",
+    "ColumnField",
+    "WordField",
+    "pair_versions",
+    "replace_versions",
+]
 
 
 class Change(IntEnum):
@@ -22,6 +29,10 @@ class Change(IntEnum):
     """Another row than the one sent last."""
     MOVED = 3
     """Another row under another key than the one sent last."""
+
+
+BEFORE = 4
+"""Added to a change: the row in whose place another comes, or that is gone."""
 
 
 class ColumnField(IntEnum):
@@ -162,3 +173,48 @@ def replace_versions(
         for word in range(n_words):
             rows[row, word], sent[group, word] = sent[group, word], rows[row, word]
     return n_new, n_updated, n_moved
+
+
+@kernel
+def pair_versions(
+    changes: U8,
+    group_ids: U32,
+    replaced: I64,
+    sent: I64,
+    shows_updated: bool,
+    pairs: I64,
+    kinds: U8,
+    places: I64,
+) -> int:
+    """List rows that are news, each behind the one in whose place it comes.
+
+    Args:
+        changes: uint8[n_rows] of :class:`Change`.
+        group_ids: uint32[n_rows].
+        replaced: int64[n_rows, n_words], what was sent before of rows that are not new.
+        sent: int64[capacity, n_words], the rows sent last: these.
+        shows_updated: Whether rows are listed in whose place others with the same key come.
+        pairs: int64[n, n_words], out, the words of the rows listed. There is room for them.
+        kinds: uint8[n], out, the change of each; of rows that others replace, that and ``BEFORE``.
+        places: int64[n], out, the row among ``changes`` that each belongs to.
+
+    Returns:
+        The number of rows listed.
+    """
+    n_listed, n_words = 0, sent.shape[1]
+    for row in range(changes.shape[0]):
+        change = np.int64(changes[row])
+        if change == Change.NONE:
+            continue
+        if change == Change.MOVED or (change == Change.UPDATED and shows_updated):
+            kinds[n_listed] = change + BEFORE
+            places[n_listed] = row
+            for word in range(n_words):
+                pairs[n_listed, word] = replaced[row, word]
+            n_listed += 1
+        kinds[n_listed] = change
+        places[n_listed] = row
+        for word in range(n_words):
+            pairs[n_listed, word] = sent[group_ids[row], word]
+        n_listed += 1
+    return n_listed

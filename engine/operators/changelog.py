@@ -9,10 +9,10 @@ import pyarrow as pa
 
 from millstream.engine.columns import array_from_buffers, fixed_values
 from millstream.engine.operators.base import Collector
-from millstream.engine.state.sent_rows import SentRows, Versions
-from millstream.kernels.compile import U16, U32, Bool
-from millstream.kernels.versions import Change
-from millstream.planner.nodes import Aggregate, Node
+from millstream.engine.state.sent_rows import SentRows
+from millstream.kernels.compile import U8, U16, U32, Bool
+from millstream.kernels.versions import BEFORE, Change
+from millstream.planner.nodes import Aggregate, Exchange, Node, Transform
 from millstream.planner.nodes import Changelog as ChangelogNode
 
 __all__ = ["DELETE", "INSERT", "UPDATE", "UPDATE_BEFORE", "Changelog"]
@@ -21,16 +21,23 @@ INSERT, UPDATE, UPDATE_BEFORE, DELETE = "+I", "+U", "-U", "-D"
 _OP_BYTES = 2
 
 
-def _codes(ops: dict[Change, str]) -> U16:
-    """Return the two characters of the operation for each kind of change, as one number."""
-    texts = "".join(ops.get(change, "??") for change in Change)
+def _codes(ops: dict[int, str]) -> U16:
+    """Return the two characters of the operation for each kind of row, as one number."""
+    texts = "".join(ops.get(kind, "??") for kind in range(2 * BEFORE))
     return np.frombuffer(texts.encode(), np.uint16)
 
 
-# What rows are called, and the rows in whose place they come, where these are sent as well.
-_AFTER = _codes({Change.NEW: INSERT, Change.UPDATED: UPDATE, Change.MOVED: INSERT})
-_BEFORE = _codes({Change.UPDATED: UPDATE_BEFORE, Change.MOVED: DELETE})
-_GONE = _codes({Change.NONE: DELETE})
+_GONE = BEFORE + Change.NONE
+_CODES = _codes(
+    {
+        Change.NEW: INSERT,
+        Change.UPDATED: UPDATE,
+        Change.MOVED: INSERT,
+        BEFORE + Change.UPDATED: UPDATE_BEFORE,
+        BEFORE + Change.MOVED: DELETE,
+        _GONE: DELETE,
+    }
+)
 
 
 class Changelog:
@@ -50,8 +57,12 @@ class Changelog:
         self._node = node
         self._n_columns = len(node.schema) - 1
         self._row_schema = pa.schema(list(node.schema)[:-1])
-        keys_move = _has_sessions(node.input)
-        self._sent = SentRows(self._row_schema, node.key_columns, keys_move=keys_move)
+        self._sent = SentRows(
+            self._row_schema,
+            node.key_columns,
+            keys_move=_has_sessions(node.input),
+            are_given_back=node.retract or _may_take_back(node.input),
+        )
         self._touched: list[U32] = []
         self._arrived: list[U32] = []
         self._n_missing = 0
@@ -80,24 +91,22 @@ class Changelog:
         n_columns = self._n_columns
         assert batch.num_columns == n_columns + 1, "rows carry their group and nothing else"
         self._send_gone(out)
-        group_ids = fixed_values(batch.column(n_columns))
+        *columns, groups = batch.columns
+        group_ids = fixed_values(groups)
         self._arrived.append(group_ids)
         self._n_missing -= len(group_ids)
-        columns = batch.columns[:n_columns]
         versions = self._sent.replace(columns, group_ids)
-        changes = versions.changes
+        kinds = versions.changes
         n_news = versions.n_new + versions.n_updated + versions.n_moved
         if n_news == 0:
             return
-        is_news = None
-        if n_news < len(group_ids):
-            is_news = changes != Change.NONE
-            changes = changes[is_news]
-            columns = batch.filter(_mask(is_news)).columns[:n_columns]
         if versions.n_moved > 0 or (self._node.retract and versions.n_updated > 0):
-            self._emit_pairs(columns, versions, is_news, out)
-        else:
-            out.emit(self._with_ops(columns, _AFTER[changes]))
+            columns, kinds = self._sent.pairs(columns, versions, shows_updated=self._node.retract)
+        elif n_news < len(group_ids):
+            is_news = kinds != Change.NONE
+            kinds = kinds[is_news]
+            columns = batch.filter(_mask(is_news)).columns[:n_columns]
+        out.emit(self._with_ops(columns, kinds))
 
     def end_batch(self, out: Collector) -> None:
         self._settle()
@@ -117,33 +126,6 @@ class Changelog:
     @property
     def state_bytes(self) -> int:
         return self._sent.state_bytes
-
-    def _emit_pairs(
-        self,
-        columns: Sequence[pa.Array],
-        versions: Versions,
-        is_news: Bool | None,
-        out: Collector,
-    ) -> None:
-        """Send each row that is replaced right before the one that replaces it."""
-        changes = versions.changes
-        is_shown = changes == Change.MOVED
-        if self._node.retract:
-            is_shown |= changes == Change.UPDATED
-        replaced = np.flatnonzero(is_shown)
-        before = self._sent.before(versions, replaced)
-        if is_news is not None:
-            changes, is_shown = changes[is_news], is_shown[is_news]
-        n_rows, n_replaced = len(changes), len(replaced)
-        places = np.arange(n_rows) + np.cumsum(is_shown)
-        order = np.empty(n_rows + n_replaced, np.int64)
-        order[places] = np.arange(n_rows)
-        order[places[is_shown] - 1] = np.arange(n_rows, n_rows + n_replaced)
-        codes = np.concatenate([_AFTER[changes], _BEFORE[changes[is_shown]]])[order]
-        after = pa.RecordBatch.from_arrays(columns, schema=self._row_schema)
-        both = pa.concat_batches([after, before])
-        rows = both.take(array_from_buffers(order, pa.int64(), None))
-        out.emit(self._with_ops(rows.columns, codes))
 
     def _settle(self) -> None:
         """Find the touched groups whose row has not arrived, while their numbers still hold."""
@@ -169,14 +151,12 @@ class Changelog:
 
     def _send_gone(self, out: Collector) -> None:
         for rows in self._gone:
-            changes = np.full(rows.num_rows, Change.NONE, np.uint8)
-            out.emit(self._with_ops(rows.columns, _GONE[changes]))
+            out.emit(self._with_ops(rows.columns, np.full(rows.num_rows, _GONE, np.uint8)))
         self._gone.clear()
 
-    def _with_ops(self, columns: Sequence[pa.Array], codes: U16) -> pa.RecordBatch:
-        return pa.RecordBatch.from_arrays(
-            [*columns, self._ops.column(codes)], schema=self._node.schema
-        )
+    def _with_ops(self, columns: Sequence[pa.Array], kinds: U8) -> pa.RecordBatch:
+        ops = self._ops.column(_CODES[kinds])
+        return pa.RecordBatch.from_arrays([*columns, ops], schema=self._node.schema)
 
 
 class _Ops:
@@ -199,6 +179,16 @@ def _has_sessions(node: Node) -> bool:
     if isinstance(node, Aggregate):
         return node.window is not None and node.window.kind == "session"
     return any(_has_sessions(below) for below in node.inputs)
+
+
+def _may_take_back(node: Node) -> bool:
+    """Whether rows may be gone or change their keys."""
+    if isinstance(node, Aggregate):
+        return _has_sessions(node)
+    is_whole = isinstance(node, Exchange) or (
+        isinstance(node, Transform) and node.where is None and not node.tables
+    )
+    return not is_whole or any(_may_take_back(below) for below in node.inputs)
 
 
 def _mask(flags: Bool) -> pa.Array:

@@ -14,12 +14,20 @@ from millstream.engine.columns import array_from_buffers
 from millstream.engine.state.row_store import RowStore
 from millstream.engine.state.state_columns import resized
 from millstream.kernels.compile import I64, U8, U32, Bool
-from millstream.kernels.versions import Change, ColumnField, WordField, replace_versions
+from millstream.kernels.versions import (
+    BEFORE,
+    Change,
+    ColumnField,
+    WordField,
+    pair_versions,
+    replace_versions,
+)
 
 __all__ = ["SentRows", "Versions"]
 
 _CAPACITY_LEAST = 64
 _NULLS_PER_WORD = 64
+_AFTER = -1
 _FOUND = slice(ColumnField.VALUES, ColumnField.WIDTH)
 # Below this many rows that nobody refers to, rewriting costs more than it frees.
 _GARBAGE_ROWS_MIN = 4096
@@ -63,9 +71,17 @@ class SentRows:
         schema: Schema of the rows.
         key_columns: Columns with the keys of groups.
         keys_move: Whether keys of fixed width may change, as the windows of sessions do.
+        are_given_back: Whether rows are ever asked for. If not, keys without words are not kept.
     """
 
-    def __init__(self, schema: pa.Schema, key_columns: Sequence[str], *, keys_move: bool) -> None:
+    def __init__(
+        self,
+        schema: pa.Schema,
+        key_columns: Sequence[str],
+        *,
+        keys_move: bool,
+        are_given_back: bool,
+    ) -> None:
         self._schema = schema
         self._columns: list[tuple[int, pa.DataType]] = []
         constant: list[int] = []
@@ -87,9 +103,12 @@ class SentRows:
         self._null_word = len(words)
         words += [(0, 0, 0)] * -(-len(self._columns) // _NULLS_PER_WORD)
         self._words = np.array(words, np.int64).reshape(len(words), len(WordField))
-        self._constant = _ArrowColumns(schema, constant) if constant else None
+        self._are_given_back = are_given_back
+        keeps_keys = bool(constant) and are_given_back
+        self._constant = _ArrowColumns(schema, constant) if keeps_keys else None
         self._variable = _ArrowColumns(schema, variable) if variable else None
         self._sent = np.empty((0, len(words)), np.int64)
+        self._replaced = np.empty((0, len(words)), np.int64)
         self._is_sent = np.empty(0, np.uint8)
         self.n_rows = 0
 
@@ -102,7 +121,7 @@ class SentRows:
     def state_bytes(self) -> int:
         """Bytes of all rows."""
         arrow = sum(columns.state_bytes for columns in self._arrow_columns())
-        return self._sent.nbytes + self._is_sent.nbytes + arrow
+        return self._sent.nbytes + self._replaced.nbytes + self._is_sent.nbytes + arrow
 
     def reserve(self, n_groups: int) -> None:
         """Make room for at least ``n_groups``."""
@@ -132,7 +151,7 @@ class SentRows:
                 are_equal = self._variable.are_equal(columns, known, positions[known])
                 changes[known[~are_equal]] = Change.UPDATED
         self._locate(columns)
-        words = np.empty((n_rows, len(self._words)), np.int64)
+        words = self._words_for(n_rows)
         n_new, n_updated, n_moved = replace_versions(
             self._program,
             self._words,
@@ -150,18 +169,50 @@ class SentRows:
             self._variable.put(columns, np.flatnonzero(changes), group_ids)
         return Versions(changes, n_new, n_updated, n_moved, words, group_ids, positions)
 
-    def before(self, versions: Versions, rows: I64) -> pa.RecordBatch:
-        """Return the rows in whose place others came, at int64[n] places among those; none is new.
+    def pairs(
+        self, columns: Sequence[pa.Array], versions: Versions, *, shows_updated: bool
+    ) -> tuple[list[pa.Array], U8]:
+        """List rows that are news, each behind the one in whose place it comes.
 
-        Garbage must not have been dropped in between.
+        Args:
+            columns: What was given to :meth:`replace`, which was called last.
+            versions: What it returned.
+            shows_updated: Whether to list rows, too, whose key those that come after them have.
+
+        Returns:
+            The columns, and for each row uint8 of :class:`Change`, with ``BEFORE`` added for those
+            in whose place others come.
         """
-        positions = None if versions.positions is None else versions.positions[rows]
-        return self._batch(versions.words[rows], versions.group_ids[rows], positions)
+        n_most = len(versions.changes) + versions.n_updated + versions.n_moved
+        words = np.empty((n_most, len(self._words)), np.int64)
+        kinds, places = np.empty(n_most, np.uint8), np.empty(n_most, np.int64)
+        n_rows = pair_versions(
+            versions.changes,
+            versions.group_ids,
+            versions.words,
+            self._sent,
+            shows_updated,
+            words,
+            kinds,
+            places,
+        )
+        words, kinds, places = words[:n_rows], kinds[:n_rows], places[:n_rows]
+        arrays = self._decoded(words)
+        if self._constant is not None:
+            # A group's keys are the same before and after.
+            self._constant.pair(columns, places, None, arrays)
+        if self._variable is not None and versions.positions is not None:
+            is_before = kinds >= BEFORE
+            positions = np.where(is_before, versions.positions[places], _AFTER)
+            self._variable.pair(columns, places, positions, arrays)
+        return arrays, kinds
 
     def take(self, group_ids: U32) -> pa.RecordBatch:
         """Return the rows of groups that have one."""
-        positions = None if self._variable is None else self._variable.positions[group_ids]
-        return self._batch(self._sent[group_ids], group_ids, positions)
+        arrays = self._decoded(self._sent[group_ids])
+        for columns in self._arrow_columns():
+            columns.give(group_ids, arrays)
+        return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
     def forget(self, group_ids: U32) -> None:
         """Drop the rows of groups that have one: uint32[n] without duplicates."""
@@ -188,8 +239,16 @@ class SentRows:
     def _arrow_columns(self) -> list[_ArrowColumns]:
         return [columns for columns in (self._constant, self._variable) if columns is not None]
 
+    def _words_for(self, n_rows: int) -> I64:
+        """Return room for the words of some rows, which lasts until more of them come."""
+        if n_rows > len(self._replaced):
+            self._replaced = np.empty((2 * n_rows, len(self._words)), np.int64)
+        return self._replaced[:n_rows]
+
     def _reallocate(self, capacity: int, kept: U32 | slice) -> None:
-        self._sent = resized(self._sent, capacity, kept)
+        chosen = self._sent[kept]
+        self._sent = np.empty((capacity, len(self._words)), np.int64)
+        self._sent[: len(chosen)] = chosen
         self._is_sent = resized(self._is_sent, capacity, kept)
         for columns in self._arrow_columns():
             columns.positions = resized(columns.positions, capacity, kept)
@@ -206,19 +265,20 @@ class SentRows:
         if found:
             self._program[:, _FOUND] = found
 
-    def _batch(self, words: I64, group_ids: U32, positions: I64 | None) -> pa.RecordBatch:
-        arrays: list[pa.Array | None] = [None] * len(self._schema)
-        if self._constant is not None:
-            self._constant.give(self._constant.positions[group_ids], arrays)
-        if self._variable is not None and positions is not None:
-            self._variable.give(positions, arrays)
+    def _decoded(self, words: I64) -> list[pa.Array]:
+        """Return the columns with words of rows, and None in the place of others."""
+        assert self._are_given_back, "rows are kept whole only where they are asked for"
+        arrays: list[pa.Array] = [None] * len(self._schema)
+        null_words = words[:, self._null_word :]
+        null_columns = np.bitwise_or.reduce(null_words, axis=0).tolist()
         for index, (place, type_) in enumerate(self._columns):
-            word = self._program[index, ColumnField.WORD]
-            null_bits = words[:, self._null_word + index // _NULLS_PER_WORD]
-            are_null = (null_bits >> np.int64(index % _NULLS_PER_WORD)) & 1
-            seen = (are_null ^ 1).astype(np.uint8) if are_null.any() else None
-            arrays[place] = array_from_buffers(_values(words, word, type_), type_, seen)
-        return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+            null_word, bit = divmod(index, _NULLS_PER_WORD)
+            seen = None
+            if null_columns[null_word] >> bit & 1:
+                seen = (~(null_words[:, null_word] >> np.int64(bit)) & 1).astype(np.uint8)
+            values = _values(words, self._program[index, ColumnField.WORD], type_)
+            arrays[place] = array_from_buffers(values, type_, seen)
+        return arrays
 
 
 class _ArrowColumns:
@@ -255,10 +315,40 @@ class _ArrowColumns:
         first = self._rows.append(self._chosen(columns, rows))
         self.positions[group_ids[rows]] = np.arange(first, first + len(rows))
 
-    def give(self, positions: I64, arrays: list[pa.Array | None]) -> None:
-        """Put the values at positions at the places of their columns."""
-        for place, array in zip(self._places, self._rows.take(positions).columns, strict=True):
+    def give(self, group_ids: U32, arrays: list[pa.Array]) -> None:
+        """Put the values of groups at the places of their columns."""
+        rows = self._rows.take(self.positions[group_ids])
+        for place, array in zip(self._places, rows.columns, strict=True):
             arrays[place] = array
+
+    def pair(
+        self,
+        columns: Sequence[pa.Array],
+        rows: I64,
+        positions: I64 | None,
+        arrays: list[pa.Array],
+    ) -> None:
+        """Put values at the places of their columns.
+
+        Args:
+            columns: All columns of a batch.
+            rows: int64[n], rows of the batch.
+            positions: int64[n], where a row is kept that stands in the place of that of the batch,
+                or ``_AFTER``. None if there are no such rows.
+            arrays: Takes the values, [n] per column.
+        """
+        kept = None
+        if positions is not None:
+            is_kept = positions != _AFTER
+            kept = self._rows.take(positions[is_kept])
+            rows = rows.copy()
+            rows[is_kept] = len(columns[0]) + np.arange(kept.num_rows)
+        indices = array_from_buffers(rows, pa.int64(), None)
+        for index, place in enumerate(self._places):
+            column = columns[place]
+            if kept is not None:
+                column = pa.concat_arrays([column, kept.column(index)])
+            arrays[place] = column.take(indices)
 
     def rewrite(self, group_ids: I64) -> None:
         """Keep only the rows of these groups."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.engine.state.sent_rows import SentRows
-from millstream.kernels.versions import Change
+from millstream.kernels.versions import BEFORE, Change
 
 N_GROUPS = 6
 NAN_WITH_PAYLOAD = float(np.array([0xFFF8_0000_0000_1234], np.uint64).view(np.float64)[0])
@@ -93,7 +93,7 @@ def test_rows_replace_others_where_they_differ(
     made: tuple[pa.Schema, list[tuple[list[int], list[pa.Array]]]], data: st.DataObject
 ) -> None:
     schema, steps = made
-    sent = SentRows(schema, (), keys_move=False)
+    sent = SentRows(schema, (), keys_move=False, are_given_back=True)
     sent.reserve(N_GROUPS)
     expected: dict[int, tuple[object, ...]] = {}
     for groups, columns in steps:
@@ -115,11 +115,16 @@ def test_rows_replace_others_where_they_differ(
             changes.count(Change.UPDATED),
             0,
         )
-        replaced = np.flatnonzero(versions.changes == Change.UPDATED)
-        found = rows_of(sent.before(versions, replaced).columns)
-        assert [str(row) for row in found] == [
-            str(before[group]) for group in group_ids[replaced].tolist()
-        ]
+        for shows_updated in (False, True):
+            arrays, kinds = sent.pairs(columns, versions, shows_updated=shows_updated)
+            listed = []
+            for group, change in zip(groups, changes, strict=True):
+                if change == Change.UPDATED and shows_updated:
+                    listed.append((change + BEFORE, str(before[group])))
+                if change != Change.NONE:
+                    listed.append((change, str(expected[group])))
+            found = [str(row) for row in rows_of(arrays)]
+            assert list(zip(kinds.tolist(), found, strict=True)) == listed
         gone = np.array(
             sorted(data.draw(st.sets(st.sampled_from(list(expected))))) if expected else [],
             np.uint32,
@@ -141,7 +146,7 @@ def test_rows_replace_others_where_they_differ(
 
 def test_rows_with_another_key_are_moved_where_keys_may_change() -> None:
     schema = pa.schema([("window_end", pa.timestamp("s")), ("k", pa.string()), ("n", pa.int64())])
-    sent = SentRows(schema, ("window_end", "k"), keys_move=True)
+    sent = SentRows(schema, ("window_end", "k"), keys_move=True, are_given_back=True)
     sent.reserve(4)
     group_ids = np.array([2, 0, 3], np.uint32)
     group_ids.setflags(write=False)
@@ -159,7 +164,7 @@ def test_rows_with_another_key_are_moved_where_keys_may_change() -> None:
 
 def test_rows_without_a_group_any_more_take_no_memory() -> None:
     schema = pa.schema([("k", pa.string()), ("names", pa.string())])
-    sent = SentRows(schema, ("k",), keys_move=False)
+    sent = SentRows(schema, ("k",), keys_move=False, are_given_back=True)
     sent.reserve(1000)
     group_ids = np.arange(1000, dtype=np.uint32)
     group_ids.setflags(write=False)
