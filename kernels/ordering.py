@@ -43,11 +43,12 @@ def group_rows(group_ids: U32, marks: U32, groups: U32, offsets: I64, order: U32
             n_found += 1
         marks[group_ids[row]] += np.uint32(1)
     if n_found * _GROUPS_PER_FOUND >= marks.shape[0]:
-        place = 0
-        for group in range(marks.shape[0]):
-            if marks[group] > 0:
-                groups[place] = group
-                place += 1
+        place = group = 0
+        while place < n_found:
+            # Without a branch, which nobody could foresee; what is no group is written over.
+            groups[place] = group
+            place += marks[group] > 0
+            group += 1
     total = 0
     for place in range(n_found):
         n_rows = marks[groups[place]]

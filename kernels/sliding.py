@@ -221,27 +221,6 @@ def slide(
             _scatter(high_values, order, first, last - first, greatest_out)
 
 
-@inlined_kernel
-def _fold_back(
-    operation: int,
-    identity: Value,
-    ring: Values,
-    slot: np.uint64,
-    mask: np.uint64,
-    number: np.uint64,
-    n_earlier: np.uint64,
-    folds: Values,
-) -> None:
-    """Fold the last 0, 1, 2 and so on of the rows before ``number``, of which some are there."""
-    folded = identity
-    folds[0] = folded
-    for back in range(_ONE, n_earlier + _ONE):
-        folded = _fold(operation, ring[slot + ((number - back) & mask)], folded)
-        folds[back] = folded
-    for back in range(n_earlier + _ONE, folds.shape[0]):
-        folds[back] = folded
-
-
 @kernel
 def slide_shortly(
     groups: U32,
@@ -292,6 +271,7 @@ def slide_shortly(
     reach = np.uint64(preceding)
     earlier_totals = np.empty(preceding + 1, sum_values.dtype)
     earlier_lows, earlier_highs = np.empty((2, preceding + 1), np.int64)
+    earlier_totals[0], earlier_lows[0], earlier_highs[0] = nothing, _INT64_MAX, _INT64_MIN
     place = 0
     for first in range(0, order.shape[0], _CHUNK_ROWS):
         last = min(first + _CHUNK_ROWS, order.shape[0])
@@ -311,23 +291,20 @@ def slide_shortly(
             number = np.uint64(counts[group] + position - offsets[place])
             slot, mask = np.uint64(places[group]), np.uint64(capacities[group] - 1)
             n_earlier = min(number, reach)
-            if adds:
-                _fold_back(ADD, nothing, sum_ring, slot, mask, number, n_earlier, earlier_totals)
-            if finds_least:
-                _fold_back(
-                    LEAST, _INT64_MAX, least_ring, slot, mask, number, n_earlier, earlier_lows
-                )
-            if finds_greatest:
-                _fold_back(
-                    GREATEST,
-                    _INT64_MIN,
-                    greatest_ring,
-                    slot,
-                    mask,
-                    number,
-                    n_earlier,
-                    earlier_highs,
-                )
+            total, low, high = nothing, _INT64_MAX, _INT64_MIN
+            for back in range(_ONE, n_earlier + _ONE):
+                index = slot + ((number - back) & mask)
+                if adds:
+                    total += sum_ring[index]
+                    earlier_totals[back] = total
+                if finds_least:
+                    low = min(low, least_ring[index])
+                    earlier_lows[back] = low
+                if finds_greatest:
+                    high = max(high, greatest_ring[index])
+                    earlier_highs[back] = high
+            for back in range(n_earlier + _ONE, reach + _ONE):
+                earlier_totals[back], earlier_lows[back], earlier_highs[back] = total, low, high
             total, low, high = nothing, _INT64_MAX, _INT64_MIN
             back = reach
             for row in range(np.uint64(position - first), np.uint64(stop - first)):
