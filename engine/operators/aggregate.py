@@ -162,7 +162,10 @@ class _Emitting:
         )
         self._changelog.touch(group_ids)
         rows = self._grouping.results(group_ids)
-        out.emit(rows.append_column(GROUP_COLUMN, array_from_buffers(group_ids, pa.uint32(), None)))
+        if self._changelog.needs_groups:
+            groups = array_from_buffers(group_ids, pa.uint32(), None)
+            rows = rows.append_column(GROUP_COLUMN, groups)
+        out.emit(rows)
 
 
 class SingleAggregate(_Emitting):

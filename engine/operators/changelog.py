@@ -10,6 +10,7 @@ import pyarrow as pa
 from millstream.engine.columns import array_from_buffers, fixed_values
 from millstream.engine.operators.base import Collector
 from millstream.engine.state.sent_rows import SentRows
+from millstream.engine.state.state_columns import read_only
 from millstream.kernels.compile import U8, U16, U32, Bool
 from millstream.kernels.versions import BEFORE, Change
 from millstream.planner.nodes import Aggregate, Exchange, Node, Transform
@@ -51,18 +52,24 @@ class Changelog:
 
     Args:
         node: The plan node; ``node.schema`` ends with the ``_op`` column.
+
+    Attributes:
+        needs_groups: Whether rows have to carry their group in a column behind their own, because
+            not all that are noted arrive. Else they arrive in the order in which they were noted.
     """
 
     def __init__(self, node: ChangelogNode) -> None:
         self._node = node
         self._n_columns = len(node.schema) - 1
         self._row_schema = pa.schema(list(node.schema)[:-1])
+        self.needs_groups = _may_take_back(node.input)
         self._sent = SentRows(
             self._row_schema,
             node.key_columns,
             keys_move=_has_sessions(node.input),
-            are_given_back=node.retract or _may_take_back(node.input),
+            are_given_back=node.retract or self.needs_groups,
         )
+        self._awaited: U32 = np.empty(0, np.uint32)
         self._touched: list[U32] = []
         self._arrived: list[U32] = []
         self._n_missing = 0
@@ -77,6 +84,9 @@ class Changelog:
         self._sent.reserve(int(group_ids.max()) + 1)
         self._touched.append(group_ids)
         self._n_missing += len(group_ids)
+        if not self.needs_groups:
+            assert len(self._awaited) == 0, "all rows that were noted arrive before others"
+            self._awaited = read_only(group_ids)
 
     def withdraw(self, group_ids: U32) -> None:
         """Take back the last rows of groups that are no more, before other rows of this step."""
@@ -88,11 +98,15 @@ class Changelog:
         self._sent.retain(group_ids)
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
-        n_columns = self._n_columns
-        assert batch.num_columns == n_columns + 1, "rows carry their group and nothing else"
         self._send_gone(out)
-        *columns, groups = batch.columns
-        group_ids = fixed_values(groups)
+        columns = batch.columns
+        n_rows, n_columns = batch.num_rows, self._n_columns
+        if self.needs_groups:
+            group_ids = fixed_values(columns.pop())
+        else:
+            group_ids, self._awaited = self._awaited[:n_rows], self._awaited[n_rows:]
+        assert len(columns) == n_columns, "rows carry their group, if that, and nothing else"
+        assert len(group_ids) == n_rows, "each row is of a group that was noted"
         self._arrived.append(group_ids)
         self._n_missing -= len(group_ids)
         versions = self._sent.replace(columns, group_ids)
@@ -102,7 +116,7 @@ class Changelog:
             return
         if versions.n_moved > 0 or (self._node.retract and versions.n_updated > 0):
             columns, kinds = self._sent.pairs(columns, versions, shows_updated=self._node.retract)
-        elif n_news < len(group_ids):
+        elif n_news < n_rows:
             is_news = kinds != Change.NONE
             kinds = kinds[is_news]
             columns = batch.filter(_mask(is_news)).columns[:n_columns]
