@@ -306,23 +306,23 @@ def slide_shortly(
             for back in range(n_earlier + _ONE, reach + _ONE):
                 earlier_totals[back], earlier_lows[back], earlier_highs[back] = total, low, high
             total, low, high = nothing, _INT64_MAX, _INT64_MIN
-            back = reach
+            n_back = reach
             for row in range(np.uint64(position - first), np.uint64(stop - first)):
                 index = slot + (number & mask)
                 if adds:
                     sum_ring[index] = total_values[row]
                     total += total_values[row]
-                    total_values[row] = earlier_totals[back] + total
+                    total_values[row] = earlier_totals[n_back] + total
                 if finds_least:
                     least_ring[index] = low_values[row]
                     low = min(low, low_values[row])
-                    low_values[row] = min(earlier_lows[back], low)
+                    low_values[row] = min(earlier_lows[n_back], low)
                 if finds_greatest:
                     greatest_ring[index] = high_values[row]
                     high = max(high, high_values[row])
-                    high_values[row] = max(earlier_highs[back], high)
+                    high_values[row] = max(earlier_highs[n_back], high)
                 number += _ONE
-                back -= _ONE
+                n_back -= _ONE
             position = stop
             if stop == offsets[place + 1]:
                 place += 1

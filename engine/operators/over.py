@@ -55,6 +55,7 @@ class Over:
         functions: Mapping[str, object],
     ) -> None:
         self._node = node
+        self._names = node.input.schema.names
         self._counters = counters
         self._row_watermarks = watermarks
         self._late_rows = late_rows
@@ -72,7 +73,9 @@ class Over:
             self._emit(TimedRows(batch, _NO_TIMES), out)
             return
         rows, times = self._without_late(batch, event_times(batch.column(order_column)))
-        self._waiting.add(rows.select(self._node.input.schema.names), times)
+        if rows.num_columns > len(self._names):
+            rows = rows.select(self._names)
+        self._waiting.add(rows, times)
 
     def end_batch(self, out: Collector) -> None:
         """Do nothing: rows have left, or wait for the watermark."""
@@ -132,6 +135,9 @@ class Over:
     def _emit(self, timed: TimedRows, out: Collector) -> None:
         """Compute rows in blocks, none of which ends between rows that see each other as peers."""
         n_rows, start = timed.rows.num_rows, 0
+        if 0 < n_rows <= _BLOCK_ROWS:
+            out.emit(self._compute(timed))
+            return
         while start < n_rows:
             stop = min(start + _BLOCK_ROWS, n_rows)
             if self._functions.sees_peers and stop < n_rows:
@@ -145,13 +151,15 @@ class Over:
         key_columns = [batch.column(key) for key in self._node.keys]
         rows = self._keys.number(batch.num_rows, key_columns, times)
         results = self._functions.compute(Inputs(rows, batch))
-        n_columns = len(self._node.input.schema)
-        columns, hidden = batch.columns[:n_columns], batch.columns[n_columns:]
-        schema = self._node.schema
+        columns, schema = batch.columns, self._node.schema
+        n_columns = len(self._names)
+        if len(columns) == n_columns:
+            return pa.RecordBatch.from_arrays([*columns, *results], schema=schema)
         # Rows that leave as they came may still be late further down.
         for field in list(batch.schema)[n_columns:]:
             schema = schema.append(field)
-        return pa.RecordBatch.from_arrays([*columns, *results, *hidden], schema=schema)
+        columns[n_columns:n_columns] = results
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
 
     def _expire(self) -> None:
         self._functions.expire(self._watermark)

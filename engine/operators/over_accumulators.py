@@ -37,6 +37,7 @@ class Inputs:
         self.rows = rows
         self.batch = batch
         self._columns: dict[str, tuple[pa.Array, U8 | None]] = {}
+        self._values: dict[tuple[str, type[np.generic]], npt.NDArray[Any]] = {}
 
     def column(self, name: str) -> tuple[pa.Array, U8 | None]:
         """Return a column without encodings, and uint8[n_rows] 1 where it is not NULL, or None."""
@@ -44,6 +45,15 @@ class Inputs:
         if found is None:
             array = plain(self.batch.column(name))
             found = self._columns[name] = (array, _valid(array))
+        return found
+
+    def values(self, name: str, dtype: type[np.generic]) -> npt.NDArray[Any]:
+        """Return a column's values as a 64-bit type: [n_rows], read-only."""
+        found = self._values.get((name, dtype))
+        if found is None:
+            array, _ = self.column(name)
+            found = _locked(fixed_values(array).astype(dtype, copy=False))
+            self._values[name, dtype] = found
         return found
 
 
@@ -123,11 +133,11 @@ class Sum:
         self.values: npt.NDArray[Any] = np.empty(0, self._dtype)
 
     def update(self, inputs: Inputs) -> None:
-        array, valid = inputs.column(self._column)
-        values = fixed_values(array).astype(self._dtype, copy=False)
+        _, valid = inputs.column(self._column)
+        values = inputs.values(self._column, self._dtype)
         if valid is not None:
-            values = np.where(valid.view(np.bool_), values, self._dtype(0))
-        self._fold.put(_locked(values), has_nulls=valid is not None)
+            values = _locked(np.where(valid.view(np.bool_), values, self._dtype(0)))
+        self._fold.put(values, has_nulls=valid is not None)
 
     def finish(self) -> None:
         self.values = self._fold.out
@@ -151,12 +161,11 @@ class Extreme:
         self.values: npt.NDArray[Any] = np.empty(0, storage)
 
     def update(self, inputs: Inputs) -> None:
-        array, valid = inputs.column(self._column)
-        wide = np.float64 if self._is_float else np.int64
-        words = _locked(fixed_values(array).astype(wide, copy=False).view(np.int64))
+        _, valid = inputs.column(self._column)
+        words = inputs.values(self._column, np.float64 if self._is_float else np.int64)
         if not self._is_comparable:
             comparable = np.empty(len(words), np.int64)
-            to_comparable(words, self._is_float, self._flip, comparable)
+            to_comparable(words.view(np.int64), self._is_float, self._flip, comparable)
             words = _locked(comparable)
         if valid is not None:
             words = _locked(np.where(valid.view(np.bool_), words, np.int64(self._of_null)))

@@ -109,7 +109,7 @@ class Frame(Protocol):
 def spread_over_peers(rows: KeyedRows, values: Values) -> None:
     """Give all rows of one key and time what the last of them has; changes ``values``."""
     if rows.has_peers:
-        spread_to_peers(rows.offsets, rows.order, rows.sorted_times, values)
+        spread_to_peers(*rows.by_key[1:], rows.sorted_times, values)
 
 
 class Ring:
@@ -192,7 +192,7 @@ class BoundedFrame(ABC):
 
     def open(self, rows: KeyedRows) -> None:
         self._rows = rows
-        needs = np.empty(len(rows.groups), np.int64)
+        needs = np.empty(len(rows.by_key.groups), np.int64)
         self._find(rows, needs)
         self._make_room(rows, needs)
 
@@ -209,9 +209,7 @@ class BoundedFrame(ABC):
     def _measured(self, rows: KeyedRows) -> I64:
         lengths = np.empty(rows.n_rows, np.int64)
         measure_frames(
-            rows.groups,
-            rows.offsets,
-            rows.order,
+            *rows.by_key,
             self.preceding,
             self.starts,
             self.counts.values,
@@ -243,12 +241,12 @@ class BoundedFrame(ABC):
         return fold
 
     def _make_room(self, rows: KeyedRows, needs: I64) -> None:
-        n_keys = len(rows.groups)
+        n_keys = len(rows.by_key.groups)
         moved = np.empty(n_keys, np.uint32)
         before = np.empty((2, n_keys), np.int64)
         places, capacities = self.places.values, self.capacities.values
         n_moved, n_slots_used = allocate_rings(
-            rows.groups,
+            rows.by_key.groups,
             needs,
             places,
             capacities,
@@ -302,7 +300,7 @@ class RowFrame(BoundedFrame):
 
     def _find(self, rows: KeyedRows, needs: I64) -> None:
         counts = self.counts.values
-        self._are_full = size_row_frames(rows.groups, rows.offsets, self.preceding, counts, needs)
+        self._are_full = size_row_frames(*rows.by_key[:2], self.preceding, counts, needs)
 
     def _measured(self, rows: KeyedRows) -> I64:
         if self._are_full:
@@ -311,7 +309,7 @@ class RowFrame(BoundedFrame):
 
     def _drop(self, rows: KeyedRows) -> None:
         heads, counts = self.heads.values, self.counts.values
-        n_more = close_row_frames(rows.groups, rows.offsets, self.preceding, heads, counts)
+        n_more = close_row_frames(*rows.by_key[:2], self.preceding, heads, counts)
         self.n_rows += int(n_more)
 
 
@@ -333,8 +331,7 @@ class TimeFrame(BoundedFrame):
     def _find(self, rows: KeyedRows, needs: I64) -> None:
         self.starts = np.empty(rows.n_rows, np.int64)
         open_time_frames(
-            rows.groups,
-            rows.offsets,
+            *rows.by_key[:2],
             rows.sorted_times,
             self._reach,
             self.heads.values,
@@ -348,8 +345,7 @@ class TimeFrame(BoundedFrame):
 
     def _drop(self, rows: KeyedRows) -> None:
         n_more = close_time_frames(
-            rows.groups,
-            rows.offsets,
+            *rows.by_key[:2],
             rows.sorted_times,
             self.starts,
             self.heads.values,
@@ -412,9 +408,7 @@ class _Lanes:
             for operation in (ADD, LEAST, GREATEST)
         )
         slide(
-            rows.groups,
-            rows.offsets,
-            rows.order,
+            *rows.by_key,
             frame.preceding,
             frame.starts,
             frame.counts.values,

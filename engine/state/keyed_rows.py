@@ -13,7 +13,7 @@ from millstream.engine.state.key_table import KeyTable
 from millstream.kernels.compile import I64, U32
 from millstream.kernels.ordering import group_rows, take_times
 
-__all__ = ["KeyColumn", "KeyColumns", "KeyedRows", "Keys"]
+__all__ = ["KeyColumn", "KeyColumns", "KeyedRows", "Keys", "RowsByKey"]
 
 _CAPACITY_LEAST = 64
 
@@ -67,6 +67,20 @@ class KeyColumns:
             column.values[: len(values)] = values
 
 
+class RowsByKey(NamedTuple):
+    """Rows of a step sorted by key, as they come within a key.
+
+    Attributes:
+        groups: uint32[n_keys], the keys that occur.
+        offsets: int64[n_keys + 1], where in ``order`` the rows of each begin.
+        order: uint32[n_rows], the indices of the rows, key after key.
+    """
+
+    groups: U32
+    offsets: I64
+    order: U32
+
+
 class KeyedRows:
     """Rows of a step and their keys. What not every frame needs is made when it is asked for.
 
@@ -79,9 +93,9 @@ class KeyedRows:
     """
 
     __slots__ = (
+        "_by_key",
         "_has_peers",
         "_marks",
-        "_sorted",
         "_sorted_times",
         "group_ids",
         "n_known_keys",
@@ -93,7 +107,7 @@ class KeyedRows:
         self.n_known_keys = n_known_keys
         self.times = times
         self._marks = marks
-        self._sorted: _Sorted | None = None
+        self._by_key: RowsByKey | None = None
         self._sorted_times: I64 | None = None
         self._has_peers: bool | None = None
 
@@ -103,27 +117,24 @@ class KeyedRows:
         return len(self.group_ids)
 
     @property
-    def groups(self) -> U32:
-        """The keys that occur: uint32[n_keys]."""
-        return self._by_key().groups
-
-    @property
-    def offsets(self) -> I64:
-        """Where in ``order`` the rows of each key in ``groups`` begin: int64[n_keys + 1]."""
-        return self._by_key().offsets
-
-    @property
-    def order(self) -> U32:
-        """The indices of the rows, key after key, as they come within a key: uint32[n_rows]."""
-        return self._by_key().order
+    def by_key(self) -> RowsByKey:
+        """The rows, key after key."""
+        if self._by_key is None:
+            n_found_max = min(self.n_rows, len(self._marks))
+            groups = np.empty(n_found_max, np.uint32)
+            offsets = np.empty(n_found_max + 1, np.int64)
+            order = np.empty(self.n_rows, np.uint32)
+            n_found = group_rows(self.group_ids, self._marks, groups, offsets, order)
+            self._by_key = RowsByKey(groups[:n_found], offsets[: n_found + 1], order)
+        return self._by_key
 
     @property
     def sorted_times(self) -> I64:
-        """The times in the order of ``order``: int64[n_rows]."""
+        """The times, key after key: int64[n_rows]."""
         if self._sorted_times is None:
             assert self.times is not None, "rows in the order of arrival have no times"
             self._sorted_times = np.empty(self.n_rows, np.int64)
-            take_times(self.times, self.order, self._sorted_times)
+            take_times(self.times, self.by_key.order, self._sorted_times)
         return self._sorted_times
 
     @property
@@ -133,22 +144,6 @@ class KeyedRows:
             times = self.times
             self._has_peers = times is not None and bool(np.any(times[1:] == times[:-1]))
         return self._has_peers
-
-    def _by_key(self) -> _Sorted:
-        if self._sorted is None:
-            n_found_max = min(self.n_rows, len(self._marks))
-            groups = np.empty(n_found_max, np.uint32)
-            offsets = np.empty(n_found_max + 1, np.int64)
-            order = np.empty(self.n_rows, np.uint32)
-            n_found = group_rows(self.group_ids, self._marks, groups, offsets, order)
-            self._sorted = _Sorted(groups[:n_found], offsets[: n_found + 1], order)
-        return self._sorted
-
-
-class _Sorted(NamedTuple):
-    groups: U32
-    offsets: I64
-    order: U32
 
 
 class Keys:

@@ -81,13 +81,11 @@ class RetainedRows:
         """List what the frames of a step see; to be called before :meth:`first_of_frames`."""
         frame = self._frame
         n_listed = rows.n_rows + int(
-            np.sum(frame.counts.values[rows.groups] - frame.heads.values[rows.groups])
+            np.sum(frame.counts.values[rows.by_key.groups] - frame.heads.values[rows.by_key.groups])
         )
         positions, keys, indices = np.empty((3, n_listed), np.int64)
         list_rows(
-            rows.groups,
-            rows.offsets,
-            rows.order,
+            *rows.by_key,
             frame.heads.values,
             frame.counts.values,
             frame.places.values,
@@ -116,9 +114,7 @@ class RetainedRows:
         frame = self._frame
         positions = np.empty(rows.n_rows, np.int64)
         look_up_first_rows(
-            rows.groups,
-            rows.offsets,
-            rows.order,
+            *rows.by_key,
             frame.preceding,
             frame.starts,
             frame.counts.values,
@@ -136,8 +132,7 @@ class RetainedRows:
         assert fresh is not None, "a step is open"
         kept = np.empty(rows.n_rows, np.int64)
         n_kept = keep_new_rows(
-            rows.groups,
-            rows.offsets,
+            *rows.by_key[:2],
             frame.heads.values,
             frame.counts.values,
             frame.places.values,
@@ -185,10 +180,10 @@ class FirstRows:
 
     def first(self, rows: KeyedRows, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Return for each row the first one of its key."""
-        is_new = rows.groups >= rows.n_known_keys
-        new_keys = rows.groups[is_new]
+        is_new = rows.by_key.groups >= rows.n_known_keys
+        new_keys = rows.by_key.groups[is_new]
         fresh = _picked(batch, self._schema)
-        first_rows = rows.order[rows.offsets[:-1][is_new]]
+        first_rows = rows.by_key.order[rows.by_key.offsets[:-1][is_new]]
         self._store.append(take_rows(fresh, first_rows[np.argsort(new_keys)]))
         return self._store.take(rows.group_ids.astype(np.int64))
 

@@ -69,9 +69,7 @@ class ShortFrame(RowFrame):
             for operation in (ADD, LEAST, GREATEST)
         )
         slide_shortly(
-            rows.groups,
-            rows.offsets,
-            rows.order,
+            *rows.by_key,
             self.preceding,
             self.counts.values,
             self.places.values,

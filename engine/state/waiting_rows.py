@@ -85,12 +85,14 @@ class WaitingRows:
             n_due = len(run.times)
             if limit is not None:
                 n_due = int(np.searchsorted(run.times, limit, side="left"))
+            if n_due == len(run.times):
+                released.append(run)
+                continue
             if n_due > 0:
                 released.append(run.slice(0, n_due))
-            if n_due < len(run.times):
-                waiting.append(run.slice(n_due, len(run.times)))
+            waiting.append(run.slice(n_due, len(run.times)))
         self._runs = waiting
-        merged = _sorted(released)
+        merged = released[0] if len(released) == 1 else _sorted(released)
         self.n_rows -= len(merged.times)
         return merged
 
