@@ -325,15 +325,16 @@ class Partition:
     def _process_together(self, items: list[SourceItem]) -> None:
         (source,) = [s for s in self.pipelines.sources if s.stream == items[0].stream]
         counters = self.counters
-        counters.rows_in += sum(item.n_rows for item in items)
+        n_rows, n_bytes = sum(item.n_rows for item in items), sum(item.n_bytes for item in items)
+        counters.rows_in += n_rows
         counters.batches_in += len(items)
-        counters.bytes_in += sum(item.n_bytes for item in items)
+        counters.bytes_in += n_bytes
         if source.taker is not None:
             source.taker.emit_rows([source.rows(item) for item in items])
         else:
             self._emit_whole(items, source)
-        counters.rows_mapped += sum(item.n_rows for item in items)
-        counters.bytes_mapped += sum(item.n_bytes for item in items)
+        counters.rows_mapped += n_rows
+        counters.bytes_mapped += n_bytes
         self._hooks.mapped(items)
 
     def _emit_whole(self, items: list[SourceItem], source: SourceLink) -> None:
