@@ -64,14 +64,7 @@ def kernel(function: Callable[Parameters, Result]) -> Callable[Parameters, Resul
     A kernel whose name begins with an underscore can be called by kernels alone: what Python would
     need to call it takes a fifth of the time that all compilation takes.
     """
-    compiled: Callable[Parameters, Result] = numba.njit(
-        nogil=True,
-        cache=True,
-        error_model="numpy",
-        no_cpython_wrapper=function.__name__.startswith("_"),
-        no_cfunc_wrapper=True,
-    )(function)
-    return compiled
+    return _compiled(function, no_cpython_wrapper=function.__name__.startswith("_"))
 
 
 def inlined_kernel(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -80,13 +73,16 @@ def inlined_kernel(function: Callable[Parameters, Result]) -> Callable[Parameter
     For small bodies in hot loops that LLVM would rather call: a call costs about a nanosecond, and
     one with an array two atomic updates of its reference count besides.
     """
-    compiled: Callable[Parameters, Result] = numba.njit(
-        nogil=True,
-        cache=True,
-        error_model="numpy",
-        forceinline=True,
-        no_cpython_wrapper=True,
-        no_cfunc_wrapper=True,
+    return _compiled(function, no_cpython_wrapper=True, forceinline=True)
+
+
+def _compiled(
+    function: Callable[Parameters, Result], **options: bool
+) -> Callable[Parameters, Result]:
+    # Not all options are in the declared types of numba.
+    njit: Any = numba.njit
+    compiled: Callable[Parameters, Result] = njit(
+        nogil=True, cache=True, error_model="numpy", no_cfunc_wrapper=True, **options
     )(function)
     return compiled
 
