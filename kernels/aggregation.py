@@ -124,8 +124,7 @@ STATE_DTYPE: dict[Opcode, np.dtype[np.float64 | np.int64 | np.uint64]] = {
 
 _BLOCK_ROWS = 1024
 # If an extreme changes more often than once in so many rows, so many blocks take no branches.
-_ROWS_PER_CHANGE = 32
-_RESTLESS_BLOCKS_MAX = 32
+_ROWS_PER_CHANGE, _RESTLESS_BLOCKS_MAX = 32, 32
 
 # Memory that is reached by address cannot be indexed with members of an enumeration.
 _OPCODE, _VALUES, _VALUE_KIND, _VALIDITY = map(int, list(Field)[:4])
@@ -449,9 +448,8 @@ def _same_values(step: I64, other: I64) -> bool:
         if step[field] != other[field]:
             return False
     # Integers are loaded as they are for some opcodes and as doubles for others.
-    return step[_VALUE_KIND] >= _F32 or (
-        _takes_doubles(step[_OPCODE]) == _takes_doubles(other[_OPCODE])
-    )
+    takes_doubles = _takes_doubles(step[_OPCODE])
+    return step[_VALUE_KIND] >= _F32 or takes_doubles == _takes_doubles(other[_OPCODE])
 
 
 @kernel
