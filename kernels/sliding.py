@@ -1,4 +1,4 @@
-"""Folds over frames of preceding rows: sums, and least and greatest values.
+"""Folds over frames of preceding rows: sums, least and greatest values, and first ones.
 
 Bounded frames want their rows sorted by key, and have starts; see
 :mod:`millstream.kernels.frames`. What has been folded lies in rings; see
@@ -27,6 +27,7 @@ __all__ = [
     "ADD",
     "GREATEST",
     "LEAST",
+    "first_values",
     "from_comparable",
     "run",
     "slide",
@@ -332,6 +333,60 @@ def slide_shortly(
             _scatter(low_values, order, first, last - first, least_out)
         if finds_greatest:
             _scatter(high_values, order, first, last - first, greatest_out)
+
+
+@kernel
+def first_values(
+    groups: U32,
+    offsets: I64,
+    order: U32,
+    preceding: int,
+    starts: I64,
+    counts: I64,
+    places: I64,
+    capacities: I64,
+    values: I64,
+    ring: I64,
+    out: I64,
+) -> None:
+    """Find the value in the first row of each row's frame. To be called before a step is closed.
+
+    Args:
+        groups: uint32[n_keys], sorted by key.
+        offsets: int64[n_keys + 1].
+        order: uint32[n_rows].
+        preceding: Rows before the current one, from 0 to 2**62, or -1 if ``starts`` tells.
+        starts: int64[n_rows], starts of frames, by position in ``order``; or none.
+        counts: int64[n_groups].
+        places: int64[n_groups].
+        capacities: int64[n_groups], enough for the longest frame: unchecked.
+        values: int64[n_rows], any words.
+        ring: int64[n_slots], words of the rows before; written to.
+        out: int64[n_rows], out, by row.
+    """
+    words = np.empty(_CHUNK_ROWS, np.int64)
+    reach = np.uint64(max(preceding, 0))
+    place = 0
+    for first in range(0, order.shape[0], _CHUNK_ROWS):
+        last = min(first + _CHUNK_ROWS, order.shape[0])
+        _gather(values, order, first, last - first, words)
+        position = first
+        while position < last:
+            group, stop = groups[place], min(offsets[place + 1], last)
+            number = np.uint64(counts[group] + position - offsets[place])
+            slot, mask = np.uint64(places[group]), np.uint64(capacities[group] - 1)
+            for row in range(np.uint64(position - first), np.uint64(stop - first)):
+                ring[slot + (number & mask)] = words[row]
+                if preceding < 0:
+                    start = np.uint64(starts[np.uint64(first) + row])
+                else:
+                    start = number - min(number, reach)
+                words[row] = ring[slot + (start & mask)]
+                number += _ONE
+            position = stop
+            if stop == offsets[place + 1]:
+                place += 1
+        _scatter(words, order, first, last - first, out)
 
 
 @kernel

@@ -15,6 +15,7 @@ from millstream.engine.operators.over_accumulators import (
     CountRows,
     CountValues,
     Extreme,
+    FirstValue,
     Inputs,
     Ranks,
     Sum,
@@ -34,7 +35,7 @@ from millstream.engine.state.retained_rows import FirstRows
 from millstream.engine.state.short_frames import SHORT_PRECEDING_MAX, ShortFrame
 from millstream.engine.state.whole_frame import WholeFrame
 from millstream.errors import InternalError
-from millstream.kernels.compile import F64
+from millstream.kernels.compile import F64, U8
 from millstream.planner.nodes import Over, OverCall
 
 __all__ = ["OverFunctions"]
@@ -255,7 +256,11 @@ class OverFunctions:
     def _first_value(self, call: OverCall) -> _Finish:
         (column,) = call.arguments
         if call.preceding is not None:
-            first = self._first_of((call.frame_kind, call.preceding), column)
+            key: _FrameKey = (call.frame_kind, call.preceding)
+            value = self._first_word_of(key, column)
+            if value is not None:
+                return lambda inputs: as_array(value.values, call.result_type, value.seen)
+            first = self._first_of(key, column)
             return lambda inputs: _typed(first(), call.result_type)
         self._first_columns[column] = None
 
@@ -282,18 +287,30 @@ class OverFunctions:
         (column,) = call.arguments
         assert call.preceding is not None, "lag looks a number of rows back"
         key: _FrameKey = ("rows", call.preceding)
-        first = self._first_of(key, column)
         frame, n_back = self._frame(key), call.preceding
+        value = self._first_word_of(key, column)
+        if value is not None:
+            return lambda inputs: as_array(
+                value.values, call.result_type, _where_full(frame, n_back, value.seen)
+            )
+        first = self._first_of(key, column)
 
         def finish(inputs: Inputs) -> pa.Array:
-            values = first()
-            # The first row of a frame that is not full is not far enough back.
-            is_short = frame.lengths <= n_back
-            if is_short.any():
-                values = pc.if_else(pa.array(is_short), pa.scalar(None, values.type), values)
+            values, is_full = first(), _where_full(frame, n_back, None)
+            if is_full is not None:
+                mask = pa.array(is_full.view(np.bool_))
+                values = pc.if_else(mask, values, pa.scalar(None, values.type))
             return _typed(values, call.result_type)
 
         return finish
+
+    def _first_word_of(self, key: _FrameKey, column: str) -> FirstValue | None:
+        type_ = self._node.input.schema.field(column).type
+        if not FirstValue.takes(type_):
+            return None
+        frame = self._frame(key)
+        assert isinstance(frame, BoundedFrame), "others have no first row but that of all time"
+        return self._share(("first", key, column), lambda: FirstValue(frame, column, type_))
 
     def _first_of(self, key: _FrameKey, column: str) -> Callable[[], pa.Array]:
         self._frame(key)
@@ -336,6 +353,14 @@ _FUNCTIONS: dict[str, _Lower] = {
     "row_number": OverFunctions._row_number,
     "sum": OverFunctions._sum,
 }
+
+
+def _where_full(frame: Frame, n_back: int, seen: U8 | None) -> U8 | None:
+    """Leave out the rows that have not as many before them; None if there are none to leave out."""
+    is_full = frame.lengths > n_back
+    if is_full.all():
+        return seen
+    return is_full.view(np.uint8) if seen is None else seen & is_full.view(np.uint8)
 
 
 def _typed(array: pa.Array, type_: pa.DataType) -> pa.Array:

@@ -25,7 +25,7 @@ from millstream.kernels.frames import (
     spread_to_peers,
 )
 from millstream.kernels.rings import allocate_rings, copy_rings, pack_rings
-from millstream.kernels.sliding import ADD, GREATEST, LEAST, slide
+from millstream.kernels.sliding import ADD, GREATEST, LEAST, first_values, slide
 
 __all__ = [
     "IDENTITY",
@@ -189,6 +189,27 @@ class BoundedFrame(ABC):
 
     def new_fold_of_ones(self) -> Fold:
         return self._new_fold(ADD, np.int64, 1)
+
+    def first_values(self, values: I64, ring: Ring) -> I64:
+        """Return what the first row of each frame has; to be called once per step and ring.
+
+        Args:
+            values: int64[n_rows], read-only: any words.
+            ring: Of int64, made by this frame.
+        """
+        out = np.empty_like(values)
+        first_values(
+            *self.rows.by_key,
+            self.preceding,
+            self.starts,
+            self.counts.values,
+            self.places.values,
+            self.capacities.values,
+            values,
+            ring.slots,
+            out,
+        )
+        return out
 
     def open(self, rows: KeyedRows) -> None:
         self._rows = rows

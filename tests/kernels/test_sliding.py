@@ -16,6 +16,7 @@ from millstream.kernels.sliding import (
     ADD,
     GREATEST,
     LEAST,
+    first_values,
     from_comparable,
     run,
     slide,
@@ -191,3 +192,21 @@ def test_comparable_floats_ascend_as_floats_do_and_nan_is_last(values: Array) ->
         comparable[r] for r in ordered
     ]
     np.testing.assert_array_equal(back.view(np.float64), values)
+
+
+@given(steps_of(st.integers(-9, 9)), st.integers(0, 4), st.booleans())
+def test_values_of_the_first_row_of_each_frame(
+    steps: list[list[tuple[int, int]]], preceding: int, tells_starts: bool
+) -> None:
+    state, ring = RowsOfKeys(), long(N_KEYS * CAPACITY)
+    seen: dict[int, list[int]] = {key: [] for key in range(N_KEYS)}
+    for step in steps:
+        state.sort([key for key, _ in step])
+        state.open(preceding)
+        told = (-1, state.starts) if tells_starts else (preceding, long(0))
+        values, first = locked([value for _, value in step], np.int64), long(len(step))
+        first_values(*state.rows, *told, *state.rings, values, ring, first)
+        for row, (key, value) in enumerate(step):
+            seen[key].append(value)
+            assert first[row] == seen[key][-preceding - 1 :][0]
+        close_row_frames(state.groups, state.offsets, preceding, state.heads, state.counts)
