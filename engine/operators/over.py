@@ -23,8 +23,9 @@ __all__ = ["Over"]
 
 # Rows are computed this many at a time, so that what they need stays in a core's cache.
 _BLOCK_ROWS = 1 << 16
-# Looking through all keys is worth it once a step has earned as many credits as there are keys: one
-# for each row that left, and these for the step itself.
+# Looking through all keys is worth it once steps have earned so many credits for each key: one for
+# each row that left, and these for the step itself.
+_CREDITS_PER_KEY = 8
 _CREDITS_PER_STEP = 4096
 # Fewer keys than this are not worth forgetting.
 _KEYS_LEAST = 1024
@@ -86,7 +87,7 @@ class Over:
             return
         self._release(None if watermark == WATERMARK_END else watermark + 1 - self._distance, out)
         self._credits += _CREDITS_PER_STEP
-        if self._credits > self._keys.n_keys:
+        if self._credits > _CREDITS_PER_KEY * self._keys.n_keys:
             self._credits = 0
             self._expire()
 

@@ -47,6 +47,9 @@ Values: TypeAlias = npt.NDArray[Any]
 # As many rows as no key ever has.
 PRECEDING_MAX = 1 << 62
 _SLOTS_LEAST = 1024
+# Rings are packed, which also brings them in the order of keys, once those that have moved left
+# behind more than one slot in so many that are in use.
+_USED_PER_LEFT = 8
 _INT64_MIN, _INT64_MAX = -(1 << 63), (1 << 63) - 1
 IDENTITY = {ADD: 0, LEAST: _INT64_MAX, GREATEST: _INT64_MIN}
 
@@ -150,7 +153,7 @@ class BoundedFrame(ABC):
         self.capacities = columns.add(np.int64)
         self._rings: list[Ring] = []
         self._lanes: list[_Lanes] = []
-        self._n_slots, self._n_slots_used = _SLOTS_LEAST, 0
+        self._n_slots, self._n_slots_used, self._n_slots_left = _SLOTS_LEAST, 0, 0
         self.n_rows = 0
         self.starts: I64 = _NO_STARTS
         self._lengths: I64 | None = None
@@ -279,19 +282,26 @@ class BoundedFrame(ABC):
         if n_moved == 0:
             return
         moved, before = moved[:n_moved], before[:, :n_moved]
-        if n_slots_used > self._n_slots:
+        self._n_slots_left += int(before[1].sum())
+        is_packed = (
+            n_slots_used > self._n_slots or _USED_PER_LEFT * self._n_slots_left > n_slots_used
+        )
+        if is_packed:
             all_before = np.stack([places, capacities])
             all_before[:, moved] = before
             moved, before = np.arange(len(places), dtype=np.uint32), all_before
             n_slots_used = pack_rings(capacities, places)
-            self._n_slots = 2 * n_slots_used
+            self._n_slots = max(self._n_slots, 2 * n_slots_used)
+            self._n_slots_left = 0
         self._n_slots_used = n_slots_used
         for ring in self._rings:
-            self._move(ring, moved, before)
+            self._move(ring, moved, before, is_packed=is_packed)
 
-    def _move(self, ring: Ring, moved: npt.NDArray[np.uint32], before: I64) -> None:
+    def _move(
+        self, ring: Ring, moved: npt.NDArray[np.uint32], before: I64, *, is_packed: bool
+    ) -> None:
         source = target = ring.slots
-        if len(source) != self._n_slots:
+        if is_packed:
             target = ring.slots = np.full(self._n_slots, ring.fill, source.dtype)
         copy_rings(
             moved,
