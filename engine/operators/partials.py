@@ -67,6 +67,9 @@ class PartialGroups:
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Take in a batch that :func:`partial_batch` made; panes are spread over their windows."""
+        if batch.num_rows == 0:
+            # All rows of a micro-batch were late, or none passed.
+            return
         if self._grid is None:
             self._add(batch, ())
             return
