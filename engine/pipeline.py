@@ -125,6 +125,8 @@ class OperatorLink:
         self, operator: Operator, bounds: tuple[WatermarkBound, ...], downstream: Link
     ) -> None:
         self.operator = operator
+        # Asking for a protocol takes long, so it is done once.
+        self._taker = operator if isinstance(operator, TakesRows) else None
         self._bounds = bounds
         self._downstream = downstream
         self._watermark = NO_WATERMARK
@@ -132,14 +134,14 @@ class OperatorLink:
     @property
     def takes_rows(self) -> bool:
         """Whether :meth:`emit_rows` may be called."""
-        return isinstance(self.operator, TakesRows) and self.operator.takes_rows
+        return self._taker is not None and self._taker.takes_rows
 
     def emit(self, batch: pa.RecordBatch) -> None:
         self.operator.process_batch(batch, self._downstream)
 
     def emit_rows(self, parts: Sequence[SourceRows]) -> None:
-        assert isinstance(self.operator, TakesRows), "asked for before"
-        self.operator.process_rows(parts, self._downstream)
+        assert self._taker is not None, "asked for before"
+        self._taker.process_rows(parts, self._downstream)
 
     def end_step(self, item: SourceItem) -> None:
         step, operator, out = step_of(item), self.operator, self._downstream

@@ -107,6 +107,8 @@ class TimedLink:
         self, link: Link, sheet: TimeSheet, account: int, *, works_at_steps: bool = True
     ) -> None:
         self._link = link
+        # Asking for a protocol takes long, so it is done once.
+        self._taker = link if isinstance(link, RowsLink) else None
         self._switch = sheet.switch
         self._account = account
         if not works_at_steps:
@@ -120,12 +122,12 @@ class TimedLink:
     @property
     def takes_rows(self) -> bool:
         """Whether the link takes micro-batches as they are."""
-        return isinstance(self._link, RowsLink) and self._link.takes_rows
+        return self._taker is not None and self._taker.takes_rows
 
     def emit_rows(self, parts: Sequence[SourceRows]) -> None:
-        assert isinstance(self._link, RowsLink), "asked for before"
+        assert self._taker is not None, "asked for before"
         before = self._switch(self._account)
-        self._link.emit_rows(parts)
+        self._taker.emit_rows(parts)
         self._switch(before)
 
     def end_step(self, item: SourceItem) -> None:
