@@ -230,7 +230,6 @@ class FinalAggregate(_Emitting):
         n_words = 0 if node.window is None else 1
         grouping = Grouping(node, _rows_schema(node), {}, n_words, merges=True)
         super().__init__(grouping, counters, changelog, owns_global_group=owns_global_group)
-
         self._partials = PartialGroups(node, grouping.grid, len(grouping.calls.specs))
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:

@@ -43,13 +43,20 @@ class Grouping:
 
     def add_rows(self, batch: pa.RecordBatch, prefix: Sequence[Word]) -> U32:
         """Add rows of the input and return their groups."""
-        keys = [batch.column(key) for key in self.node.keys]
-        group_ids = self.state.update(batch.num_rows, prefix, keys, self.calls.values(batch))
+        group_ids = self.add_parts([batch], [prefix])
         self.calls.keep(batch, group_ids)
         return group_ids
 
-    def add_parts(self, parts: Sequence[SourceRows], prefixes: Sequence[Sequence[Word]]) -> U32:
-        """Add rows that came one after the other, and return the groups of all."""
+    def add_parts(
+        self,
+        parts: Sequence[pa.RecordBatch | SourceRows],
+        prefixes: Sequence[Sequence[Word]],
+    ) -> U32:
+        """Add rows that came one after the other, for calls that do not need them kept.
+
+        Returns:
+            The groups of all rows, one part after the other.
+        """
         keys = [
             KeyPart([rows.column(key) for key in self.node.keys], prefix, rows.num_rows)
             for rows, prefix in zip(parts, prefixes, strict=True)

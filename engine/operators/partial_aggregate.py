@@ -154,9 +154,6 @@ class PartialAggregate:
         grouping, state = self._grouping, self._grouping.state
         n_words = 0 if grouping.grid is None else 2 if grouping.grid.is_overlapping else 1
         prefix = [state.prefix_words(index)[group_ids] for index in range(n_words)]
-        out.emit(
-            partial_batch(
-                self._grouping.node, state.keys(group_ids), prefix, state.accumulated(group_ids)
-            )
-        )
+        keys, states = state.keys(group_ids), state.accumulated(group_ids)
+        out.emit(partial_batch(grouping.node, keys, prefix, states))
         grouping.retain(rest)

@@ -69,15 +69,7 @@ class GroupState:
         Returns:
             The group of each row, uint32[n_rows].
         """
-        if self._is_global:
-            self._n_global = 1
-            group_ids = np.zeros(n_rows, np.uint32)
-        else:
-            group_ids = self._table.assign(keys, prefix, n_rows)
-        self._accumulators.update(
-            values, group_ids, self.n_groups, new_have_rows=n_rows > 0 or not self._is_global
-        )
-        return group_ids
+        return self.update_parts([KeyPart(keys, prefix, n_rows)], [values])
 
     def update_parts(
         self, parts: Sequence[KeyPart], values: Sequence[Sequence[pa.Array | None]]
@@ -97,8 +89,10 @@ class GroupState:
             group_ids = np.zeros(sum(counts), np.uint32)
         else:
             group_ids = self._table.assign_parts(parts)
+        # The group of a query without keys is there without rows, too.
+        new_have_rows = len(group_ids) > 0 or not self._is_global
         self._accumulators.update_parts(
-            values, counts, group_ids, self.n_groups, new_have_rows=True
+            values, counts, group_ids, self.n_groups, new_have_rows=new_have_rows
         )
         return group_ids
 

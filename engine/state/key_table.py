@@ -243,14 +243,14 @@ class KeyTable:
 
     def _direct_for(self, parts: Sequence[Sequence[Word | _Address]]) -> DirectIndex | None:
         direct = self._direct
-        if direct is None or self._n_null_words > 0:
+        if direct is None or not all(direct.suits(_between(words)) for words in parts):
             return None
-        return direct if all(direct.suits(_between(words)) for words in parts) else None
+        return direct
 
     def _look_for_direct(self, parts: Sequence[Sequence[Word | _Address]], n_rows: int) -> None:
         """Try now and then whether groups can be found by their keys themselves."""
         between = _between(parts[-1])
-        if self.n_groups == 0 or self._n_null_words > 0 or None in between:
+        if self.n_groups == 0 or None in between:
             return
         self._rows_until_try -= n_rows
         if self._rows_until_try > 0:
@@ -266,8 +266,10 @@ class KeyTable:
 
     def _null_words(self, nulls: Sequence[U8 | None], n_rows: int) -> list[I64]:
         if self._n_null_words == 0:
-            # Keys seen so far have no NULL, and get words of zeros.
+            # Keys seen so far have no NULL, and get words of zeros. With more words, the last one
+            # is not the key any more, by which the direct index goes.
             self._n_null_words = -(-len(self._columns) // _NULLS_PER_WORD)
+            self._direct, self._may_be_direct = None, False
             self._reallocate(self._keys.shape[0] + self._n_null_words, self.capacity)
         words = [np.zeros(n_rows, np.int64) for _ in range(self._n_null_words)]
         for index, is_null in enumerate(nulls):
