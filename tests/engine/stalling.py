@@ -25,12 +25,17 @@ class Gate:
     def __init__(self):
         self.entered = threading.Event()
         self.opened = threading.Event()
+        self.n_batches = 0
         self.rows = []
 
     def __call__(self, batch):
         self.entered.set()
         self.opened.wait()
+        self.n_batches += 1
         self.rows += batch.to_pylist()
+
+    def wait_entered(self):
+        assert self.entered.wait(TIMEOUT_SECONDS)
 
 
 def rows(number, n_rows=100):
@@ -45,8 +50,8 @@ def session(partitions=2, **options):
     return made
 
 
-def in_thread(function):
-    """Call a function in a thread; return what waits for its result or error."""
+def started(function):
+    """Call a function in a thread; return the thread and where its result or error will be."""
     outcome = []
 
     def work():
@@ -57,10 +62,15 @@ def in_thread(function):
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
+    return thread, outcome
+
+
+def in_thread(function):
+    """Call a function in a thread; return what waits for its result or error."""
+    thread, outcome = started(function)
 
     def joined():
-        thread.join(TIMEOUT_SECONDS)
-        assert not thread.is_alive(), "it hangs"
+        until_ended([thread])
         return outcome[0]
 
     return joined

@@ -16,27 +16,24 @@ import pyarrow as pa
 import pytest
 
 import millstream as ms
+from tests.engine.stalling import (
+    COUNT,
+    PASS,
+    SCHEMA,
+    TIMEOUT_SECONDS,
+    WINDOWS,
+    session,
+    started,
+    threads_of,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SCHEMA = pa.schema({"k": pa.int64(), "ts": pa.int64()})
-# Far more than anything here takes: reached only where something hangs.
-TIMEOUT_SECONDS = 30
-
-PASS = "SELECT k, ts FROM t"
 DIVIDE = "SELECT 10 / k AS q, ts FROM t"
-COUNT = "SELECT k, count(*) AS n FROM t GROUP BY k EMIT CHANGES"
-WINDOWS = "SELECT k, window_start, count(*) AS n FROM t GROUP BY k WINDOW TUMBLING(ts, 10)"
 
 
 def rows(*keys, first_time=0):
     times = pa.array(range(first_time, first_time + len(keys)), pa.int64())
     return pa.record_batch([pa.array(keys, pa.int64()), times], schema=SCHEMA)
-
-
-def session(partitions=2, **options):
-    made = ms.Session(partitions=partitions, **options)
-    made.create_stream("t", SCHEMA, event_time="ts")
-    return made
 
 
 def until_failed(job):
@@ -45,49 +42,6 @@ def until_failed(job):
         thread.join(TIMEOUT_SECONDS)
         assert not thread.is_alive()
     assert job.stats().state == "failed"
-
-
-def threads_of(job):
-    return [partition._thread for partition in job._runtime._partitions]
-
-
-class Gate:
-    """A sink that lets nothing pass until it is opened."""
-
-    def __init__(self):
-        self.entered = threading.Event()
-        self.opened = threading.Event()
-        self.written = []
-
-    def __call__(self, batch):
-        self.entered.set()
-        self.opened.wait()
-        self.written.append(batch)
-
-    def wait_entered(self):
-        assert self.entered.wait(TIMEOUT_SECONDS)
-
-
-@pytest.fixture
-def gate():
-    made = Gate()
-    yield made
-    made.opened.set()
-
-
-def in_thread(function):
-    """Call a function in a thread; return the thread and where its result or error will be."""
-    outcome = []
-
-    def work():
-        try:
-            outcome.append(function())
-        except BaseException as error:
-            outcome.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    return thread, outcome
 
 
 def joined(thread, outcome):
@@ -304,7 +258,7 @@ def test_watermarks_alone_do_not_fill_the_queues(sql, gate):
     job = session(partitions=1, stop_timeout_seconds=0).sql(sql).start(gate)
     job.push("t", rows(1))
     watermarks = iter(range(20, 10_020))
-    thread, outcome = in_thread(lambda: [job.advance_watermark("t", time) for time in watermarks])
+    thread, outcome = started(lambda: [job.advance_watermark("t", time) for time in watermarks])
     gate.wait_entered()
     thread.join(0.2)
     job.cancel()
@@ -323,7 +277,7 @@ def test_a_push_that_waits_is_woken_by_a_failure():
     job = session(partitions=1, inbox_rows_max=1).sql(PASS).start(sink)
     job.push("t", rows(1))
     assert entered.wait(TIMEOUT_SECONDS)
-    thread, outcome = in_thread(lambda: job.push("t", rows(2)))
+    thread, outcome = started(lambda: job.push("t", rows(2)))
     fail.set()
     error = joined(thread, outcome)
     assert isinstance(error, ms.JobFailed)
@@ -334,7 +288,7 @@ def test_a_push_that_waits_is_woken_by_cancel(gate):
     job = session(partitions=1, inbox_rows_max=1, stop_timeout_seconds=0).sql(PASS).start(gate)
     job.push("t", rows(1))
     gate.wait_entered()
-    thread, outcome = in_thread(lambda: job.push("t", rows(2)))
+    thread, outcome = started(lambda: job.push("t", rows(2)))
     job.cancel()
     error = joined(thread, outcome)
     assert isinstance(error, ms.SourceError)
@@ -355,7 +309,7 @@ def test_finish_is_woken_by_cancel(gate):
     job = session(stop_timeout_seconds=0.05).sql(PASS).start(gate)
     job.push("t", rows(1))
     gate.wait_entered()
-    thread, outcome = in_thread(job.finish)
+    thread, outcome = started(job.finish)
     while not job._runtime._is_ending:
         thread.join(0.001)
     assert job.stats().state == "running"
@@ -376,7 +330,7 @@ def test_nothing_is_written_after_cancel_but_the_batch_at_hand(gate):
     for thread in threads_of(job):
         thread.join(TIMEOUT_SECONDS)
         assert not thread.is_alive()
-    assert len(gate.written) == 1
+    assert gate.n_batches == 1
     stats = job.stats()
     assert stats.rows_in == 10 == stats.rows_processed + stats.rows_waiting
 
