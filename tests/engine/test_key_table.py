@@ -246,8 +246,12 @@ def test_a_column_of_another_type_is_refused(type_: pa.DataType, array: pa.Array
         KeyTable([type_]).assign([array])
 
 
+# The pane of all rows, or None; the pane of each; keys.
+DenseBatch = tuple[int | None, npt.NDArray[np.int64], list[int | None]]
+
+
 @st.composite
-def dense_batches(draw: st.DrawFn) -> list[tuple[int | None, npt.NDArray[np.int64], list[int]]]:
+def dense_batches(draw: st.DrawFn) -> list[DenseBatch]:
     """Batches of rows whose keys lie close to each other, but for a few, in panes that move on."""
     batches = []
     for _ in range(draw(st.integers(1, 8))):
@@ -261,10 +265,13 @@ def dense_batches(draw: st.DrawFn) -> list[tuple[int | None, npt.NDArray[np.int6
         if draw(st.booleans()):
             keys[random.integers(0, n_rows, 3)] = draw(int64s)
         pane = draw(st.integers(-2, 6))
+        values: list[int | None] = keys.tolist()
+        if draw(st.integers(0, 9)) == 9:
+            values[0] = None
         if draw(st.booleans()):
-            batches.append((pane, np.full(n_rows, pane), keys.tolist()))
+            batches.append((pane, np.full(n_rows, pane), values))
         else:
-            batches.append((None, pane + random.integers(0, 4, n_rows), keys.tolist()))
+            batches.append((None, pane + random.integers(0, 4, n_rows), values))
     return batches
 
 
@@ -272,7 +279,7 @@ def dense_batches(draw: st.DrawFn) -> list[tuple[int | None, npt.NDArray[np.int6
 @given(dense_batches(), st.data())
 def test_keys_that_lie_close_are_the_same_groups_as_others(
     n_prefix_words: int,
-    batches: list[tuple[int | None, npt.NDArray[np.int64], list[int]]],
+    batches: list[DenseBatch],
     data: st.DataObject,
 ) -> None:
     table, reference = KeyTable([pa.int64()], n_prefix_words), Reference()
