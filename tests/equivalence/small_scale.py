@@ -28,6 +28,7 @@ _LIMITS = (
     (partials, "_RUN_ROWS_LEAST", 1),
     (aggregate, "_GATHERED_ROWS_MAX", 2),
     (reduction, "_PROBE_ROWS", 4),
+    (reduction, "_POOR_PROBES", 1),
     (reduction, "_BYPASS_ROWS", 6),
     (over, "_BLOCK_ROWS", 4),
     (over, "_KEYS_LEAST", 2),
