@@ -171,8 +171,11 @@ class KeyTable:
         # As many groups as now are likely to come again: the next window is like the last.
         while capacity < max(2 * self.n_groups, n_before):
             capacity *= 2
-        # Memory shrinks by half or more at a time, or not at all.
-        self._allocate(before.shape[0], min(capacity, before.shape[1]))
+        # Memory shrinks to a quarter or less at a time, or not at all: a window that begins before
+        # the last one has ended brings the same number of groups again and again.
+        if 4 * capacity > before.shape[1]:
+            capacity = before.shape[1]
+        self._allocate(before.shape[0], capacity)
         for row, words in enumerate(before):
             np.take(words, group_ids, out=self._keys[row, : self.n_groups])
         place = self._n_prefix_words
@@ -227,9 +230,9 @@ class KeyTable:
             else:
                 part, row, self.n_groups, more = direct.assign(columns, bounds, part, row, *state)
                 n_by_hash += more
+            self._are_slots_empty &= direct is not None and n_by_hash == 0
             if part < len(parts):
                 self._reallocate(len(parts[0]), 2 * self.capacity)
-        self._are_slots_empty &= direct is not None and n_by_hash == 0
         if self.n_groups > n_before:
             if direct is not None:
                 # New groups are mostly in the array alone.
@@ -294,11 +297,17 @@ class KeyTable:
         self._are_slots_empty = True
 
     def _reallocate(self, n_words: int, capacity: int) -> None:
-        before = self._keys
+        before, had_slots = self._keys, not self._are_slots_empty
         self._allocate(n_words, capacity)
         self._keys[: before.shape[0], : self.n_groups] = before[:, : self.n_groups]
         self._keys[before.shape[0] :, : self.n_groups] = 0
-        self._index_all()
+        if self._direct is None:
+            self._index_all()
+            return
+        # What the array tells needs no hash, unless rows come that it cannot tell the groups of.
+        self._is_indexed = self.n_groups == 0
+        if had_slots:
+            self._are_slots_empty = self._direct.refill(self._keys, self.n_groups, self._slots) == 0
 
     def _index_all(self) -> None:
         """Make the hash index anew, with all groups."""

@@ -112,6 +112,8 @@ class Words:
         self._first_steps = first_steps
         self._seen = {column: np.zeros(0, np.uint8) for column in first_steps}
         self._n_groups = 0
+        # States up to here hold something: those behind are made when their groups are.
+        self._n_ready = 0
         # As long as a column has had no NULL, a count of its values is one of rows: by step, the
         # step that counts rows.
         self._counts_shared: dict[int, int] = {}
@@ -142,6 +144,7 @@ class Words:
                 ``group_ids``.
         """
         n_before, self._n_groups = self._n_groups, n_groups
+        self._make_ready(n_groups)
         for column, step in self._first_steps.items():
             seen = self._seen[column]
             is_complete = self._is_complete[column] and (new_have_rows or n_before == n_groups)
@@ -169,7 +172,9 @@ class Words:
 
     def take(self, group_ids: U32 | slice) -> list[pa.Array]:
         """Return the states of some groups; a slice is not copied."""
-        are_known = _last(group_ids) < self._n_groups
+        n_taken = _last(group_ids) + 1
+        self._make_ready(n_taken)
+        are_known = n_taken <= self._n_groups
         seen = {
             column: flags[group_ids]
             for column, flags in self._seen.items()
@@ -186,17 +191,33 @@ class Words:
 
     def reallocate(self, capacity: int, kept: U32 | slice) -> None:
         """Make new arrays for ``capacity`` groups, the first of which are those of ``kept``."""
-        for step, spec in enumerate(self._specs):
+        if isinstance(kept, slice):
+            # Behind these there is nothing to keep.
+            chosen_ids: U32 | slice = slice(kept.start, min(kept.stop, self._n_ready))
+        else:
+            self._make_ready(_last(kept) + 1)
+            chosen_ids = kept
+        for step in range(len(self._specs)):
             if step not in self._counts_shared:
-                values = resized(self._values[step], capacity, kept, IDENTITY[spec.opcode])
+                chosen = self._values[step][chosen_ids]
+                values = np.empty(capacity, chosen.dtype)
+                values[: len(chosen)] = chosen
                 self._values[step] = values
                 self._program[step, Field.STATE] = values.ctypes.data
         for column, flags in self._seen.items():
             self._seen[column] = resized(flags, capacity, kept)
         if not isinstance(kept, slice):
-            self._n_groups = len(kept)
+            self._n_groups = self._n_ready = len(kept)
             for column, flags in self._seen.items():
                 self._is_complete[column] = bool(flags[: len(kept)].all())
+
+    def _make_ready(self, n_groups: int) -> None:
+        """Let the states of new groups hold that they have taken nothing."""
+        if n_groups > self._n_ready:
+            for step, spec in enumerate(self._specs):
+                if step not in self._counts_shared:
+                    self._values[step][self._n_ready : n_groups] = IDENTITY[spec.opcode]
+            self._n_ready = n_groups
 
     @property
     def state_bytes(self) -> int:
