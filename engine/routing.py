@@ -28,7 +28,7 @@ from millstream.engine.columns import (
     validity,
 )
 from millstream.errors import InternalError, SchemaError
-from millstream.kernels.compile import U64
+from millstream.kernels.compile import U32, U64
 from millstream.kernels.hashing import (
     float_words,
     hash_bytes,
@@ -38,7 +38,7 @@ from millstream.kernels.hashing import (
     hash_words,
     hash_words_nullable,
 )
-from millstream.kernels.partitioning import partition_indices, scatter_rows
+from millstream.kernels.partitioning import MovedColumn, move_columns, place_rows
 
 __all__ = ["hash_columns", "split"]
 
@@ -64,6 +64,8 @@ _WORDS = frozenset(
 _FLOATS = frozenset({lib.Type_HALF_FLOAT, lib.Type_FLOAT, lib.Type_DOUBLE})
 _PAIRS = frozenset({lib.Type_DECIMAL128, lib.Type_INTERVAL_MONTH_DAY_NANO})
 _NARROW_DECIMALS = frozenset({lib.Type_DECIMAL32, lib.Type_DECIMAL64})
+# Whole bytes, up to eight of them.
+_MOVED = (_WORDS | _FLOATS | _NARROW_DECIMALS) - {lib.Type_BOOL}
 _BYTES = frozenset(
     {
         lib.Type_STRING,
@@ -125,14 +127,12 @@ def split(batch: pa.RecordBatch, keys: Sequence[str], n_partitions: int) -> list
         return [batch]
     n_rows = batch.num_rows
     hashes = hash_columns([batch.column(key) for key in keys], keys)
-    partitions = np.empty(n_rows, np.uint32)
-    partition_indices(hashes, n_partitions, partitions)
-    offsets, rows = np.empty(n_partitions + 1, np.int64), np.empty(n_rows, np.int64)
-    scatter_rows(partitions, n_partitions, offsets, rows)
+    offsets, places = np.empty(n_partitions + 1, np.int64), np.empty(n_rows, np.uint32)
+    place_rows(hashes, n_partitions, offsets, places)
     starts = offsets.tolist()
     counts = [stop - start for start, stop in pairwise(starts)]
     if n_rows not in counts:
-        batch = _take(batch, array_from_buffers(rows, pa.int64(), None))
+        batch = _moved(batch, places)
     return [batch.slice(start, count) for start, count in zip(starts, counts, strict=False)]
 
 
@@ -197,12 +197,39 @@ def _float_words(array: pa.Array) -> U64:
     return words
 
 
-def _take(batch: pa.RecordBatch, rows: pa.Array) -> pa.RecordBatch:
-    if not any(is_view(type_) for type_ in batch.schema.types):
-        return pc.take(batch, rows, boundscheck=False)
-    # Arrow cannot take rows of views.
-    columns = [
-        plain(column).take(rows).cast(column.type) if is_view(column.type) else column.take(rows)
-        for column in batch.columns
-    ]
+def _moved(batch: pa.RecordBatch, places: U32) -> pa.RecordBatch:
+    """Return a copy of a batch whose rows are at other places."""
+    columns, n_rows = batch.columns, batch.num_rows
+    moved, others = [], []
+    program = np.empty((len(columns), len(MovedColumn)), np.int64)
+    for index, column in enumerate(columns):
+        n_bytes = _bytes_per_value(column)
+        if n_bytes is None:
+            others.append(index)
+            continue
+        buffer = pa.allocate_buffer(n_rows * n_bytes)
+        values_at = column.buffers()[1].address + column.offset * n_bytes
+        program[len(moved)] = values_at, buffer.address, n_bytes
+        columns[index] = pa.Array.from_buffers(column.type, n_rows, [None, buffer], 0)
+        moved.append(index)
+    rows = np.empty(n_rows if others else 0, np.int64)
+    move_columns(places, program[: len(moved)], rows)
+    if others:
+        taken = array_from_buffers(rows, pa.int64(), None)
+        for index in others:
+            columns[index] = _take(columns[index], taken)
     return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
+
+
+def _bytes_per_value(column: pa.Array) -> int | None:
+    """Return the width of values that are moved as they are, or None where there is more to it."""
+    if column.type.id not in _MOVED or column.null_count > 0:
+        return None
+    return int(column.type.bit_width) // 8
+
+
+def _take(column: pa.Array, rows: pa.Array) -> pa.Array:
+    if is_view(column.type):
+        # Arrow cannot take rows of views.
+        return plain(column).take(rows).cast(column.type)
+    return pc.take(column, rows, boundscheck=False)
