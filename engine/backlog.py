@@ -37,7 +37,7 @@ class Backlog:
         with self._lock:
             item.parts_left = dict.fromkeys(partitions, 1)
             for partition in item.parts_left:
-                self._add(partition, item, 1)
+                self._add(partition, item)
 
     def hold(self, item: SourceItem, partition: int) -> None:
         """Note that a partition has one more part in an item, which is open."""
@@ -45,26 +45,38 @@ class Backlog:
             n_parts = item.parts_left.get(partition, 0)
             item.parts_left[partition] = n_parts + 1
             if n_parts == 0:
-                self._add(partition, item, 1)
+                self._add(partition, item)
 
     def done(self, items: Sequence[SourceItem], partition: int) -> list[SourceItem]:
         """Note that a partition has done a part of each item; return those that are complete."""
+        complete = []
+        n_done = n_steps = n_rows = n_bytes = 0
         with self._lock:
-            return [item for item in items if self._is_complete_after(item, partition)]
+            for item in items:
+                parts_left = item.parts_left
+                n_parts = parts_left[partition] - 1
+                if n_parts > 0:
+                    parts_left[partition] = n_parts
+                    continue
+                del parts_left[partition]
+                n_done += 1
+                if item.batch is None:
+                    n_steps += 1
+                else:
+                    n_rows += item.n_rows
+                    n_bytes += item.n_bytes
+                if not parts_left:
+                    complete.append(item)
+            self.items[partition] -= n_done
+            self.steps[partition] -= n_steps
+            self.rows[partition] -= n_rows
+            self.bytes[partition] -= n_bytes
+        return complete
 
-    def _is_complete_after(self, item: SourceItem, partition: int) -> bool:
-        n_parts = item.parts_left[partition] - 1
-        if n_parts > 0:
-            item.parts_left[partition] = n_parts
-            return False
-        del item.parts_left[partition]
-        self._add(partition, item, -1)
-        return not item.parts_left
-
-    def _add(self, partition: int, item: SourceItem, sign: int) -> None:
-        self.items[partition] += sign
+    def _add(self, partition: int, item: SourceItem) -> None:
+        self.items[partition] += 1
         if item.batch is None:
-            self.steps[partition] += sign
+            self.steps[partition] += 1
             return
-        self.rows[partition] += sign * item.n_rows
-        self.bytes[partition] += sign * item.n_bytes
+        self.rows[partition] += item.n_rows
+        self.bytes[partition] += item.n_bytes

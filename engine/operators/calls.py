@@ -13,7 +13,9 @@ from millstream.engine.operators.aggregate_functions import plan_accumulators
 from millstream.engine.operators.distinct_calls import DistinctCalls
 from millstream.engine.state.accumulators import AccumulatorSpec, values_of
 from millstream.engine.state.buffered_calls import BufferedCalls
+from millstream.engine.state.places import is_taken_as_it_is
 from millstream.engine.state.state_columns import Arrivals
+from millstream.engine.state.words import WordSpec
 from millstream.engine.step import AtHand
 from millstream.kernels.compile import U32
 from millstream.planner.nodes import AggregateCall
@@ -44,6 +46,7 @@ class Calls:
     ) -> None:
         self._calls = tuple(calls)
         self._at_hand = at_hand
+        self._types = dict(zip(rows_schema.names, rows_schema.types, strict=True))
         self._n_rows_seen = 0
         folded = [call for call in calls if call.path == "kernel" and not call.distinct]
         distinct = [call for call in calls if call.path == "kernel" and call.distinct]
@@ -63,6 +66,22 @@ class Calls:
     def state_bytes(self) -> int:
         """Bytes of the rows and values kept."""
         return sum(kept.state_bytes for kept in self._kept)
+
+    def columns_of_words(self) -> list[str | None] | None:
+        """Return what each accumulator takes, if all take words as they are in columns of rows.
+
+        Returns:
+            A column per accumulator, None for the rows themselves; or None if some take other
+            things or are told which rows came first.
+        """
+        columns = []
+        for spec in self.specs:
+            if not isinstance(spec, WordSpec):
+                return None
+            if spec.column is not None and not is_taken_as_it_is(self._types[spec.column]):
+                return None
+            columns.append(spec.column)
+        return columns
 
     def values(self, batch: pa.RecordBatch) -> list[pa.Array | None]:
         """Return what each accumulator takes of a batch; None stands for the rows themselves."""

@@ -14,6 +14,7 @@ from millstream.engine.source_rows import SourceRows
 from millstream.engine.state.accumulators import Accumulators
 from millstream.engine.state.group_state import GroupState
 from millstream.engine.state.key_table import KeyPart, Word
+from millstream.engine.state.places import RowPlaces
 from millstream.engine.step import AtHand
 from millstream.kernels.compile import I64, U32
 from millstream.planner.nodes import Aggregate as AggregateNode
@@ -38,6 +39,8 @@ class Grouping:
         self.grid = None if node.window is None else WindowGrid(node.window, node.allowed_lateness)
         self.calls = Calls(node.calls, rows_schema, functions, at_hand)
         self.keeps_rows = any(call.path == "buffered" or call.distinct for call in node.calls)
+        columns = self.calls.columns_of_words()
+        self._places = None if columns is None else RowPlaces(columns, rows_schema)
         key_types = [rows_schema.field(key).type for key in node.keys]
         self.state = GroupState(key_types, n_prefix_words, self.calls.specs, merges=merges)
 
@@ -61,6 +64,8 @@ class Grouping:
             KeyPart([rows.column(key) for key in self.node.keys], prefix, rows.num_rows)
             for rows, prefix in zip(parts, prefixes, strict=True)
         ]
+        if self._places is not None:
+            return self.state.update_at(keys, self._places.of(parts))
         return self.state.update_parts(keys, [self.calls.values(rows) for rows in parts])
 
     def row_states(self, batch: pa.RecordBatch | SourceRows) -> list[pa.Array]:

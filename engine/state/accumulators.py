@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TypeAlias
 
+import numpy as np
 import pyarrow as pa
 
 from millstream.engine.columns import plain
 from millstream.engine.state.state_columns import Arrivals, StateColumn, StateSpec
 from millstream.engine.state.words import Words, WordSpec
-from millstream.kernels.compile import U32
+from millstream.kernels.compile import I64, U32
 
 __all__ = ["AccumulatorSpec", "Accumulators", "values_of"]
 
@@ -77,13 +79,13 @@ class Accumulators:
             new_have_rows: Whether each group that is new since the last update is among
                 ``group_ids``.
         """
-        counts = [len(group_ids)]
-        self.update_parts([arrays], counts, group_ids, n_groups, new_have_rows=new_have_rows)
+        bounds = np.array([0, len(group_ids)], np.int64)
+        self.update_parts([arrays], bounds, group_ids, n_groups, new_have_rows=new_have_rows)
 
     def update_parts(
         self,
         parts: Sequence[Sequence[pa.Array | None]],
-        counts: Sequence[int],
+        bounds: I64,
         group_ids: U32,
         n_groups: int,
         *,
@@ -93,7 +95,7 @@ class Accumulators:
 
         Args:
             parts: Per batch and accumulator its values, or None to count rows.
-            counts: Rows of each batch.
+            bounds: int64[n_parts + 1], where each batch begins in ``group_ids`` and the last ends.
             group_ids: uint32[n_rows], the groups of all rows, one batch after the other.
             n_groups: Number of groups that exist now.
             new_have_rows: Whether each group that is new since the last update is among
@@ -102,18 +104,35 @@ class Accumulators:
         self.reserve(n_groups)
         if self._word_places:
             words = [[arrays[place] for place in self._word_places] for arrays in parts]
-            self._words.update(words, counts, group_ids, n_groups, new_have_rows=new_have_rows)
+            self._words.update(words, bounds, group_ids, n_groups, new_have_rows=new_have_rows)
         if len(group_ids) == 0 or not self._columns:
             return
-        start = 0
-        for arrays, count in zip(parts, counts, strict=True):
-            ids = group_ids[start : start + count]
-            start += count
+        for arrays, (start, stop) in zip(parts, pairwise(bounds.tolist()), strict=True):
+            ids = group_ids[start:stop]
             for place, column in self._columns.items():
                 if self._merges:
                     column.merge(arrays[place], ids)
                 else:
                     column.add(arrays[place], ids)
+
+    def update_at(
+        self, places: I64, bounds: I64, group_ids: U32, n_groups: int, *, new_have_rows: bool
+    ) -> None:
+        """Do what :meth:`update_parts` does where all accumulators are words, by places.
+
+        Args:
+            places: int64[n_parts, n_accumulators, PLACE_WORDS], good during this call.
+            bounds: As for :meth:`update_parts`.
+            group_ids: As for :meth:`update_parts`.
+            n_groups: As for :meth:`update_parts`.
+            new_have_rows: As for :meth:`update_parts`.
+        """
+        assert not self._columns, "only words have places"
+        self.reserve(n_groups)
+        if self._word_places:
+            self._words.update_at(
+                places, bounds, group_ids, n_groups, new_have_rows=new_have_rows
+            )
 
     def merge(self, sources: U32, targets: U32) -> None:
         """Add the states of groups to those of others.

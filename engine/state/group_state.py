@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
@@ -83,18 +84,40 @@ class GroupState:
         Returns:
             The groups of all rows, one batch after the other: uint32[n_rows].
         """
-        counts = [part.n_rows for part in parts]
-        if self._is_global:
-            self._n_global = 1
-            group_ids = np.zeros(sum(counts), np.uint32)
-        else:
-            group_ids = self._table.assign_parts(parts)
-        # The group of a query without keys is there without rows, too.
-        new_have_rows = len(group_ids) > 0 or not self._is_global
+        bounds, group_ids, new_have_rows = self._assign(parts)
         self._accumulators.update_parts(
-            values, counts, group_ids, self.n_groups, new_have_rows=new_have_rows
+            values, bounds, group_ids, self.n_groups, new_have_rows=new_have_rows
         )
         return group_ids
+
+    def update_at(self, parts: Sequence[KeyPart], places: I64) -> U32:
+        """Add rows of several batches to their groups, where all accumulators are words.
+
+        Args:
+            parts: Keys of each batch.
+            places: int64[n_parts, n_accumulators, PLACE_WORDS], where the values lie meanwhile.
+
+        Returns:
+            The groups of all rows, one batch after the other: uint32[n_rows].
+        """
+        bounds, group_ids, new_have_rows = self._assign(parts)
+        self._accumulators.update_at(
+            places, bounds, group_ids, self.n_groups, new_have_rows=new_have_rows
+        )
+        return group_ids
+
+    def _assign(self, parts: Sequence[KeyPart]) -> tuple[I64, U32, bool]:
+        """Return where parts begin and end, the groups of rows, and whether all new ones have rows.
+
+        The group of a query without keys is there without rows, too.
+        """
+        bounds = np.array([*accumulate((part.n_rows for part in parts), initial=0)], np.int64)
+        if self._is_global:
+            self._n_global = 1
+            group_ids = np.zeros(bounds[-1], np.uint32)
+        else:
+            group_ids = self._table.assign_parts(parts, bounds)
+        return bounds, group_ids, len(group_ids) > 0 or not self._is_global
 
     def prefix_words(self, index: int) -> I64:
         """Return one prefix word of every group: int64[n_groups], not to be kept."""

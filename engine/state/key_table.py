@@ -113,10 +113,14 @@ class KeyTable:
         """
         if n_rows is None:
             n_rows = len((*columns, *prefix)[0])
-        return self.assign_parts([KeyPart(columns, prefix, n_rows)])
+        return self.assign_parts([KeyPart(columns, prefix, n_rows)], np.array([0, n_rows], np.int64))
 
-    def assign_parts(self, parts: Sequence[KeyPart]) -> U32:
+    def assign_parts(self, parts: Sequence[KeyPart], bounds: I64) -> U32:
         """Do what :meth:`assign` does for several batches in one go.
+
+        Args:
+            parts: The keys of each batch.
+            bounds: int64[n_parts + 1], the number of the first row of each batch, and of all rows.
 
         Returns:
             uint32[n_rows], the ids of all parts one after the other.
@@ -129,12 +133,12 @@ class KeyTable:
             for (words, nulls), part in zip(encoded, parts, strict=True):
                 words += self._null_words(nulls or (), part.n_rows)
         words_of_parts = [words for words, _ in encoded]
-        counts = [part.n_rows for part in parts]
-        if not self._columns and len(parts) == 1 and counts[0] > 1:
+        if not self._columns and len(parts) == 1 and bounds[-1] > 1:
             (words,) = words_of_parts
             if all(isinstance(word, int) for word in words):
-                return np.full(counts[0], self._assign([words], [1])[0], np.uint32)
-        return self._assign(words_of_parts, counts)
+                (group_id,) = self._assign([words], np.array([0, 1], np.int64))
+                return np.full(bounds[-1], group_id, np.uint32)
+        return self._assign(words_of_parts, bounds)
 
     def prefix_words(self, index: int) -> I64:
         """View one prefix word of each group: int64[n_groups], not to be written to."""
@@ -211,13 +215,8 @@ class KeyTable:
         assert words, "a key has at least one word"
         return words, None if all(is_null is None for is_null in nulls) else nulls
 
-    def _assign(self, parts: Sequence[Sequence[Word | _Address]], counts: Sequence[int]) -> U32:
-        columns, bounds = self._places.of(parts), np.empty(len(counts) + 1, np.int64)
-        n_rows = 0
-        for part, count in enumerate(counts):
-            bounds[part] = n_rows
-            n_rows += count
-        bounds[-1] = n_rows
+    def _assign(self, parts: Sequence[Sequence[Word | _Address]], bounds: I64) -> U32:
+        columns, n_rows = self._places.of(parts), int(bounds[-1])
         group_ids = np.empty(n_rows, np.uint32)
         direct = self._direct_for(parts)
         if direct is None and not self._is_indexed:
@@ -246,9 +245,9 @@ class KeyTable:
 
     def _direct_for(self, parts: Sequence[Sequence[Word | _Address]]) -> DirectIndex | None:
         direct = self._direct
-        if direct is None or not all(direct.suits(_between(words)) for words in parts):
-            return None
-        return direct
+        if direct is None or len(parts[0]) < 3 or all(map(direct.suits, map(_between, parts))):
+            return direct
+        return None
 
     def _look_for_direct(self, parts: Sequence[Sequence[Word | _Address]], n_rows: int) -> None:
         """Try now and then whether groups can be found by their keys themselves."""
@@ -333,11 +332,11 @@ class _Places:
         """Return int64[n_parts, n_words, 2], address and stride of each; for this call only."""
         if len(self._constants) > _CONSTANTS_MAX:
             self._constants.clear()
-        columns = np.empty((len(parts), len(parts[0]), 2), np.int64)
-        for part, words in enumerate(parts):
-            for place, word in enumerate(words):
-                columns[part, place, 0], columns[part, place, 1] = self._place(word)
-        return columns
+        places: list[int] = []
+        for words in parts:
+            for word in words:
+                places += self._place(word)
+        return np.array(places, np.int64).reshape(len(parts), len(parts[0]), 2)
 
     def _place(self, word: Word | _Address) -> tuple[int, int]:
         if isinstance(word, _Address):

@@ -9,36 +9,21 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.engine.columns import array_from_buffers, fixed_values
+from millstream.engine.state.places import PLACE_WORDS, is_taken_as_it_is, place_of
 from millstream.engine.state.state_columns import resized, valid_flags
 from millstream.kernels.aggregation import (
     IDENTITY,
     STATE_DTYPE,
     Field,
     Opcode,
-    ValueKind,
     accumulate,
 )
 from millstream.kernels.compile import I64, U32
 
 __all__ = ["WordSpec", "Words"]
 
-_KINDS: dict[pa.DataType, ValueKind] = {
-    pa.int8(): ValueKind.I8,
-    pa.int16(): ValueKind.I16,
-    pa.int32(): ValueKind.I32,
-    pa.int64(): ValueKind.I64,
-    pa.uint8(): ValueKind.U8,
-    pa.uint16(): ValueKind.U16,
-    pa.uint32(): ValueKind.U32,
-    pa.uint64(): ValueKind.U64,
-    pa.float32(): ValueKind.F32,
-    pa.float64(): ValueKind.F64,
-    pa.date32(): ValueKind.I32,
-    pa.time32("s"): ValueKind.I32,
-    pa.time32("ms"): ValueKind.I32,
-}
-_TAKEN_AS_THEY_ARE = frozenset(type_.id for type_ in _KINDS)
 _PLACE = slice(Field.VALUES, Field.STATE)
+_VALIDITY = Field.VALIDITY - Field.VALUES
 _STATE_TYPES = {
     np.dtype(np.int64): pa.int64(),
     np.dtype(np.uint64): pa.uint64(),
@@ -75,7 +60,7 @@ class WordSpec:
 
     def values(self, array: pa.Array) -> pa.Array:
         """Return the values of the column, without encodings, as the accumulator takes them."""
-        if array.type.id in _TAKEN_AS_THEY_ARE:
+        if is_taken_as_it_is(array.type):
             return array
         if pa.types.is_null(array.type):
             # The null type has no bitmap of its own.
@@ -127,7 +112,7 @@ class Words:
     def update(
         self,
         parts: Sequence[Sequence[pa.Array | None]],
-        counts: Sequence[int],
+        bounds: I64,
         group_ids: U32,
         n_groups: int,
         *,
@@ -137,30 +122,49 @@ class Words:
 
         Args:
             parts: Per batch and accumulator the values, or None to count rows.
-            counts: Rows of each batch.
+            bounds: int64[n_parts + 1], where each batch begins in ``group_ids`` and the last ends.
             group_ids: uint32[n_rows], each within the room that there is.
             n_groups: Number of groups that exist now.
             new_have_rows: Whether each group that is new since the last update is among
                 ``group_ids``.
         """
+        places = _places(parts)
+        self.update_at(places, bounds, group_ids, n_groups, new_have_rows=new_have_rows)
+
+    def update_at(
+        self, places: I64, bounds: I64, group_ids: U32, n_groups: int, *, new_have_rows: bool
+    ) -> None:
+        """Do what :meth:`update` does with values by their places.
+
+        Args:
+            places: int64[n_parts, n_accumulators, PLACE_WORDS], good during this call.
+            bounds: As for :meth:`update`.
+            group_ids: As for :meth:`update`.
+            n_groups: As for :meth:`update`.
+            new_have_rows: As for :meth:`update`.
+        """
         n_before, self._n_groups = self._n_groups, n_groups
         self._make_ready(n_groups)
+        have_nulls = [False] * len(self._specs)
+        if np.count_nonzero(places[:, :, _VALIDITY]) > 0:
+            have_nulls = places[:, :, _VALIDITY].any(axis=0).tolist()
         for column, step in self._first_steps.items():
             seen = self._seen[column]
             is_complete = self._is_complete[column] and (new_have_rows or n_before == n_groups)
-            if is_complete and _are_whole(parts, step):
-                seen[n_before:n_groups] = 1
+            if is_complete and not have_nulls[step]:
+                if n_groups > n_before:
+                    seen[n_before:n_groups] = 1
                 self._program[step, Field.SEEN] = 0
             else:
                 self._is_complete[column] = False
                 self._program[step, Field.SEEN] = seen.ctypes.data
         for step, rows in list(self._counts_shared.items()):
-            if not _are_whole(parts, step):
+            if have_nulls[step]:
                 del self._counts_shared[step]
                 self._values[step] = self._values[rows].copy()
                 self._program[step, Field.STATE] = self._values[step].ctypes.data
         if len(group_ids) > 0:
-            self._run(self._program, parts, counts, group_ids)
+            self._run(self._program, places, bounds, group_ids)
 
     def merge(self, states: Sequence[pa.Array], group_ids: U32) -> None:
         """Add states that :meth:`take` gave: uint32[n_rows] tells the group that each goes to."""
@@ -168,7 +172,8 @@ class Words:
         program[:, Field.OPCODE] = [spec.merge_opcode for spec in self._specs]
         for column, step in self._first_steps.items():
             program[step, Field.SEEN] = self._seen[column].ctypes.data
-        self._run(program, [states], [len(group_ids)], group_ids)
+        bounds = np.array([0, len(group_ids)], np.int64)
+        self._run(program, _places([states]), bounds, group_ids)
 
     def take(self, group_ids: U32 | slice) -> list[pa.Array]:
         """Return the states of some groups; a slice is not copied."""
@@ -226,62 +231,30 @@ class Words:
         return flags + sum(values.nbytes for values in self._values)
 
     @staticmethod
-    def _run(
-        program: I64,
-        parts: Sequence[Sequence[pa.Array | None]],
-        counts: Sequence[int],
-        group_ids: U32,
-    ) -> None:
-        programs = np.empty((len(parts), *program.shape), np.int64)
+    def _run(program: I64, places: I64, bounds: I64, group_ids: U32) -> None:
+        programs = np.empty((len(places), *program.shape), np.int64)
         programs[:] = program
-        bounds = np.zeros(len(parts) + 1, np.int64)
-        stop = 0
-        for index, (arrays, count) in enumerate(zip(parts, counts, strict=True)):
-            stop += count
-            bounds[index + 1] = stop
-            # Several accumulators often take one array.
-            distinct = {id(array): array for array in arrays}
-            places = {key: _place_of(array) for key, array in distinct.items()}
-            programs[index, :, _PLACE] = [places[id(array)] for array in arrays]
+        programs[:, :, _PLACE] = places
         accumulate(programs, bounds, group_ids)
         # What steps remember for the next time.
         program[:, Field.RESTLESS_BLOCKS] = programs[-1, :, Field.RESTLESS_BLOCKS]
 
 
-def _are_whole(parts: Sequence[Sequence[pa.Array | None]], step: int) -> bool:
-    """Say whether what an accumulator takes are values without NULLs."""
-    arrays = [arrays[step] for arrays in parts]
-    return not any(array is None or array.null_count > 0 for array in arrays)
+def _places(parts: Sequence[Sequence[pa.Array | None]]) -> I64:
+    """Return where values lie: int64[n_parts, n_accumulators, PLACE_WORDS]."""
+    places = np.empty((len(parts), len(parts[0]), PLACE_WORDS), np.int64)
+    for index, arrays in enumerate(parts):
+        # Several accumulators often take one array.
+        distinct = {id(array): array for array in arrays}
+        known = {key: place_of(array) for key, array in distinct.items()}
+        places[index] = [known[id(array)] for array in arrays]
+    return places
 
 
 def _last(group_ids: U32 | slice) -> int:
     if isinstance(group_ids, slice):
         return int(group_ids.stop) - 1
     return int(group_ids.max(initial=0))
-
-
-def _place_of(array: pa.Array | None) -> tuple[int, int, int, int]:
-    """Return where an array lies, which has to stay there: the fields of ``_PLACE``."""
-    if array is None:
-        return 0, 0, 0, 0
-    validity, values = array.buffers()[:2]
-    offset = array.offset
-    validity_at = validity.address if array.null_count > 0 else 0
-    kind = _value_kind(array.type)
-    if kind is None:
-        # Only COUNT takes such a column, and looks at validity alone; without NULLs it counts rows.
-        return 0, 0, validity_at, offset
-    return values.address + offset * (array.type.bit_width // 8), kind, validity_at, offset
-
-
-def _value_kind(type_: pa.DataType) -> ValueKind | None:
-    kind = _KINDS.get(type_)
-    if kind is not None:
-        return kind
-    if pa.types.is_decimal32(type_):
-        return ValueKind.I32
-    is_word = pa.types.is_temporal(type_) and not pa.types.is_interval(type_)
-    return ValueKind.I64 if is_word or pa.types.is_decimal64(type_) else None
 
 
 def _bytes_of(array: pa.Array) -> pa.Array:

@@ -23,7 +23,8 @@ def ids(*group_ids: int) -> np.ndarray[tuple[int], np.dtype[np.uint32]]:
 def update(words: Words, v: list[float | None], group_ids: list[int]) -> None:
     of_v, of_w = pa.array(v, pa.float64()), pa.array(["text"] * len(v))
     arrays = [of_v, of_v, None, of_w]
-    words.update([arrays], [len(v)], ids(*group_ids), 3, new_have_rows=False)
+    bounds = np.array([0, len(v)], np.int64)
+    words.update([arrays], bounds, ids(*group_ids), 3, new_have_rows=False)
 
 
 def taken(words: Words, *group_ids: int) -> list[list[float | None]]:
@@ -57,5 +58,5 @@ def test_partial_counts_are_merged_each_for_itself() -> None:
     words = Words(SPECS, merges=True)
     words.reallocate(4, slice(0, 0))
     columns = [pa.array([1, 0]), pa.array([2.5, None]), pa.array([3, 4]), pa.array([2, 4])]
-    words.update([columns], [2], ids(0, 1), 2, new_have_rows=True)
+    words.update([columns], np.array([0, 2], np.int64), ids(0, 1), 2, new_have_rows=True)
     assert taken(words, 0, 1) == [[1, 0], [2.5, None], [3, 4], [2, 4]]
