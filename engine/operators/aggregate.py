@@ -27,6 +27,7 @@ __all__ = [
     "FinalAggregate",
     "SingleAggregate",
     "distinct_groups",
+    "rows_schema",
 ]
 
 GROUP_COLUMN = HIDDEN_PREFIX + "group"
@@ -228,7 +229,7 @@ class FinalAggregate(_Emitting):
         owns_global_group: bool,
     ) -> None:
         n_words = 0 if node.window is None else 1
-        grouping = Grouping(node, _rows_schema(node), {}, n_words, merges=True)
+        grouping = Grouping(node, rows_schema(node), {}, n_words, merges=True)
         super().__init__(grouping, counters, changelog, owns_global_group=owns_global_group)
         self._partials = PartialGroups(node, grouping.grid, len(grouping.calls.specs))
 
@@ -247,7 +248,8 @@ class FinalAggregate(_Emitting):
             self._note(self._grouping.state.update_parts(keys, states))
 
 
-def _rows_schema(node: AggregateNode) -> pa.Schema:
+def rows_schema(node: AggregateNode) -> pa.Schema:
+    """Return the schema of the rows that the final phase of an aggregate has the groups of."""
     below: Node = node.input
     while not isinstance(below, AggregateNode):
         (below,) = below.inputs

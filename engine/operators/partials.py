@@ -14,7 +14,7 @@ from millstream.engine.state.key_table import KeyPart, Word
 from millstream.kernels.compile import I64
 from millstream.planner.nodes import Aggregate as AggregateNode
 
-__all__ = ["PartialGroups", "partial_batch"]
+__all__ = ["PartialColumns", "PartialGroups", "partial_batch"]
 
 _PANE, _FIRST_END, _STATE = "__pane", "__first_end", "__s"
 # So many groups of one pane, on average, are worth a part of their own.
@@ -43,6 +43,37 @@ def partial_batch(
     return pa.RecordBatch.from_arrays(columns, names)
 
 
+class PartialColumns:
+    """Finds the columns of batches that :func:`partial_batch` made.
+
+    Args:
+        node: The aggregate.
+        n_states: Number of accumulators.
+    """
+
+    def __init__(self, node: AggregateNode, n_states: int) -> None:
+        self._keys = node.keys
+        self._states = [f"{_STATE}{index}" for index in range(n_states)]
+
+    def panes(self, batch: pa.RecordBatch) -> I64:
+        """Return the pane of each group: int64[n_groups]."""
+        panes: I64 = fixed_values(batch.column(_PANE))
+        return panes
+
+    def first_ends(self, batch: pa.RecordBatch) -> I64:
+        """Return the end of the first window that each group counts in: int64[n_groups]."""
+        first_ends: I64 = fixed_values(batch.column(_FIRST_END))
+        return first_ends
+
+    def keys(self, batch: pa.RecordBatch) -> list[pa.Array]:
+        """Return the key columns."""
+        return [batch.column(key) for key in self._keys]
+
+    def states(self, batch: pa.RecordBatch) -> list[pa.Array]:
+        """Return the accumulators."""
+        return [batch.column(name) for name in self._states]
+
+
 class PartialGroups:
     """Gathers partial groups, so that several batches are merged in one go.
 
@@ -58,9 +89,8 @@ class PartialGroups:
     """
 
     def __init__(self, node: AggregateNode, grid: WindowGrid | None, n_states: int) -> None:
-        self._node = node
+        self._columns = PartialColumns(node, n_states)
         self._grid = grid
-        self._n_states = n_states
         self.keys: list[KeyPart] = []
         self.states: list[list[pa.Array]] = []
         self.n_rows = 0
@@ -73,12 +103,12 @@ class PartialGroups:
         if self._grid is None:
             self._add(batch, ())
             return
-        panes = fixed_values(batch.column(_PANE))
+        panes = self._columns.panes(batch)
         if not self._grid.is_overlapping:
             is_one = bool((panes == panes[0]).all())
             self._add(batch, (int(panes[0]) if is_one else panes,))
             return
-        first_ends = fixed_values(batch.column(_FIRST_END))
+        first_ends = self._columns.first_ends(batch)
         starts = np.flatnonzero((np.diff(panes) != 0) | (np.diff(first_ends) != 0)) + 1
         if (len(starts) + 1) * _RUN_ROWS_LEAST > batch.num_rows:
             indices, last_panes = self._grid.expand(panes, first_ends)
@@ -100,7 +130,6 @@ class PartialGroups:
             yield keys, states
 
     def _add(self, batch: pa.RecordBatch, prefix: tuple[Word, ...]) -> None:
-        keys = [batch.column(key) for key in self._node.keys]
-        self.keys.append(KeyPart(keys, prefix, batch.num_rows))
-        self.states.append([batch.column(f"{_STATE}{i}") for i in range(self._n_states)])
+        self.keys.append(KeyPart(self._columns.keys(batch), prefix, batch.num_rows))
+        self.states.append(self._columns.states(batch))
         self.n_rows += batch.num_rows

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from millstream.engine.dead_letters import DeadLetters
 from millstream.engine.late_rows import LateRows
-from millstream.engine.operators.aggregate import FinalAggregate, SingleAggregate
+from millstream.engine.operators.aggregate import FinalAggregate, SingleAggregate, rows_schema
 from millstream.engine.operators.assign_windows import AssignWindows
 from millstream.engine.operators.base import Counters, Operator
 from millstream.engine.operators.changelog import Changelog
 from millstream.engine.operators.over import Over
 from millstream.engine.operators.partial_aggregate import PartialAggregate
 from millstream.engine.operators.session import SessionAggregate
+from millstream.engine.operators.sliding_aggregate import SlidingAggregate
 from millstream.engine.operators.window_select import WindowSelect
 from millstream.engine.row_watermarks import RowWatermarks
 from millstream.engine.step import AtHand
@@ -77,6 +78,8 @@ def _aggregate(node: nodes.Aggregate, context: OperatorContext) -> Operator:
     # Rows without keys all go to the first partition.
     is_owner = context.partition == 0
     if node.phase == "final":
+        if _is_sliding(node):
+            return SlidingAggregate(node, rows_schema(node))
         return FinalAggregate(node, context.counters, context.changelog, owns_global_group=is_owner)
     return SingleAggregate(
         node,
@@ -87,6 +90,12 @@ def _aggregate(node: nodes.Aggregate, context: OperatorContext) -> Operator:
         context.functions,
         owns_global_group=is_owner,
     )
+
+
+def _is_sliding(node: nodes.Aggregate) -> bool:
+    """Whether results are final and windows overlap."""
+    is_overlapping = node.window is not None and node.window.kind != "tumble"
+    return is_overlapping and node.emit == "final" and node.allowed_lateness == 0
 
 
 def _changelog(node: nodes.Changelog, context: OperatorContext) -> Operator:

@@ -29,10 +29,10 @@ from millstream.kernels.windows import (
 )
 from millstream.planner.nodes import Window
 
-__all__ = ["Panes", "WindowGrid", "or_all_windows", "time_array", "word_per_row"]
+__all__ = ["ALL_WINDOWS", "Panes", "WindowGrid", "or_all_windows", "time_array", "word_per_row"]
 
-# As the first window that a row may count in: all windows of its pane.
-_WINDOWS_ALL = -(1 << 63)
+ALL_WINDOWS = -(1 << 63)
+"""As the first end that a row counts in: all windows of its pane."""
 
 
 class Panes(NamedTuple):
@@ -183,15 +183,37 @@ class WindowGrid:
         ends = (last_panes + 1) * window.step + window.offset
         if window.kind != "cumulate":
             return ends - window.size, ends
-        first_panes = last_panes // self._panes_per_window * self._panes_per_window
-        return first_panes * window.step + window.offset, ends
+        return self.first_panes(last_panes) * window.step + window.offset, ends
+
+    def last_panes(self, panes: I64) -> I64:
+        """Return the distinct last panes of all windows that have some distinct panes."""
+        if not self.is_overlapping:
+            return np.unique(panes)
+        return np.unique(self.expand(panes, None)[1])
+
+    def first_panes(self, last_panes: I64) -> I64:
+        """Return the first panes of windows given by their last ones."""
+        if self._window.kind == "cumulate":
+            return last_panes // self._panes_per_window * self._panes_per_window
+        return last_panes - (self._panes_per_window - 1)
+
+    def last_of_all(self, panes: I64) -> I64:
+        """Return the last pane of the last window that each pane counts in."""
+        first = self.first_panes(panes) if self._window.kind == "cumulate" else panes
+        return first + (self._panes_per_window - 1)
 
     def open_ends(self, panes: I64, closed_below: int) -> I64:
         """Return the distinct ends of windows that have some panes and are not closed."""
-        distinct = np.unique(panes)
-        if self.is_overlapping:
-            distinct = np.unique(self.expand(distinct, None)[1])
+        distinct = self.last_panes(np.unique(panes))
         return self.bounds(distinct[distinct >= closed_below])[1]
+
+    def columns_of_one(self, last_pane: int, n_rows: int) -> list[pa.Array]:
+        """Return what :meth:`columns` does for rows of one window."""
+        starts, ends = self.bounds(np.array([last_pane], np.int64))
+        times = int(starts[0]), int(ends[0]), int(ends[0]) - 1
+        return [
+            time_array(np.full(n_rows, time, np.int64), self._window.time_type) for time in times
+        ]
 
     def columns(self, last_panes: I64) -> list[pa.Array]:
         """Return window_start, window_end and window_time of windows given by their last pane."""
@@ -201,7 +223,7 @@ class WindowGrid:
 
 def or_all_windows(first_ends: I64 | None) -> Word:
     """Return ``first_ends``, or the value that stands for all windows in every row."""
-    return _WINDOWS_ALL if first_ends is None else first_ends
+    return ALL_WINDOWS if first_ends is None else first_ends
 
 
 def word_per_row(word: Word, n_rows: int) -> I64:

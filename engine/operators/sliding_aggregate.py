@@ -1,0 +1,125 @@
+"""GROUP BY over windows that share panes, behind an exchange: windows are put together as they end.
+
+For final results alone. Where results may be revised, each window keeps groups of its own: see
+:mod:`millstream.engine.operators.aggregate`.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+
+from millstream.engine.event_time import NO_WATERMARK
+from millstream.engine.operators.base import Collector, HeldBack
+from millstream.engine.operators.calls import Calls
+from millstream.engine.operators.partials import PartialColumns
+from millstream.engine.operators.windowing import ALL_WINDOWS, WindowGrid
+from millstream.engine.state.pane_runs import PaneRuns, WindowGroups
+from millstream.kernels.compile import Bool, I64
+from millstream.planner.nodes import Aggregate as AggregateNode
+
+__all__ = ["SlidingAggregate"]
+
+# So many groups of one pane, on average, are worth a run of their own.
+_RUN_ROWS_LEAST = 64
+# So many groups for each window that ends, and windows are better put together one by one.
+_WINDOW_ROWS_LEAST = 1 << 11
+
+
+class SlidingAggregate:
+    """The side of an aggregate behind the exchange, for final results of overlapping windows.
+
+    Args:
+        node: An aggregate of phase ``final`` over hopping or cumulating windows, without lateness.
+        rows_schema: Schema of the rows that are aggregated.
+    """
+
+    def __init__(self, node: AggregateNode, rows_schema: pa.Schema) -> None:
+        assert node.window is not None, "windows that overlap"
+        assert node.emit == "final" and node.allowed_lateness == 0, "rows that nothing revises"
+        self._node = node
+        self._grid = WindowGrid(node.window, 0)
+        self._calls = Calls(node.calls, rows_schema, {})
+        self._columns = PartialColumns(node, len(self._calls.specs))
+        key_types = [rows_schema.field(key).type for key in node.keys]
+        self._runs = PaneRuns(key_types, self._calls.specs, ALL_WINDOWS)
+        self._closed_below = NO_WATERMARK
+
+    def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
+        if batch.num_rows == 0:
+            # All rows of a micro-batch were late, or none passed.
+            return
+        panes, first_ends = self._columns.panes(batch), self._columns.first_ends(batch)
+        starts = np.flatnonzero((np.diff(panes) != 0) | (np.diff(first_ends) != 0)) + 1
+        is_whole = len(starts) == 0 or (len(starts) + 1) * _RUN_ROWS_LEAST <= batch.num_rows
+        bounds = [0, *starts.tolist(), batch.num_rows] if is_whole else [0, batch.num_rows]
+        for start, stop in pairwise(bounds):
+            run = batch if stop - start == batch.num_rows else batch.slice(start, stop - start)
+            keys, states = self._columns.keys(run), self._columns.states(run)
+            if is_whole and first_ends[start] <= panes[start] + 1:
+                self._runs.add_run(int(panes[start]), keys, states, stop - start)
+            else:
+                some = slice(start, stop)
+                self._runs.add_mixed(panes[some], first_ends[some], keys, states)
+
+    def end_batch(self, out: Collector) -> None:
+        """Do nothing: windows come out when they end."""
+
+    def process_watermark(self, watermark: int, out: Collector) -> None:
+        least, limit = self._closed_below, self._grid.closed_below(watermark)
+        if limit <= least:
+            return
+        self._closed_below = limit
+        last_panes = self._grid.last_panes(self._runs.panes())
+        last_panes = last_panes[(last_panes >= least) & (last_panes < limit)]
+        if len(last_panes) == 0:
+            return
+        if len(last_panes) * _WINDOW_ROWS_LEAST > self._runs.n_rows and len(last_panes) > 1:
+            groups = self._runs.windows(self._grid.expand, least, limit)
+            if groups is not None:
+                out.emit(self._results(groups))
+        else:
+            first_panes = self._grid.first_panes(last_panes)
+            for first, last in zip(first_panes.tolist(), last_panes.tolist(), strict=True):
+                groups = self._runs.window(first, last)
+                if groups is not None:
+                    out.emit(self._results(groups))
+        self._runs.drop(self._is_over)
+
+    def end_input(self, out: Collector) -> None:
+        """Do nothing: the last watermark has closed all windows."""
+
+    @property
+    def state_rows(self) -> int:
+        return self._runs.n_rows
+
+    @property
+    def state_bytes(self) -> int:
+        return self._runs.state_bytes
+
+    def held_back(self) -> HeldBack | None:
+        assert self._node.window is not None, "windows that overlap"
+        ends = self._grid.open_ends(self._runs.panes(), self._closed_below)
+        # The watermark of the node stays behind that of the stream by this much.
+        delay = max((bound.delay for bound in self._node.watermark), default=0)
+        return HeldBack("window", ends + delay, self._node.window.time_type)
+
+    def _is_over(self, panes: I64) -> Bool:
+        over: Bool = self._grid.last_of_all(panes) < self._closed_below
+        return over
+
+    def _results(self, groups: WindowGroups) -> pa.RecordBatch:
+        last_panes = groups.last_panes
+        if isinstance(last_panes, int):
+            arrays = [*groups.keys, *groups.states]
+            # Without keys and calls, the group itself is all there is.
+            n_groups = len(arrays[0]) if arrays else 1
+            columns = self._grid.columns_of_one(last_panes, n_groups)
+        else:
+            n_groups = len(last_panes)
+            columns = self._grid.columns(last_panes)
+        columns += groups.keys
+        columns += self._calls.results(groups.states, slice(0, n_groups))
+        return pa.RecordBatch.from_arrays(columns, schema=self._node.schema)
