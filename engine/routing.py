@@ -200,7 +200,8 @@ def _float_words(array: pa.Array) -> U64:
 def _moved(batch: pa.RecordBatch, places: U32) -> pa.RecordBatch:
     """Return a copy of a batch whose rows are at other places."""
     columns, n_rows = batch.columns, batch.num_rows
-    moved, others = [], []
+    moved: list[int] = []
+    others: list[int] = []
     program = np.empty((len(columns), len(MovedColumn)), np.int64)
     for index, column in enumerate(columns):
         n_bytes = _bytes_per_value(column)

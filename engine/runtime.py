@@ -373,7 +373,5 @@ class Runtime:
 def _record(latencies: LatencyHistogram, items: Sequence[SourceItem], now_ns: int) -> None:
     # The last step is taken when the job is told to finish; nobody has pushed it.
     latencies.record_all(
-        now_ns - item.pushed_at_ns
-        for item in items
-        if item.step is None or not item.step.is_final
+        now_ns - item.pushed_at_ns for item in items if item.step is None or not item.step.is_final
     )

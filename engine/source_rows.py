@@ -45,6 +45,11 @@ class SourceRows:
         """Return a column, as a batch would."""
         return self._batch.column(self._places[name])
 
+    def slice(self, offset: int, length: int) -> SourceRows:
+        """Return some of the rows, as a batch would; of their times no bounds are known."""
+        part = self._batch.slice(offset, length)
+        return SourceRows(part, self._places, self._time_names, None)
+
     def bounds(self, name: str) -> TimeBounds | None:
         """Return what the values of a column lie between, None if not known."""
         return self._bounds if name in self._time_names else None

@@ -32,4 +32,3 @@ def compact_numbers(numbers: U32, n_all: int, places: U32, present: U32) -> int:
         for row in range(numbers.shape[0]):
             numbers[row] = places[numbers[row]]
     return n_present
-

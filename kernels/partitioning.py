@@ -78,13 +78,13 @@ def place_rows(hashes: U64, n_partitions: int, offsets: I64, places: U32) -> Non
     for step in range(n_each):
         for quarter in range(N_QUARTERS):
             row = quarter * n_each + step
-            partition = _partition_of(hashes[row], factor)
-            places[row] = cursors[quarter, partition]
-            cursors[quarter, partition] += 1
+            owner = _partition_of(hashes[row], factor)
+            places[row] = cursors[quarter, owner]
+            cursors[quarter, owner] += 1
     for row in range(N_QUARTERS * n_each, hashes.shape[0]):
-        partition = _partition_of(hashes[row], factor)
-        places[row] = cursors[N_QUARTERS - 1, partition]
-        cursors[N_QUARTERS - 1, partition] += 1
+        owner = _partition_of(hashes[row], factor)
+        places[row] = cursors[N_QUARTERS - 1, owner]
+        cursors[N_QUARTERS - 1, owner] += 1
 
 
 @kernel

@@ -1,10 +1,10 @@
-"""Groups parted by a value that each has."""
+"""Groups and rows parted by a value that each has."""
 
 from __future__ import annotations
 
 from millstream.kernels.compile import I64, U32, kernel
 
-__all__ = ["split_groups"]
+__all__ = ["find_changes", "split_groups"]
 
 
 @kernel
@@ -27,3 +27,24 @@ def split_groups(values: I64, limit: int, below: U32, rest: U32) -> int:
         rest[group_id - n_below] = group_id
         n_below += values[group_id] < limit
     return n_below
+
+
+@kernel
+def find_changes(values: I64, changes: I64) -> int:
+    """Find the rows whose value is not that of the row before.
+
+    Args:
+        values: int64[n_rows].
+        changes: int64[n_most], gets the numbers of these rows, ascending.
+
+    Returns:
+        How many there are, or n_most + 1 if there are more than ``changes`` has room for.
+    """
+    n_changes = 0
+    for row in range(1, values.shape[0]):
+        if values[row] != values[row - 1]:
+            if n_changes == changes.shape[0]:
+                return n_changes + 1
+            changes[n_changes] = row
+            n_changes += 1
+    return n_changes

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from millstream.engine.event_time import NO_WATERMARK
+from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END
 from millstream.engine.late_rows import LateRows
 from millstream.engine.operators.base import Collector, Counters, HeldBack
+from millstream.engine.operators.dense_lane import AnyRows, DenseLane, Located
 from millstream.engine.operators.grouping import Grouping
 from millstream.engine.operators.partials import partial_batch
 from millstream.engine.operators.reduction import Reduction
@@ -57,6 +58,9 @@ class PartialAggregate:
         self._grouping = Grouping(
             node, node.input.schema, {}, grid_words, merges=False, at_hand=at_hand
         )
+        self._dense = None
+        if self._is_deferred and node.window is not None:
+            self._dense = DenseLane.for_node(node, self._grouping.calls)
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
         grid = self._grouping.grid
@@ -65,6 +69,8 @@ class PartialAggregate:
             return
         panes = grid.assign(batch, self._watermarks.of(batch), self._late_rows)
         self._counters.rows_late += panes.n_late
+        if panes.first_ends is None and not self._add_dense([(panes.batch, panes.panes)], out):
+            return
         self._add(panes.batch, self._prefix(panes.panes, panes.first_ends), out)
 
     @property
@@ -76,7 +82,11 @@ class PartialAggregate:
         grouping, grid = self._grouping, self._grouping.grid
         prefixes: list[list[Word]] = [[] for _ in parts]
         if grid is not None:
-            prefixes = [self._prefix(grid.panes_of(rows), None) for rows in parts]
+            located = self._add_dense([(rows, grid.panes_of(rows)) for rows in parts], out)
+            if not located:
+                return
+            parts = [rows for rows, _ in located]
+            prefixes = [self._prefix(panes, None) for _, panes in located]
         if self._reduction.is_bypassed:
             for rows, prefix in zip(parts, prefixes, strict=True):
                 self._bypass(rows, prefix, out)
@@ -84,6 +94,17 @@ class PartialAggregate:
         n_before = grouping.state.n_groups
         grouping.add_parts(parts, prefixes)
         self._observe(sum(rows.num_rows for rows in parts), n_before, out)
+
+    def _add_dense(
+        self, located: Sequence[Located[AnyRows]], out: Collector
+    ) -> Sequence[Located[AnyRows]]:
+        """Add rows of all windows of their panes where that is quickest; return the others."""
+        if self._dense is None or self._reduction.is_bypassed:
+            return located
+        rest, n_rows, n_new = self._dense.add(located)
+        if n_rows > 0 and self._reduction.observe(n_rows, n_new):
+            self._flush_all(out)
+        return rest
 
     def _prefix(self, panes: Word, first_ends: I64 | None) -> list[Word]:
         grid = self._grouping.grid
@@ -125,6 +146,7 @@ class PartialAggregate:
         # Rows that come late but are allowed fall into panes that were closed before.
         if closed_below > self._closed_below or self._grouping.node.allowed_lateness > 0:
             self._closed_below = closed_below
+            self._flush_dense(closed_below, out)
             self._flush(out, *self._grouping.state.split(closed_below))
 
     def end_input(self, out: Collector) -> None:
@@ -132,21 +154,36 @@ class PartialAggregate:
 
     @property
     def state_rows(self) -> int:
-        return self._grouping.state.n_groups
+        n_dense = 0 if self._dense is None else self._dense.n_groups
+        return self._grouping.state.n_groups + n_dense
 
     @property
     def state_bytes(self) -> int:
-        return self._grouping.state_bytes
+        n_bytes = 0 if self._dense is None else self._dense.state_bytes
+        return self._grouping.state_bytes + n_bytes
 
     def held_back(self) -> HeldBack | None:
         grouping = self._grouping
         if grouping.grid is None or not self._is_deferred:
             return None
         panes = grouping.state.prefix_words(0)
+        if self._dense is not None:
+            panes = np.concatenate([panes, self._dense.panes()])
         return grouping.held_back(grouping.grid.open_ends(panes, self._closed_below))
 
     def _flush_all(self, out: Collector) -> None:
+        self._flush_dense(WATERMARK_END, out)
         self._flush(out, slice(0, self._grouping.state.n_groups), np.empty(0, np.uint32))
+
+    def _flush_dense(self, closed_below: int, out: Collector) -> None:
+        if self._dense is None:
+            return
+        for groups in self._dense.close(closed_below):
+            panes = np.full(groups.n_groups, groups.pane, np.int64)
+            prefix = [word_per_row(word, groups.n_groups) for word in self._prefix(panes, None)]
+            out.emit(partial_batch(self._grouping.node, groups.keys, prefix, groups.states))
+            # Rows have been counted already, but not that old keys make new groups.
+            self._reduction.observe(0, groups.n_old)
 
     def _flush(self, out: Collector, group_ids: U32 | slice, rest: U32) -> None:
         if len(rest) == self._grouping.state.n_groups:

@@ -17,7 +17,7 @@ from millstream.engine.operators.calls import Calls
 from millstream.engine.operators.partials import PartialColumns
 from millstream.engine.operators.windowing import ALL_WINDOWS, WindowGrid
 from millstream.engine.state.pane_runs import PaneRuns, WindowGroups
-from millstream.kernels.compile import Bool, I64
+from millstream.kernels.compile import I64, Bool
 from millstream.planner.nodes import Aggregate as AggregateNode
 
 __all__ = ["SlidingAggregate"]
@@ -38,7 +38,8 @@ class SlidingAggregate:
 
     def __init__(self, node: AggregateNode, rows_schema: pa.Schema) -> None:
         assert node.window is not None, "windows that overlap"
-        assert node.emit == "final" and node.allowed_lateness == 0, "rows that nothing revises"
+        assert node.emit == "final", "results that nothing revises"
+        assert node.allowed_lateness == 0, "results that nothing revises"
         self._node = node
         self._grid = WindowGrid(node.window, 0)
         self._calls = Calls(node.calls, rows_schema, {})

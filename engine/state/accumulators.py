@@ -130,9 +130,7 @@ class Accumulators:
         assert not self._columns, "only words have places"
         self.reserve(n_groups)
         if self._word_places:
-            self._words.update_at(
-                places, bounds, group_ids, n_groups, new_have_rows=new_have_rows
-            )
+            self._words.update_at(places, bounds, group_ids, n_groups, new_have_rows=new_have_rows)
 
     def merge(self, sources: U32, targets: U32) -> None:
         """Add the states of groups to those of others.

@@ -113,7 +113,9 @@ class KeyTable:
         """
         if n_rows is None:
             n_rows = len((*columns, *prefix)[0])
-        return self.assign_parts([KeyPart(columns, prefix, n_rows)], np.array([0, n_rows], np.int64))
+        return self.assign_parts(
+            [KeyPart(columns, prefix, n_rows)], np.array([0, n_rows], np.int64)
+        )
 
     def assign_parts(self, parts: Sequence[KeyPart], bounds: I64) -> U32:
         """Do what :meth:`assign` does for several batches in one go.

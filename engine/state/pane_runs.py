@@ -25,6 +25,8 @@ __all__ = ["PaneRuns", "WindowGroups"]
 _SPARSE = 8
 # Keys that nobody has any more are forgotten if there are more than this and as many as others.
 _GARBAGE_KEYS_MIN = 4096
+# Runs of a pane that are not worth being added up before a window asks for them.
+_RUNS_MAX = 4
 # Groups of a pane, or as many as have been added up already, that may wait to be added up.
 _UNMERGED_ROWS_MAX = 1 << 16
 
@@ -100,7 +102,7 @@ class PaneRuns:
         """Bytes of keys and accumulators."""
         states = [run.states for runs in self._runs.values() for run in runs]
         states += [mixed.states for mixed in self._mixed]
-        n_bytes = sum(array.nbytes for arrays in states for array in arrays)
+        n_bytes: int = sum(array.nbytes for arrays in states for array in arrays)
         n_bytes += sum(mixed.panes.nbytes + mixed.first_ends.nbytes for mixed in self._mixed)
         of_keys = 0 if self._table is None else self._table.state_bytes
         return of_keys + n_bytes + 4 * self.n_rows + self._accumulators.state_bytes
@@ -130,7 +132,7 @@ class PaneRuns:
         parts: list[_Run] = []
         for pane in self._panes_between(first_pane, last_pane):
             runs = self._runs[pane]
-            if len(runs) > 1:
+            if len(runs) > _RUNS_MAX:
                 # They are asked for once per window, and will hardly get more now.
                 runs = self._runs[pane] = [self._merged(runs)]
             parts += runs

@@ -11,7 +11,16 @@ import pyarrow as pa
 from millstream.kernels.aggregation import ValueKind
 from millstream.kernels.compile import I64
 
-__all__ = ["NOWHERE", "PLACE_WORDS", "Rows", "RowPlaces", "is_taken_as_it_is", "place_of"]
+__all__ = [
+    "NOWHERE",
+    "PLACE_WORDS",
+    "VALIDITY_WORD",
+    "RowPlaces",
+    "Rows",
+    "have_nulls",
+    "is_taken_as_it_is",
+    "place_of",
+]
 
 _KINDS: dict[pa.DataType, ValueKind] = {
     pa.int8(): ValueKind.I8,
@@ -32,6 +41,9 @@ _KINDS: dict[pa.DataType, ValueKind] = {
 PLACE_WORDS = 4
 """Words of a place: the address of the first value, its kind, the address of the bitmap of NULLs or
 0 if there are none, and the bit of the first row in it."""
+
+VALIDITY_WORD = 2
+"""Which of these words tells whether there are NULLs."""
 
 NOWHERE = (0, 0, 0, 0)
 """The place of values that are not there, since rows are what is counted."""
@@ -83,6 +95,11 @@ class RowPlaces:
         shape = len(parts), len(self._columns) + 1, PLACE_WORDS
         places: I64 = np.array(words, np.int64).reshape(shape)[:, self._order]
         return places
+
+
+def have_nulls(places: I64) -> bool:
+    """Say whether there are NULLs among values at int64[..., PLACE_WORDS]."""
+    return bool(np.count_nonzero(places[..., VALIDITY_WORD]) > 0)
 
 
 def is_taken_as_it_is(type_: pa.DataType) -> bool:

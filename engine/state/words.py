@@ -9,7 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.engine.columns import array_from_buffers, fixed_values
-from millstream.engine.state.places import PLACE_WORDS, is_taken_as_it_is, place_of
+from millstream.engine.state.places import (
+    PLACE_WORDS,
+    VALIDITY_WORD,
+    have_nulls,
+    is_taken_as_it_is,
+    place_of,
+)
 from millstream.engine.state.state_columns import resized, valid_flags
 from millstream.kernels.aggregation import (
     IDENTITY,
@@ -23,7 +29,6 @@ from millstream.kernels.compile import I64, U32
 __all__ = ["WordSpec", "Words"]
 
 _PLACE = slice(Field.VALUES, Field.STATE)
-_VALIDITY = Field.VALIDITY - Field.VALUES
 _STATE_TYPES = {
     np.dtype(np.int64): pa.int64(),
     np.dtype(np.uint64): pa.uint64(),
@@ -145,13 +150,13 @@ class Words:
         """
         n_before, self._n_groups = self._n_groups, n_groups
         self._make_ready(n_groups)
-        have_nulls = [False] * len(self._specs)
-        if np.count_nonzero(places[:, :, _VALIDITY]) > 0:
-            have_nulls = places[:, :, _VALIDITY].any(axis=0).tolist()
+        with_nulls = [False] * len(self._specs)
+        if have_nulls(places):
+            with_nulls = (np.count_nonzero(places[:, :, VALIDITY_WORD], axis=0) > 0).tolist()
         for column, step in self._first_steps.items():
             seen = self._seen[column]
             is_complete = self._is_complete[column] and (new_have_rows or n_before == n_groups)
-            if is_complete and not have_nulls[step]:
+            if is_complete and not with_nulls[step]:
                 if n_groups > n_before:
                     seen[n_before:n_groups] = 1
                 self._program[step, Field.SEEN] = 0
@@ -159,7 +164,7 @@ class Words:
                 self._is_complete[column] = False
                 self._program[step, Field.SEEN] = seen.ctypes.data
         for step, rows in list(self._counts_shared.items()):
-            if have_nulls[step]:
+            if with_nulls[step]:
                 del self._counts_shared[step]
                 self._values[step] = self._values[rows].copy()
                 self._program[step, Field.STATE] = self._values[step].ctypes.data
@@ -174,6 +179,18 @@ class Words:
             program[step, Field.SEEN] = self._seen[column].ctypes.data
         bounds = np.array([0, len(group_ids)], np.int64)
         self._run(program, _places([states]), bounds, group_ids)
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups at the last update."""
+        return self._n_groups
+
+    def counts(self, step: int) -> I64:
+        """View what an accumulator of opcode COUNT holds: int64[n_groups], not to be kept."""
+        counts: I64 = self._values[self._counts_shared.get(step, step)][: self._n_groups].view(
+            np.int64
+        )
+        return counts
 
     def take(self, group_ids: U32 | slice) -> list[pa.Array]:
         """Return the states of some groups; a slice is not copied."""

@@ -7,12 +7,22 @@ from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 from millstream.engine import exchange
-from millstream.engine.operators import aggregate, over, partials, reduction, session
+from millstream.engine.operators import (
+    aggregate,
+    dense_lane,
+    over,
+    partials,
+    reduction,
+    session,
+    sliding_aggregate,
+)
 from millstream.engine.state import (
     accumulators,
+    dense_panes,
     frames,
     key_table,
     keyed_rows,
+    pane_runs,
     picks,
     retained_rows,
     sent_rows,
@@ -46,6 +56,15 @@ _LIMITS = (
     (sent_rows, "_CAPACITY_LEAST", 1),
     (session_state, "_CAPACITY_LEAST", 1),
     (frames, "_SLOTS_LEAST", 4),
+    (dense_lane, "_RUN_ROWS_LEAST", 1),
+    (dense_panes, "_SPARSE", 1),
+    (dense_panes, "_CAPACITY_LEAST", 1),
+    (sliding_aggregate, "_RUN_ROWS_LEAST", 1),
+    (sliding_aggregate, "_WINDOW_ROWS_LEAST", 0),
+    (pane_runs, "_RUNS_MAX", 1),
+    (pane_runs, "_UNMERGED_ROWS_MAX", 1),
+    (pane_runs, "_GARBAGE_KEYS_MIN", 0),
+    (pane_runs, "_SPARSE", 0),
 )
 
 
