@@ -18,6 +18,7 @@ from millstream.engine.operators.partials import PartialColumns
 from millstream.engine.operators.windowing import ALL_WINDOWS, WindowGrid
 from millstream.engine.state.pane_runs import PaneRuns, WindowGroups
 from millstream.kernels.compile import I64, Bool
+from millstream.kernels.splitting import find_changes
 from millstream.planner.nodes import Aggregate as AggregateNode
 
 __all__ = ["SlidingAggregate"]
@@ -53,9 +54,10 @@ class SlidingAggregate:
             # All rows of a micro-batch were late, or none passed.
             return
         panes, first_ends = self._columns.panes(batch), self._columns.first_ends(batch)
-        starts = np.flatnonzero((np.diff(panes) != 0) | (np.diff(first_ends) != 0)) + 1
-        is_whole = len(starts) == 0 or (len(starts) + 1) * _RUN_ROWS_LEAST <= batch.num_rows
-        bounds = [0, *starts.tolist(), batch.num_rows] if is_whole else [0, batch.num_rows]
+        bounds = _runs(panes, first_ends)
+        is_whole = bounds is not None
+        if bounds is None:
+            bounds = [0, batch.num_rows]
         for start, stop in pairwise(bounds):
             run = batch if stop - start == batch.num_rows else batch.slice(start, stop - start)
             keys, states = self._columns.keys(run), self._columns.states(run)
@@ -124,3 +126,16 @@ class SlidingAggregate:
         columns += groups.keys
         columns += self._calls.results(groups.states, slice(0, n_groups))
         return pa.RecordBatch.from_arrays(columns, schema=self._node.schema)
+
+
+def _runs(panes: I64, first_ends: I64) -> list[int] | None:
+    """Return where rows of one pane and one first end begin, and the end; None if too often."""
+    n_rows = len(panes)
+    starts = {0, n_rows}
+    changes: I64 = np.empty(n_rows // _RUN_ROWS_LEAST, np.int64)
+    for values in (panes, first_ends):
+        n_changes: int = find_changes(values, changes)
+        if n_changes > len(changes):
+            return None
+        starts.update(changes[:n_changes].tolist())
+    return sorted(starts)

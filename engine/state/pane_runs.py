@@ -16,6 +16,8 @@ import pyarrow as pa
 
 from millstream.engine.state.accumulators import Accumulators, AccumulatorSpec
 from millstream.engine.state.key_table import KeyTable
+from millstream.engine.state.places import place_of
+from millstream.engine.state.words import WordSpec
 from millstream.kernels.compaction import compact_numbers
 from millstream.kernels.compile import I64, U32, Bool
 
@@ -48,10 +50,17 @@ class WindowGroups(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """Groups of a pane that count in all windows of the pane: uint32[n] numbers of their keys."""
+    """Groups of a pane that count in all windows of the pane.
+
+    Attributes:
+        numbers: uint32[n], the numbers of their keys.
+        states: Accumulators.
+        places: int64[n_accumulators, PLACE_WORDS], where these lie, or None if some are no words.
+    """
 
     numbers: U32
     states: list[pa.Array]
+    places: I64 | None
 
 
 class _Mixed(NamedTuple):
@@ -85,6 +94,7 @@ class PaneRuns:
         all_windows: int,
     ) -> None:
         self._specs = tuple(specs)
+        self._is_words = bool(specs) and all(isinstance(spec, WordSpec) for spec in specs)
         self._all_windows = all_windows
         self._table = KeyTable(key_types) if key_types else None
         self._accumulators = Accumulators(specs, merges=True)
@@ -110,7 +120,7 @@ class PaneRuns:
     def add_run(self, pane: int, keys: Sequence[pa.Array], states: list[pa.Array], n: int) -> None:
         """Take in ``n`` groups of a pane, which count in all its windows."""
         runs = self._runs.setdefault(pane, [])
-        runs.append(_Run(self._numbers(keys, n), states))
+        runs.append(self._run(self._numbers(keys, n), states))
         n_more = sum(len(run.numbers) for run in runs[1:])
         if n_more > max(len(runs[0].numbers), _UNMERGED_ROWS_MAX):
             self._runs[pane] = [self._merged(runs)]
@@ -142,7 +152,7 @@ class PaneRuns:
             rows = np.flatnonzero(counts)
             if len(rows) > 0:
                 chosen = mixed.chosen(rows)
-                parts.append(_Run(chosen.numbers, chosen.states))
+                parts.append(self._run(chosen.numbers, chosen.states))
         if not parts:
             return None
         merged = self._merged(parts)
@@ -167,9 +177,8 @@ class PaneRuns:
         groups = KeyTable([], 2)
         group_ids = groups.assign((), (last_panes, numbers))
         taken = pa.array(rows)
-        states = self._accumulated(
-            [[state.take(taken) for state in every.states]], group_ids, groups.n_groups
-        )
+        run = self._run(every.numbers[rows], [state.take(taken) for state in every.states])
+        states = self._accumulated([run], group_ids, groups.n_groups)
         keys = self._keys(groups.prefix_words(1).astype(np.uint32))
         return WindowGroups(groups.prefix_words(0), keys, states)
 
@@ -235,17 +244,27 @@ class PaneRuns:
             present = np.empty(n_keys, np.uint32)
             n_groups = compact_numbers(ranks, n_keys, np.zeros(n_keys, np.uint32), present)
             present = present[:n_groups]
-        states = [part.states for part in parts]
-        return _Run(present, self._accumulated(states, ranks, n_groups))
+        return self._run(present, self._accumulated(parts, ranks, n_groups))
 
-    def _accumulated(
-        self, parts: Sequence[list[pa.Array]], group_ids: U32, n_groups: int
-    ) -> list[pa.Array]:
+    def _run(self, numbers: U32, states: list[pa.Array]) -> _Run:
+        places = (
+            np.array([place_of(state) for state in states], np.int64) if self._is_words else None
+        )
+        return _Run(numbers, states, places)
+
+    def _accumulated(self, parts: Sequence[_Run], group_ids: U32, n_groups: int) -> list[pa.Array]:
         if not self._specs:
             return []
-        counts = accumulate((len(arrays[0]) for arrays in parts), initial=0)
+        counts = accumulate((len(part.numbers) for part in parts), initial=0)
         bounds = np.array([*counts], np.int64)
-        self._accumulators.update_parts(parts, bounds, group_ids, n_groups, new_have_rows=True)
+        places = [part.places for part in parts if part.places is not None]
+        if places:
+            self._accumulators.update_at(
+                np.array(places), bounds, group_ids, n_groups, new_have_rows=True
+            )
+        else:
+            states = [part.states for part in parts]
+            self._accumulators.update_parts(states, bounds, group_ids, n_groups, new_have_rows=True)
         states = self._accumulators.columns(slice(0, n_groups))
         # What is given away is nobody else's.
         self._accumulators.retain(np.empty(0, np.uint32), n_groups)
@@ -263,7 +282,7 @@ class PaneRuns:
         ranks[kept] = np.arange(len(kept))
         self._table.retain(kept)
         for pane, runs in self._runs.items():
-            self._runs[pane] = [_Run(ranks[run.numbers], run.states) for run in runs]
+            self._runs[pane] = [run._replace(numbers=ranks[run.numbers]) for run in runs]
         self._mixed = [mixed._replace(numbers=ranks[mixed.numbers]) for mixed in self._mixed]
 
 
