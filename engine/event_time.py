@@ -17,7 +17,7 @@ from pyarrow import lib
 from millstream.engine.columns import array_from_buffers, event_times
 from millstream.errors import SchemaError, SourceError
 from millstream.kernels.compile import I64
-from millstream.kernels.windows import running_watermarks, scan_times
+from millstream.kernels.windows import running_watermarks, scan_few_times, scan_times
 from millstream.planner.catalog import StreamDefinition
 from millstream.planner.nodes import HIDDEN_PREFIX
 
@@ -37,6 +37,9 @@ NO_WATERMARK = -(1 << 63)
 WATERMARK_END = (1 << 63) - 1
 # Hidden column with the watermark before each row; present only where some row is behind.
 WATERMARK_COLUMN = HIDDEN_PREFIX + "watermark"
+
+# Times that are looked through before another thread would have noticed that the GIL is free.
+_FEW_ROWS = 1 << 14
 
 # Types of event times whose values are kept as int64.
 _INT64 = frozenset({lib.Type_INT64, lib.Type_TIMESTAMP, lib.Type_DATE64})
@@ -130,7 +133,8 @@ class WatermarkTracker:
         if times is None or self._delay is None:
             return Observation(batch, None, self.watermark, source_partition, None, now)
         before = self._lift(self._max_times.get(source_partition, NO_WATERMARK))
-        max_time, n_behind, least, greatest = scan_times(times, before, self._delay)
+        scan = scan_few_times if len(times) <= _FEW_ROWS else scan_times
+        max_time, n_behind, least, greatest = scan(times, before, self._delay)
         if n_behind > 0:
             others = self._least_of_others(source_partition, now)
             batch = self._with_row_watermarks(batch, times, before, others)

@@ -34,6 +34,7 @@ __all__ = [
     "inlined_kernel",
     "kernel",
     "load_word",
+    "short_kernel",
 ]
 
 I8: TypeAlias = npt.NDArray[np.int8]
@@ -67,6 +68,15 @@ def kernel(function: Callable[Parameters, Result]) -> Callable[Parameters, Resul
     return _compiled(function, no_cpython_wrapper=function.__name__.startswith("_"))
 
 
+def short_kernel(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Compile ``function`` as :func:`kernel` does, but so that it keeps the GIL.
+
+    For work of a few microseconds: to give the GIL away and have it back takes longer than that
+    where other threads wait for it.
+    """
+    return _compiled(function, nogil=False)
+
+
 def inlined_kernel(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """Compile a part of kernels, as :func:`kernel` does, into the loops that call it.
 
@@ -81,8 +91,9 @@ def _compiled(
 ) -> Callable[Parameters, Result]:
     # Not all options are in the declared types of numba.
     njit: Any = numba.njit
+    options = {"nogil": True, **options}
     compiled: Callable[Parameters, Result] = njit(
-        nogil=True, cache=True, error_model="numpy", no_cfunc_wrapper=True, **options
+        cache=True, error_model="numpy", no_cfunc_wrapper=True, **options
     )(function)
     return compiled
 

@@ -15,7 +15,7 @@ known by its end index ``e``: it ends at ``offset + e * step``, where pane ``e``
 
 from __future__ import annotations
 
-from millstream.kernels.compile import I64, U8, kernel
+from millstream.kernels.compile import I64, U8, kernel, short_kernel
 
 __all__ = [
     "NO_PANE",
@@ -26,6 +26,7 @@ __all__ = [
     "only_pane",
     "pane_indices",
     "running_watermarks",
+    "scan_few_times",
     "scan_times",
 ]
 
@@ -83,6 +84,21 @@ def scan_times(times: I64, max_time: int, delay: int) -> tuple[int, int, int, in
             n_behind += block[row] < _watermark(max_before, delay)
             max_before = max(max_before, block[row])
     return max_time, n_behind, least_of_all, greatest_of_all
+
+
+@short_kernel
+def scan_few_times(times: I64, max_time: int, delay: int) -> tuple[int, int, int, int]:
+    """Do what :func:`scan_times` does, for up to some thousands of rows.
+
+    Args:
+        times: int64[n_rows], event times.
+        max_time: Greatest time before the batch, or INT64_MIN.
+        delay: How far rows may be behind, 0 or more: unchecked.
+
+    Returns:
+        As :func:`scan_times`.
+    """
+    return scan_times(times, max_time, delay)
 
 
 @kernel

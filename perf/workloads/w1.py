@@ -103,7 +103,7 @@ def arrow_loop(batch_rows: int) -> ArrowLoop:
 
 W1_CASE = Case(
     name="tumble 10 s, 10,000 keys",
-    rows=10_000_000,
+    rows=40_000_000,
     rows_quick=2_000_000,
     generate=ticks,
     streams=(StreamSpec(name="ticks", event_time="ts"),),

@@ -16,6 +16,7 @@ from millstream.kernels.windows import (
     late_for_tumble,
     pane_indices,
     running_watermarks,
+    scan_few_times,
     scan_times,
 )
 
@@ -53,6 +54,9 @@ def test_running_watermarks_and_rows_behind(times: I64Array, max_time: int, dela
     running_watermarks(read_only(times), max_time, delay, watermarks)
     assert watermarks.tolist() == expected
     n_behind = sum(time < limit for time, limit in zip(times.tolist(), expected, strict=True))
+    assert scan_few_times(read_only(times), max_time, delay) == scan_times(
+        read_only(times), max_time, delay
+    )
     assert scan_times(read_only(times), max_time, delay) == (
         max([max_time, *times.tolist()]),
         n_behind,
