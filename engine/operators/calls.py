@@ -58,6 +58,11 @@ class Calls:
         self.n_rows_kept = 0
 
     @property
+    def keeps_rows(self) -> bool:
+        """Whether rows themselves, or their values, are kept for some calls."""
+        return bool(self._kept)
+
+    @property
     def specs(self) -> Sequence[AccumulatorSpec]:
         """The accumulators that the calls need."""
         return self._plan.specs

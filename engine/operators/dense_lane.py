@@ -52,7 +52,9 @@ class DenseLane:
         """Return the lane of an aggregate, or None if it has keys or calls that do not suit it."""
         columns = calls.columns_of_words()
         specs = [spec for spec in calls.specs if isinstance(spec, WordSpec)]
-        return None if columns is None or not node.keys else cls(node, columns, specs)
+        if columns is None or not node.keys or calls.keeps_rows:
+            return None
+        return cls(node, columns, specs)
 
     def add(
         self, located: Sequence[Located[AnyRows]]

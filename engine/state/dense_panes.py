@@ -128,8 +128,16 @@ class DensePanes:
     def _pane(self, number: int, n_keys: int) -> _Pane:
         pane = self._panes.get(number)
         if pane is None:
+            if self._panes:
+                # However long panes wait for their end: not one more if they have too much room.
+                self._look_at(next(reversed(self._panes.values())))
             pane = self._panes[number] = _Pane(Words(self._specs, merges=False), n_keys)
         return pane
+
+    def _look_at(self, pane: _Pane) -> None:
+        """Leave these keys if few of them occur in a pane that has had most of its rows."""
+        if np.count_nonzero(pane.words.counts(self._count)) * _SPARSE < self.n_keys:
+            self._is_leaving = True
 
     def _closed(self, number: int, pane: _Pane) -> PaneGroups:
         words = pane.words
@@ -138,8 +146,7 @@ class DensePanes:
         group_ids: U32 | slice = slice(0, n_all)
         if n_groups < n_all:
             group_ids = present.astype(np.uint32)
-        if n_groups * _SPARSE < self.n_keys:
-            self._is_leaving = True
+        self._look_at(pane)
         n_new = n_groups - int(np.searchsorted(present, pane.n_keys_before))
         return PaneGroups(
             number,

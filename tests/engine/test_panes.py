@@ -113,6 +113,8 @@ def test_a_table_with_too_many_keys_is_left_when_its_panes_have_ended() -> None:
     panes.close(1)
     assert panes.takes_rows
     add(2, [8, 9])
+    # The pane before has hardly a key of them all.
+    assert not panes.takes_rows
     (sparse,) = panes.close(2)
     assert (sparse.n_groups, sparse.n_old, sparse.keys[0].to_pylist()) == (1, 1, [7])
     assert not panes.takes_rows
@@ -210,3 +212,16 @@ def test_the_least_capacity_is_for_a_handful_of_keys() -> None:
     assert dense_panes._capacity(0, 3) == dense_panes._CAPACITY_LEAST
     assert dense_panes._capacity(0, 1000) == 1000
     assert dense_panes._capacity(1000, 1001) == 2000
+
+
+def test_many_open_panes_of_few_keys_take_little_room() -> None:
+    panes = DensePanes([pa.int64()], [COUNT])
+    n_taken = 0
+    for pane in range(1000):
+        if panes.takes_rows:
+            n_taken += 1
+            batch = pa.record_batch({"k": [2 * pane, 2 * pane + 1]})
+            places = RowPlaces([None], batch.schema).of([batch])
+            panes.add([KeyPart([batch.column("k")], (), 2)], [pane], places)
+    assert n_taken < 10
+    assert panes.n_groups < 100
