@@ -36,8 +36,11 @@ class InFlight:
         # Taken by itself where nobody waits, because a condition hands on to it in Python.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
+        # Those who wait for the end need not look each time that something changes on the way.
+        self._emptied = threading.Condition(self._lock)
         self._closing = threading.Condition()
         self._n_waiters = 0
+        self._n_watchers = 0
         self._is_closed = False
         self.rows_in = 0
         self.rows_done = 0
@@ -122,6 +125,7 @@ class InFlight:
             self._bytes -= n_bytes
             self._items -= 1
             self._changed.notify_all()
+            self._note_empty()
 
     def leave(self, n_rows: int, n_bytes: int, n_items: int = 1) -> None:
         """Give the room of micro-batches back: they are done.
@@ -137,6 +141,7 @@ class InFlight:
             self._items -= n_items
             if self._n_waiters > 0:
                 self._changed.notify_all()
+            self._note_empty()
 
     def leave_step(self) -> None:
         """Note that a step without rows is done."""
@@ -144,6 +149,7 @@ class InFlight:
             self._items -= 1
             self._steps -= 1
             self._changed.notify_all()
+            self._note_empty()
 
     def wait(self, is_met: Callable[[], bool], timeout_seconds: float | None) -> bool:
         """Wait until something is so that the progress of the job brings about.
@@ -157,12 +163,16 @@ class InFlight:
             False if the time ran out or the job was closed.
         """
         with self._changed:
-            return self._wait(is_met, timeout_seconds) and not self._is_closed
+            self._n_watchers += 1
+            try:
+                return self._wait(is_met, timeout_seconds) and not self._is_closed
+            finally:
+                self._n_watchers -= 1
 
     def wake(self) -> None:
-        """Let those who wait look again; costs nothing while nobody does."""
-        # A waiter announces itself before it looks, so one that missed the change is seen here.
-        if self._n_waiters > 0:
+        """Let those look again who :meth:`wait` for something; costs nothing while nobody does."""
+        # A watcher announces itself before it looks, so one that missed the change is seen here.
+        if self._n_watchers > 0:
             with self._changed:
                 self._changed.notify_all()
 
@@ -174,14 +184,16 @@ class InFlight:
 
     def wait_empty(self, timeout_seconds: float | None = None) -> bool:
         """Wait until nothing is under way; return False if closed, or out of time, before that."""
-        with self._changed:
-            return self._wait(lambda: self._items == 0, timeout_seconds) and self._items == 0
+        with self._emptied:
+            is_met = self._wait(lambda: self._items == 0, timeout_seconds, self._emptied)
+            return is_met and self._items == 0
 
     def close(self) -> None:
         """Let everybody who waits return, and nobody in any more."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
+            self._emptied.notify_all()
         with self._closing:
             self._closing.notify_all()
 
@@ -199,17 +211,28 @@ class InFlight:
         self._items += 1
         self._steps += 1
 
-    def _wait(self, is_met: Callable[[], bool], timeout_seconds: float | None) -> bool:
+    def _note_empty(self) -> None:
+        if self._items == 0:
+            self._emptied.notify_all()
+
+    def _wait(
+        self,
+        is_met: Callable[[], bool],
+        timeout_seconds: float | None,
+        condition: threading.Condition | None = None,
+    ) -> bool:
         if is_met() or self._is_closed:
             return True
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        self._n_waiters += 1
+        changed = self._changed if condition is None else condition
+        n_waiters = 1 if condition is None else 0
+        self._n_waiters += n_waiters
         try:
             while not is_met() and not self._is_closed:
                 remaining = _WAIT_SECONDS_MAX if deadline is None else deadline - time.monotonic()
                 if remaining <= 0:
                     return False
-                self._changed.wait(min(remaining, _WAIT_SECONDS_MAX))
+                changed.wait(min(remaining, _WAIT_SECONDS_MAX))
             return True
         finally:
-            self._n_waiters -= 1
+            self._n_waiters -= n_waiters
