@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -108,11 +107,6 @@ class _Close:
     """Tells a partition to close its sink and leave its loop."""
 
 
-# Rows of micro-batches that are taken in together with one that waited longer.
-_COPIED_ROWS_MAX = 1 << 18
-# With so many messages that wait, a partition is behind.
-_OVERLOAD_MESSAGES = 32
-
 Message: TypeAlias = SourceItem | Contribution | _Question | _Stop | _Close
 T = TypeVar("T")
 OnError: TypeAlias = Callable[[BaseException, SourceItem | None, int], None]
@@ -160,8 +154,6 @@ class Partition:
         name: Name of the job, for the thread's name.
         gathered_max: Rows and bytes up to which micro-batches that wait are processed together,
             or None if each is processed by itself.
-        merges_steps: Whether micro-batches that each end a step are processed together where they
-            come faster than the partition can take them one by one.
 
     Attributes:
         latencies: Recorded by its thread.
@@ -181,7 +173,6 @@ class Partition:
         name: str,
         *,
         gathered_max: tuple[int, int] | None,
-        merges_steps: bool,
     ) -> None:
         self.index = index
         self.pipelines = pipelines
@@ -197,9 +188,7 @@ class Partition:
         self._hooks = hooks
         self._is_stopping = False
         self._gathered_max = gathered_max
-        self._merges_steps = merges_steps
-        # Taken out of the mailbox already, and next in turn.
-        self._held: deque[Message] = deque()
+        self._held: Message | None = None
         # The interpreter does not wait for daemon threads, so a sink that never returns cannot keep
         # it from exiting.
         self._thread = threading.Thread(target=self._run, name=f"{name}-{index}", daemon=True)
@@ -270,7 +259,11 @@ class Partition:
                     return
                 if isinstance(message, SourceItem):
                     at_hand.item = message
-                    self._process_waiting(self._gather(message))
+                    waiting = self._gather(message)
+                    if len(waiting) == 1:
+                        self._process(message)
+                    else:
+                        self._process_together(waiting)
                 elif isinstance(message, Contribution):
                     at_hand.item = message.item
                     self.pipelines.receivers[message.exchange].take(message)
@@ -290,18 +283,17 @@ class Partition:
                 self._abort_outputs()
 
     def _next(self) -> Message:
-        if self._held:
-            return self._held.popleft()
+        held, self._held = self._held, None
+        if held is not None:
+            return held
         if self._inbox.empty():
             self.sheet.switch(IDLE)
         return self._inbox.get()
 
     def _gather(self, first: SourceItem) -> list[SourceItem]:
         """Take out of the mailbox what waits and can be processed with an item as one batch."""
-        if first.step is not None:
-            return self._gather_steps(first)
         items = [first]
-        if self._gathered_max is None or self._held:
+        if self._gathered_max is None:
             return items
         rows_max, bytes_max = self._gathered_max
         sources = [source for source in self.pipelines.sources if source.stream == first.stream]
@@ -322,7 +314,7 @@ class Partition:
                 and _is_plain(message, sources[0])
             )
             if not fits:
-                self._held.append(message)
+                self._held = message
                 return items
             assert isinstance(message, SourceItem)
             items.append(message)
@@ -330,61 +322,8 @@ class Partition:
             n_bytes += message.n_bytes
         return items
 
-    def _process_waiting(self, items: list[SourceItem]) -> None:
-        first = items[0]
-        if len(items) == 1:
-            self._process(first)
-        elif first.step is not None:
-            self._process_steps(items)
-        else:
-            self._process_together(items)
-
-    def _gather_steps(self, first: SourceItem) -> list[SourceItem]:
-        """Take out of the mailbox what waits there, if it is a lot, and go first with rows."""
-        items = [first]
-        if not self._merges_steps or self._inbox.qsize() < _OVERLOAD_MESSAGES or self._held:
-            return items
-        (source,) = self.pipelines.sources
-        if not _has_only_rows(first, source):
-            return items
-        n_rows, rows_max = first.n_rows, _COPIED_ROWS_MAX
-        for _ in range(self._inbox.qsize()):
-            message = self._inbox.get_nowait()
-            if isinstance(message, SourceItem):
-                fits = (
-                    _has_only_rows(message, source)
-                    and message.tables is first.tables
-                    and n_rows + message.n_rows <= rows_max
-                )
-                if fits:
-                    items.append(message)
-                    n_rows += message.n_rows
-                    continue
-            self._held.append(message)
-            if not isinstance(message, Contribution):
-                # Only what other partitions send may be overtaken.
-                break
-        return items
-
-    def _process_steps(self, items: list[SourceItem]) -> None:
-        """Process the rows of items as if all came with the first, and then end all steps."""
-        (source,) = self.pipelines.sources
-        n_rows, n_bytes = self._take_in(items, source)
-        self.counters.rows_mapped += n_rows
-        self.counters.bytes_mapped += n_bytes
-        for item in items:
-            self.at_hand.item = item
-            source.downstream.end_step(item)
-
     def _process_together(self, items: list[SourceItem]) -> None:
         (source,) = [s for s in self.pipelines.sources if s.stream == items[0].stream]
-        n_rows, n_bytes = self._take_in(items, source)
-        self.counters.rows_mapped += n_rows
-        self.counters.bytes_mapped += n_bytes
-        self._hooks.mapped(items)
-
-    def _take_in(self, items: list[SourceItem], source: SourceLink) -> tuple[int, int]:
-        """Process the rows of several items as one batch; return how many, and their bytes."""
         counters = self.counters
         n_rows, n_bytes = sum(item.n_rows for item in items), sum(item.n_bytes for item in items)
         counters.rows_in += n_rows
@@ -394,7 +333,9 @@ class Partition:
             source.taker.emit_rows([source.rows(item) for item in items])
         else:
             self._emit_whole(items, source)
-        return n_rows, n_bytes
+        counters.rows_mapped += n_rows
+        counters.bytes_mapped += n_bytes
+        self._hooks.mapped(items)
 
     def _emit_whole(self, items: list[SourceItem], source: SourceLink) -> None:
         try:
@@ -449,10 +390,7 @@ class Partition:
 
 
 def _is_plain(item: SourceItem, source: SourceLink) -> bool:
-    """Say whether an item is only rows and ends no step."""
-    return item.step is None and _has_only_rows(item, source)
-
-
-def _has_only_rows(item: SourceItem, source: SourceLink) -> bool:
-    """Say whether an item has rows that carry nothing of the engine's."""
-    return item.batch is not None and item.batch.num_columns == source.n_columns
+    """Say whether an item is only rows: it ends no step, and carries nothing of the engine's."""
+    return (
+        item.step is None and item.batch is not None and item.batch.num_columns == source.n_columns
+    )

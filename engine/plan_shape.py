@@ -29,15 +29,12 @@ class PlanShape:
             for one partition, too.
         reaches_all: Whether a step ends in all partitions.
         gathers: Whether a partition may take micro-batches that wait together, as one.
-        merges_steps: Whether micro-batches that each end a step may be taken in together with an
-            earlier one, which only leaves out versions of results that later ones replace.
         windows: Windows whose ends are worth a step, with the lateness that they allow.
     """
 
     pace: Pace
     reaches_all: bool
     gathers: bool
-    merges_steps: bool
     windows: tuple[tuple[nodes.Window, int, tuple[nodes.WatermarkBound, ...]], ...]
 
 
@@ -58,14 +55,7 @@ def plan_shape(root: nodes.Node, n_partitions: int, *, is_single: bool) -> PlanS
     )
     pace = _pace(root, n_partitions, is_single=is_single)
     reaches_all = pace in ("broadcast", "deferred") or (pace == "ordered" and has_exchange(root))
-    picks_rows = _picks_rows(root)
-    return PlanShape(
-        pace,
-        reaches_all,
-        gathers=pace == "deferred" and not picks_rows,
-        merges_steps=pace in ("single", "ordered") and not picks_rows and _only_adds_up(root),
-        windows=windows,
-    )
+    return PlanShape(pace, reaches_all, pace == "deferred" and not _picks_rows(root), windows)
 
 
 def walk(node: nodes.Node) -> Iterator[nodes.Node]:
@@ -109,28 +99,6 @@ def _is_stateless(node: nodes.Node) -> bool:
     if not isinstance(node, nodes.Source | nodes.Transform | nodes.AssignWindows | nodes.Union):
         return False
     return all(_is_stateless(below) for below in node.inputs)
-
-
-def _only_adds_up(root: nodes.Node) -> bool:
-    """Say whether a plan is one aggregate of one stream, of which each change is emitted.
-
-    Rows may come earlier than they did: what a group holds in the end is the same, and no window
-    that they belong to closes before them.
-    """
-    found = list(walk(root))
-    aggregates = [node for node in found if isinstance(node, nodes.Aggregate)]
-    return (
-        sum(node.phase != "partial" for node in aggregates) == 1
-        and all(node.emit == "changes" and node.allowed_lateness == 0 for node in aggregates)
-        and all(node.window is None or node.window.kind != "session" for node in aggregates)
-        and all(call.path == "kernel" for node in aggregates for call in node.calls)
-        and sum(isinstance(node, nodes.Source) for node in found) == 1
-        and all(
-            isinstance(node, nodes.Aggregate | nodes.Changelog | nodes.Exchange | nodes.Source)
-            or (isinstance(node, nodes.Transform) and not node.tables)
-            for node in found
-        )
-    )
 
 
 def _picks_rows(root: nodes.Node) -> bool:

@@ -166,11 +166,7 @@ class Query:
         _check_inputs(inputs, definitions)
         collectors = [_OrderedCollector() for _ in range(self._config.partitions)]
         with self._start(
-            collectors,
-            [{} for _ in collectors],
-            [None for _ in collectors],
-            strategy,
-            is_replayable=True,
+            collectors, [{} for _ in collectors], [None for _ in collectors], strategy
         ) as job:
             for stream, batch in _in_event_time_order(inputs, definitions, rows):
                 job.push(stream, batch)
@@ -196,8 +192,6 @@ class Query:
         strategy: str | PartitioningStrategy | None,
         name: str | None = None,
         listener: Listener | None = None,
-        *,
-        is_replayable: bool = False,
     ) -> Job:
         chosen = make_strategy(strategy or self._plan.strategy)
         placement = self._placed(chosen)
@@ -206,7 +200,6 @@ class Query:
             root=distribute(self._plan.root, self._config.partitions, placement),
             strategy=chosen,
             is_single=placement.single,
-            is_replayable=is_replayable,
             streams=self._plan.streams,
             tables=self._tables,
             functions=self._functions,

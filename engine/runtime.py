@@ -51,8 +51,6 @@ class Runtime:
         root: Distributed plan.
         strategy: Deals micro-batches to partitions.
         is_single: Whether the strategy gives all rows to one partition.
-        is_replayable: Whether the same input has to give the same versions of each row, however
-            fast it comes.
         streams: Streams that the plan reads.
         tables: Contents of the session's tables by name.
         functions: User-defined DataFusion functions by name.
@@ -71,7 +69,6 @@ class Runtime:
         root: Node,
         strategy: PartitioningStrategy,
         is_single: bool,
-        is_replayable: bool,
         streams: Sequence[StreamDefinition],
         tables: Mapping[str, pa.Table],
         functions: Mapping[str, object],
@@ -88,7 +85,6 @@ class Runtime:
         self.streams = {stream.name: stream for stream in streams}
         self._n_partitions = len(sinks)
         self._shape = plan_shape(root, self._n_partitions, is_single=is_single)
-        self._merges_steps = self._shape.merges_steps and not is_replayable
         self._partitions: list[Partition] = []
         self._flow = FlowControl(
             self._partitions,
@@ -193,7 +189,6 @@ class Runtime:
             gathered_max=(self._config.batch_rows_max, self._config.batch_bytes_max)
             if self._shape.gathers and dead_letters is None
             else None,
-            merges_steps=self._merges_steps and dead_letters is None,
         )
 
     def _open(

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pytest
 
 import millstream as ms
-from tests.engine.stalling import Gate
 
 SCHEMA = pa.schema({"k": pa.int64(), "x": pa.int64()})
 FINAL = "SELECT k, sum(gate(x)) AS s FROM t GROUP BY k EMIT FINAL"
@@ -61,45 +60,7 @@ def test_how_much_is_taken_together_is_limited(option, sizes):
     assert run_behind_a_gate(FINAL, **option)[0] == sizes
 
 
-def test_changes_come_for_each_of_a_few_micro_batches_all_the_same():
+def test_changes_come_for_each_micro_batch_all_the_same():
     sizes, job = run_behind_a_gate(FINAL.replace("EMIT FINAL", "EMIT CHANGES"))
     assert sizes == [2] * 20
     assert job.stats().rows_out == 40
-
-
-@pytest.mark.parametrize("partitions", [1, 2])
-@pytest.mark.parametrize("window", ["", " WINDOW TUMBLING(x, 100)"])
-def test_a_changelog_that_is_behind_leaves_out_versions(partitions, window):
-    n_batches = 300
-    gate = Gate()
-    session = ms.Session(partitions=partitions)
-    session.create_stream("t", SCHEMA, event_time="x")
-    sql = f"SELECT k, count(*) AS n, max(x) AS last FROM t WHERE k < 9 GROUP BY k{window}"
-    if window:
-        sql = sql.replace("SELECT ", "SELECT window_start, ")
-    with session.sql(f"{sql} EMIT CHANGES").start(gate) as job:
-        for number in range(n_batches):
-            job.push("t", pa.record_batch([[number % 3, 7], [number, number]], schema=SCHEMA))
-            if number == 0:
-                gate.wait_entered()
-        gate.opened.set()
-    names = ("window_start", "k") if window else ("k",)
-    final = {tuple(row[name] for name in names): (row["n"], row["last"]) for row in gate.rows}
-    wanted: dict[tuple[int, ...], tuple[int, int]] = {}
-    for number in range(n_batches):
-        for k in (number % 3, 7):
-            key = (number // 100 * 100, k) if window else (k,)
-            wanted[key] = wanted.get(key, (0, 0))[0] + 1, number
-    assert final == wanted
-    assert len(gate.rows) < n_batches
-    assert job.stats().rows_processed == 2 * n_batches
-    assert [row["_op"] for row in gate.rows].count("+I") == len(wanted)
-
-
-def test_bounded_input_gives_every_version_however_fast_it_comes():
-    session = ms.Session(partitions=2)
-    session.create_stream("t", SCHEMA)
-    query = session.sql("SELECT k, count(*) AS n FROM t GROUP BY k EMIT CHANGES")
-    rows = pa.table({"k": [1] * 500, "x": range(500)}, SCHEMA)
-    counts = query.run({"t": rows}, batch_rows=1)["n"].to_pylist()
-    assert counts == list(range(1, 501))
