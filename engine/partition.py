@@ -20,6 +20,7 @@ from millstream.engine.sinks import Sink
 from millstream.engine.source_rows import SourceRows
 from millstream.engine.step import AtHand, Contribution, SourceItem
 from millstream.engine.time_sheet import IDLE, TimeSheet
+from millstream.engine.turn import Turn
 
 __all__ = ["Hooks", "Partition", "Pipelines", "SourceLink"]
 
@@ -154,6 +155,7 @@ class Partition:
         name: Name of the job, for the thread's name.
         gathered_max: Rows and bytes up to which micro-batches that wait are processed together,
             or None if each is processed by itself.
+        turn: Taken by its thread for small messages.
 
     Attributes:
         latencies: Recorded by its thread.
@@ -173,6 +175,7 @@ class Partition:
         name: str,
         *,
         gathered_max: tuple[int, int] | None,
+        turn: Turn,
     ) -> None:
         self.index = index
         self.pipelines = pipelines
@@ -188,6 +191,7 @@ class Partition:
         self._hooks = hooks
         self._is_stopping = False
         self._gathered_max = gathered_max
+        self._turn = turn
         self._held: Message | None = None
         # The interpreter does not wait for daemon threads, so a sink that never returns cannot keep
         # it from exiting.
@@ -259,13 +263,11 @@ class Partition:
                     return
                 if isinstance(message, SourceItem):
                     at_hand.item = message
-                    waiting = self._gather(message)
-                    if len(waiting) == 1:
-                        self._process(message)
-                    else:
-                        self._process_together(waiting)
+                    self._turn.take(message.n_rows)
+                    self._process_gathered(message)
                 elif isinstance(message, Contribution):
                     at_hand.item = message.item
+                    self._turn.take(message.item.n_rows)
                     self.pipelines.receivers[message.exchange].take(message)
                 elif isinstance(message, _Question):
                     message.answers.put(message.ask(self.pipelines.operators))
@@ -274,10 +276,12 @@ class Partition:
                     is_committed = True
                     self._hooks.closed()
                     return
+                self._turn.give_up()
                 progressed()
         except BaseException as error:
             self._hooks.failed(error, at_hand.item, self.index)
         finally:
+            self._turn.give_up()
             sheet.end()
             if not is_committed:
                 self._abort_outputs()
@@ -321,6 +325,13 @@ class Partition:
             n_rows += message.n_rows
             n_bytes += message.n_bytes
         return items
+
+    def _process_gathered(self, first: SourceItem) -> None:
+        items = self._gather(first)
+        if len(items) == 1:
+            self._process(first)
+        else:
+            self._process_together(items)
 
     def _process_together(self, items: list[SourceItem]) -> None:
         (source,) = [s for s in self.pipelines.sources if s.stream == items[0].stream]

@@ -33,6 +33,7 @@ from millstream.engine.stats import JobStats
 from millstream.engine.step import AtHand, Contribution, SourceItem
 from millstream.engine.strategies import PartitioningStrategy
 from millstream.engine.time_sheet import TimedSinkLink, TimeSheet, timed_sinks
+from millstream.engine.turn import Turn
 from millstream.errors import JobFailed, SourceError
 from millstream.planner.catalog import StreamDefinition
 from millstream.planner.nodes import Node
@@ -86,6 +87,7 @@ class Runtime:
         self._n_partitions = len(sinks)
         self._shape = plan_shape(root, self._n_partitions, is_single=is_single)
         self._partitions: list[Partition] = []
+        self._turn_lock = threading.Lock() if self._n_partitions > 1 else None
         self._flow = FlowControl(
             self._partitions,
             n_partitions=self._n_partitions,
@@ -131,6 +133,7 @@ class Runtime:
         dead_sinks: Mapping[str, Sink] | None,
     ) -> Partition:
         counters, at_hand, sheet = Counters(), AtHand(), TimeSheet(self._config.clock)
+        turn = Turn(self._turn_lock)
         acknowledge = partial(self._acknowledge, index)
 
         def acknowledge_one(item: SourceItem) -> None:
@@ -162,6 +165,7 @@ class Runtime:
             TimedSinkLink(
                 SinkLink(sink, len(self.root.schema), counters, acknowledge_one, index, at_hand),
                 sheet,
+                turn,
             ),
             context,
             streams=self.streams,
@@ -189,6 +193,7 @@ class Runtime:
             gathered_max=(self._config.batch_rows_max, self._config.batch_bytes_max)
             if self._shape.gathers and dead_letters is None
             else None,
+            turn=turn,
         )
 
     def _open(

@@ -10,6 +10,7 @@ from millstream.engine.pipeline import Link, RowsLink
 from millstream.engine.sinks import Sink
 from millstream.engine.source_rows import SourceRows
 from millstream.engine.step import SourceItem
+from millstream.engine.turn import Turn
 
 __all__ = ["TimeSheet", "TimedLink", "TimedSinkLink", "timed_sinks"]
 
@@ -137,13 +138,21 @@ class TimedLink:
 
 
 class TimedSinkLink:
-    """Counts the time in which a partition's sink takes batches as blocked."""
+    """Counts the time in which a partition's sink takes batches as blocked.
 
-    def __init__(self, link: Link, sheet: TimeSheet) -> None:
+    Args:
+        link: The sink's link.
+        sheet: Of the partition.
+        turn: Of the partition, which others need not wait for while the sink takes its time.
+    """
+
+    def __init__(self, link: Link, sheet: TimeSheet, turn: Turn) -> None:
         self._link = link
+        self._turn = turn
         self._switch = sheet.switch
 
     def emit(self, batch: pa.RecordBatch) -> None:
+        self._turn.give_up()
         before = self._switch(BLOCKED)
         self._link.emit(batch)
         self._switch(before)

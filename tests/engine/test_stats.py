@@ -13,6 +13,7 @@ import millstream as ms
 from millstream.engine.batch_size import BatchSizer
 from millstream.engine.latency import LatencyHistogram
 from millstream.engine.time_sheet import BLOCKED, ENGINE, IDLE, TimedLink, TimedSinkLink, TimeSheet
+from millstream.engine.turn import Turn
 
 SCHEMA = pa.schema({"k": pa.int64(), "ts": pa.timestamp("ms"), "x": pa.int64()})
 TIMEOUT_SECONDS = 30
@@ -108,7 +109,7 @@ def test_an_operator_is_not_charged_for_what_comes_behind_it():
     clock = Clock()
     sheet = TimeSheet(clock)
     inner, outer = sheet.add_operator("inner"), sheet.add_operator("outer")
-    sink = TimedSinkLink(Slow(clock, 8.0), sheet)
+    sink = TimedSinkLink(Slow(clock, 8.0), sheet, Turn(None))
     below = TimedLink(Slow(clock, 1.0, sink), sheet, outer)
     chain = TimedLink(Slow(clock, 2.0, below), sheet, inner)
     clock.now += 16.0
