@@ -23,6 +23,9 @@ from millstream.planner import nodes
 
 __all__ = ["OperatorContext", "make_operator"]
 
+# Of more panes a window is sooner kept up than put together in the end.
+_PANES_MAX = 16
+
 
 @dataclass(frozen=True, slots=True)
 class OperatorContext:
@@ -93,9 +96,11 @@ def _aggregate(node: nodes.Aggregate, context: OperatorContext) -> Operator:
 
 
 def _is_sliding(node: nodes.Aggregate) -> bool:
-    """Whether results are final and windows overlap."""
-    is_overlapping = node.window is not None and node.window.kind != "tumble"
-    return is_overlapping and node.emit == "final" and node.allowed_lateness == 0
+    """Whether results are final, and windows share panes but do not have many."""
+    if node.window is None or node.window.kind == "tumble":
+        return False
+    is_short = node.window.size <= _PANES_MAX * node.window.step
+    return is_short and node.emit == "final" and node.allowed_lateness == 0
 
 
 def _changelog(node: nodes.Changelog, context: OperatorContext) -> Operator:

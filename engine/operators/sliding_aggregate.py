@@ -23,8 +23,9 @@ from millstream.planner.nodes import Aggregate as AggregateNode
 
 __all__ = ["SlidingAggregate"]
 
-# So many groups of one pane, on average, are worth a run of their own.
-_RUN_ROWS_LEAST = 64
+# So many groups of one pane, on average, are worth a run of their own: with fewer, to look after
+# runs would take longer than to look at each group.
+_RUN_ROWS_LEAST = 1 << 9
 # So many groups for each window that ends, and windows are better put together one by one.
 _WINDOW_ROWS_LEAST = 1 << 11
 
@@ -80,7 +81,7 @@ class SlidingAggregate:
         if len(last_panes) == 0:
             return
         if len(last_panes) * _WINDOW_ROWS_LEAST > self._runs.n_rows and len(last_panes) > 1:
-            groups = self._runs.windows(self._grid.expand, least, limit)
+            groups = self._runs.windows(self._grid.last_of_all, least, limit)
             if groups is not None:
                 out.emit(self._results(groups))
         else:
@@ -131,6 +132,8 @@ class SlidingAggregate:
 def _runs(panes: I64, first_ends: I64) -> list[int] | None:
     """Return where rows of one pane and one first end begin, and the end; None if too often."""
     n_rows = len(panes)
+    if n_rows < _RUN_ROWS_LEAST:
+        return None
     starts = {0, n_rows}
     changes: I64 = np.empty(n_rows // _RUN_ROWS_LEAST, np.int64)
     for values in (panes, first_ends):

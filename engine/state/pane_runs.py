@@ -32,8 +32,6 @@ _RUNS_MAX = 4
 # Groups of a pane, or as many as have been added up already, that may wait to be added up.
 _UNMERGED_ROWS_MAX = 1 << 16
 
-Expand = Callable[[I64, I64], tuple[I64, I64]]
-
 
 class WindowGroups(NamedTuple):
     """Groups of one window or several, in the order of the windows.
@@ -158,21 +156,25 @@ class PaneRuns:
         merged = self._merged(parts)
         return WindowGroups(last_pane, self._keys(merged.numbers), merged.states)
 
-    def windows(self, expand: Expand, least: int, limit: int) -> WindowGroups | None:
+    def windows(
+        self, last_of_all: Callable[[I64], I64], least: int, limit: int
+    ) -> WindowGroups | None:
         """Put several windows together in one go, for which each may be small.
 
         Args:
-            expand: Tells the windows of panes, by the first ends that count.
+            last_of_all: Tells the last pane of the last window of panes, int64[n].
             least: Least last pane of a window.
             limit: Last panes are below this.
         """
         every = self._every()
-        rows, last_panes = expand(every.panes, every.first_ends)
-        chosen = np.flatnonzero((last_panes >= least) & (last_panes < limit))
-        if len(chosen) == 0:
+        # A first end is one more than the last pane of the window.
+        firsts = np.maximum(np.maximum(every.first_ends, every.panes + 1) - 1, least)
+        lasts = np.minimum(last_of_all(every.panes), limit - 1)
+        rows, last_panes = _spread(firsts, lasts)
+        if len(rows) == 0:
             return None
-        chosen = chosen[np.argsort(last_panes[chosen], kind="stable")]
-        rows, last_panes = rows[chosen], last_panes[chosen]
+        order = np.argsort(last_panes, kind="stable")
+        rows, last_panes = rows[order], last_panes[order]
         numbers = every.numbers[rows].astype(np.int64)
         groups = KeyTable([], 2)
         group_ids = groups.assign((), (last_panes, numbers))
@@ -284,6 +286,22 @@ class PaneRuns:
         for pane, runs in self._runs.items():
             self._runs[pane] = [run._replace(numbers=ranks[run.numbers]) for run in runs]
         self._mixed = [mixed._replace(numbers=ranks[mixed.numbers]) for mixed in self._mixed]
+
+
+def _spread(firsts: I64, lasts: I64) -> tuple[I64, I64]:
+    """List all numbers from a first to a last one, for each row in turn.
+
+    Args:
+        firsts: int64[n_rows].
+        lasts: int64[n_rows]; with one below the first, the row has no number.
+
+    Returns:
+        The row of each number, and the numbers, both int64[n].
+    """
+    counts = np.maximum(lasts - firsts + 1, 0)
+    rows = np.repeat(np.arange(len(counts)), counts)
+    starts = np.cumsum(counts) - counts
+    return rows, firsts[rows] + (np.arange(len(rows)) - starts[rows])
 
 
 def _joined(parts: Sequence[_Mixed]) -> _Mixed:

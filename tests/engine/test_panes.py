@@ -180,7 +180,11 @@ def test_windows_out_of_panes_are_those_of_dictionaries(kind: Any, data: st.Data
         )
         cut = data.draw(st.integers(-3, 9))
         if data.draw(st.booleans()):
-            got = of_groups(runs.windows(grid.expand, ALL_WINDOWS, cut)) if partials else Counter()
+            got = (
+                of_groups(runs.windows(grid.last_of_all, ALL_WINDOWS, cut))
+                if partials
+                else Counter()
+            )
         else:
             got = Counter()
             for last in grid.last_panes(runs.panes()):
@@ -189,7 +193,7 @@ def test_windows_out_of_panes_are_those_of_dictionaries(kind: Any, data: st.Data
                     got += of_groups(runs.window(first, int(last)))
         runs.drop(lambda panes: grid.last_of_all(panes) < cut)
         if runs.n_rows > 0:
-            got += of_groups(runs.windows(grid.expand, cut, ALL_PANES))
+            got += of_groups(runs.windows(grid.last_of_all, cut, ALL_PANES))
     assert got == wanted
     assert runs.state_bytes > 0
 
