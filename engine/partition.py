@@ -263,11 +263,11 @@ class Partition:
                     return
                 if isinstance(message, SourceItem):
                     at_hand.item = message
-                    self._turn.take(message.n_rows)
+                    self._turn.take(message)
                     self._process_gathered(message)
                 elif isinstance(message, Contribution):
                     at_hand.item = message.item
-                    self._turn.take(message.item.n_rows)
+                    self._turn.take(message.item)
                     self.pipelines.receivers[message.exchange].take(message)
                 elif isinstance(message, _Question):
                     message.answers.put(message.ask(self.pipelines.operators))

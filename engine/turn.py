@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+from millstream.engine.step import SourceItem
+
 __all__ = ["Turn"]
 
 # Rows of a micro-batch whose kernels take less time than the Python around them.
@@ -27,13 +29,16 @@ class Turn:
         self._lock = lock
         self._is_held = False
 
-    def take(self, n_rows: int) -> None:
-        """Wait for the turn before a message about a micro-batch of so many rows, if it is small.
+    def take(self, item: SourceItem) -> None:
+        """Wait for the turn before a message, if that is about a small micro-batch.
+
+        A step without rows is none: it can close windows of any size.
 
         Args:
-            n_rows: Rows of the micro-batch.
+            item: What the message is about.
         """
-        if self._lock is not None and n_rows <= _SMALL_ROWS:
+        is_small = item.batch is not None and item.n_rows <= _SMALL_ROWS
+        if is_small and self._lock is not None:
             self._is_held = self._lock.acquire(timeout=_WAIT_SECONDS)
 
     def give_up(self) -> None:

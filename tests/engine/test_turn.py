@@ -7,16 +7,22 @@ import threading
 import pyarrow as pa
 
 import millstream as ms
+from millstream.engine.step import SourceItem
 from millstream.engine.turn import Turn
 from tests.engine.stalling import COUNT, TIMEOUT_SECONDS, rows, session
+
+
+def item(n_rows: int) -> SourceItem:
+    batch = pa.record_batch({"x": range(n_rows)}) if n_rows > 0 else None
+    return SourceItem(0, "t", batch, None, 0, {}, {}, n_rows=n_rows)
 
 
 def test_one_has_the_turn_until_it_gives_it_up():
     lock = threading.Lock()
     turn, other = Turn(lock), Turn(lock)
-    turn.take(10)
+    turn.take(item(10))
     assert lock.locked()
-    other.take(10)  # Goes on without it.
+    other.take(item(10))  # Goes on without it.
     other.give_up()
     assert lock.locked()
     turn.give_up()
@@ -24,12 +30,13 @@ def test_one_has_the_turn_until_it_gives_it_up():
     assert not lock.locked()
 
 
-def test_large_messages_and_single_partitions_take_no_turns():
+def test_large_micro_batches_and_bare_steps_and_single_partitions_take_no_turns():
     lock = threading.Lock()
-    Turn(lock).take(1 << 20)
+    Turn(lock).take(item(1 << 20))
+    Turn(lock).take(item(0))
     assert not lock.locked()
     alone = Turn(None)
-    alone.take(1)
+    alone.take(item(1))
     alone.give_up()
 
 
