@@ -9,6 +9,8 @@ _PROBE_ROWS = 1 << 15
 # So many probes in a row have to find few rows per group. Where groups live long, as in a large
 # window, only the first rows find many new ones.
 _POOR_PROBES = 8
+# Of many rows at once, the first may find all new groups: they count as no more probes than this.
+_PROBES_AT_ONCE = 2
 # One probe is enough if hardly a row finds its group there: of so many groups, few are found again
 # soon, and new ones cost most.
 _ROWS_PER_GROUP_HOPELESS = 1.1
@@ -49,7 +51,7 @@ class Reduction:
         if self._n_rows < _ROWS_PER_GROUP_HOPELESS * self._n_groups:
             self._n_poor_probes = _POOR_PROBES
         elif self._n_rows < _ROWS_PER_GROUP_MIN * self._n_groups:
-            self._n_poor_probes += self._n_rows // _PROBE_ROWS
+            self._n_poor_probes += min(self._n_rows // _PROBE_ROWS, _PROBES_AT_ONCE)
         else:
             self._n_poor_probes = 0
         self._n_rows = self._n_groups = 0

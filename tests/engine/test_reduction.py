@@ -21,9 +21,14 @@ def test_one_probe_is_enough_if_nearly_all_groups_have_one_row() -> None:
     assert observe(Reduction(), BATCH_ROWS - 100, 1) == [True]
 
 
-def test_a_large_batch_is_as_good_as_many_small_ones() -> None:
+def test_a_large_batch_whose_first_rows_may_have_found_all_groups_is_two_probes() -> None:
     reduction = Reduction()
+    for _ in range(3):
+        assert not reduction.observe(8 * BATCH_ROWS, 4 * BATCH_ROWS)
     assert reduction.observe(8 * BATCH_ROWS, 4 * BATCH_ROWS)
+    reduction = Reduction()
+    assert not reduction.observe(8 * BATCH_ROWS, 4 * BATCH_ROWS)
+    assert observe(reduction, 0, 20) == [False] * 20
 
 
 def test_groups_that_are_found_again_are_kept() -> None:
