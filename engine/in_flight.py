@@ -39,10 +39,8 @@ class InFlight:
         # Those who wait for the end need not look each time that something changes on the way.
         self._emptied = threading.Condition(self._lock)
         self._closing = threading.Condition()
-        # Who waits for anything; for something that each change may bring about; and for something
-        # that other changes than those of this object may.
+        # Who waits for anything, and who of them for something that is not of this object.
         self._n_waiters = 0
-        self._n_hopeful = 0
         self._n_watchers = 0
         self._is_closed = False
         self.rows_in = 0
@@ -142,7 +140,7 @@ class InFlight:
             self.rows_done += n_rows
             self._bytes -= n_bytes
             self._items -= n_items
-            if self._n_hopeful > 0:
+            if self._n_waiters > 0:
                 self._changed.notify_all()
             self._note_empty()
 
@@ -228,9 +226,7 @@ class InFlight:
             return True
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         changed = self._changed if condition is None else condition
-        n_hopeful = 1 if condition is None else 0
         self._n_waiters += 1
-        self._n_hopeful += n_hopeful
         try:
             while not is_met() and not self._is_closed:
                 remaining = _WAIT_SECONDS_MAX if deadline is None else deadline - time.monotonic()
@@ -240,4 +236,3 @@ class InFlight:
             return True
         finally:
             self._n_waiters -= 1
-            self._n_hopeful -= n_hopeful

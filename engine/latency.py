@@ -36,10 +36,6 @@ class LatencyHistogram:
         """Number of durations."""
         return sum(self._counts)
 
-    def record(self, duration_ns: int) -> None:
-        """Count one duration in nanoseconds; negative ones count as zero."""
-        self.record_all((duration_ns,))
-
     def record_all(self, durations_ns: Iterable[int]) -> None:
         """Count durations in nanoseconds; negative ones count as zero."""
         counts, total_ns = self._counts, 0
@@ -50,9 +46,9 @@ class LatencyHistogram:
                 counts[((shift + 1) << _SUB_BITS) + (duration_ns >> shift) - _SUB] += 1
                 total_ns += duration_ns
             else:
-                duration_ns = max(duration_ns, 0)
-                counts[duration_ns] += 1
-                total_ns += duration_ns
+                positive_ns = max(duration_ns, 0)
+                counts[positive_ns] += 1
+                total_ns += positive_ns
         self.total_ns += total_ns
 
     def quantile_us(self, fraction: float) -> float | None:

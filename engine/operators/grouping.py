@@ -19,7 +19,7 @@ from millstream.engine.step import AtHand
 from millstream.kernels.compile import I64, U32
 from millstream.planner.nodes import Aggregate as AggregateNode
 
-__all__ = ["Grouping"]
+__all__ = ["Grouping", "held_windows"]
 
 
 class Grouping:
@@ -38,7 +38,7 @@ class Grouping:
         self.node = node
         self.grid = None if node.window is None else WindowGrid(node.window, node.allowed_lateness)
         self.calls = Calls(node.calls, rows_schema, functions, at_hand)
-        self.keeps_rows = any(call.path == "buffered" or call.distinct for call in node.calls)
+        self.keeps_rows = self.calls.keeps_rows
         columns = self.calls.columns_of_words()
         self._places = None if columns is None else RowPlaces(columns, rows_schema)
         key_types = [rows_schema.field(key).type for key in node.keys]
@@ -86,11 +86,7 @@ class Grouping:
 
     def held_back(self, ends: I64) -> HeldBack | None:
         """Say that windows with these ends wait for the watermark."""
-        if self.node.window is None:
-            return None
-        # The watermark of the node stays behind that of the stream by this much.
-        delay = max((bound.delay for bound in self.node.watermark), default=0)
-        return HeldBack("window", ends + delay, self.node.window.time_type)
+        return held_windows(self.node, ends)
 
     def retain(self, group_ids: U32) -> None:
         """Keep only these groups, renumbered from 0 in this order."""
@@ -101,3 +97,12 @@ class Grouping:
     def state_bytes(self) -> int:
         """Bytes of keys, accumulators and kept rows."""
         return self.state.state_bytes + self.calls.state_bytes
+
+
+def held_windows(node: AggregateNode, ends: I64) -> HeldBack | None:
+    """Say that windows of an aggregate with these ends wait for the watermark."""
+    if node.window is None:
+        return None
+    # The watermark of the node stays behind that of the stream by this much.
+    delay = max((bound.delay for bound in node.watermark), default=0)
+    return HeldBack("window", ends + delay, node.window.time_type)

@@ -14,6 +14,7 @@ import pyarrow as pa
 from millstream.engine.event_time import NO_WATERMARK
 from millstream.engine.operators.base import Collector, HeldBack
 from millstream.engine.operators.calls import Calls
+from millstream.engine.operators.grouping import held_windows
 from millstream.engine.operators.partials import PartialColumns
 from millstream.engine.operators.windowing import ALL_WINDOWS, WindowGrid
 from millstream.engine.state.pane_runs import PaneRuns, WindowGroups
@@ -104,11 +105,8 @@ class SlidingAggregate:
         return self._runs.state_bytes
 
     def held_back(self) -> HeldBack | None:
-        assert self._node.window is not None, "windows that overlap"
         ends = self._grid.open_ends(self._runs.panes(), self._closed_below)
-        # The watermark of the node stays behind that of the stream by this much.
-        delay = max((bound.delay for bound in self._node.watermark), default=0)
-        return HeldBack("window", ends + delay, self._node.window.time_type)
+        return held_windows(self._node, ends)
 
     def _is_over(self, panes: I64) -> Bool:
         over: Bool = self._grid.last_of_all(panes) < self._closed_below

@@ -54,7 +54,7 @@ def session(partitions=2, *, stream=None, **options):
 def test_a_quantile_is_one_of_the_times_rounded_up_by_a_sixteenth_at_most(times, fraction):
     histogram = LatencyHistogram()
     for time in times:
-        histogram.record(time)
+        histogram.record_all([time])
     exact = sorted(times)[max(-(-int(fraction * len(times) * 10**9) // 10**9) - 1, 0)]
     found = histogram.quantile_us(fraction) * 1000
     assert any(time <= found <= time + time / 16 + 1e-6 for time in times)
@@ -65,7 +65,7 @@ def test_a_quantile_is_one_of_the_times_rounded_up_by_a_sixteenth_at_most(times,
 def test_bounds_that_are_powers_of_two_are_exact(times):
     histogram = LatencyHistogram()
     for time in times:
-        histogram.record(time)
+        histogram.record_all([time])
     exponents = [0, 3, 4, 10, 14, 35, 63]
     assert histogram.cumulative(exponents) == [
         sum(time < 1 << exponent for time in times) for exponent in exponents
@@ -77,7 +77,7 @@ def test_bounds_that_are_powers_of_two_are_exact(times):
 def test_histograms_add_up():
     parts = [LatencyHistogram(), LatencyHistogram(), LatencyHistogram()]
     for number, part in enumerate(parts[:2]):
-        part.record(1_000 * (number + 1))
+        part.record_all([1_000 * (number + 1)])
     merged = LatencyHistogram.merged(parts)
     assert (merged.n, merged.total_ns) == (2, 3_000)
     assert merged.quantiles_us([0.5, 1.0]) == pytest.approx([1.0, 2.0], rel=1 / 16)

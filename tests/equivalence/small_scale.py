@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from unittest import mock
 
-from millstream.engine import exchange
+from millstream.engine import event_time, exchange
 from millstream.engine.operators import (
     aggregate,
     dense_lane,
     over,
     partials,
     reduction,
+    registry,
     session,
     sliding_aggregate,
 )
@@ -35,6 +36,8 @@ __all__ = ["small_scale"]
 # Module, constant and the value that makes a difference to a handful of rows.
 _LIMITS = (
     (exchange, "_EARLY_ROWS", 2),
+    (event_time, "_FEW_ROWS", 0),
+    (registry, "_PANES_MAX", 0),
     (partials, "_RUN_ROWS_LEAST", 1),
     (aggregate, "_GATHERED_ROWS_MAX", 2),
     (reduction, "_PROBE_ROWS", 4),
