@@ -17,8 +17,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from millstream.engine.operators.base import GroupsCollector
 from millstream.engine.pipeline import Link, step_of
 from millstream.engine.routing import split
+from millstream.engine.state.pane_words import PaneWords
 from millstream.engine.step import AtHand, Contribution, SourceItem
 from millstream.planner.nodes import ExchangeKind
 
@@ -78,7 +80,7 @@ class Sender:
         self._at_hand = at_hand
         self._is_eager = is_eager
         self._n_steps_ended = 0
-        self._parts: list[list[pa.RecordBatch]] = [[] for _ in range(n_partitions)]
+        self._parts: list[list[pa.RecordBatch | PaneWords]] = [[] for _ in range(n_partitions)]
         self._n_rows = [0] * n_partitions
 
     def emit(self, batch: pa.RecordBatch) -> None:
@@ -94,6 +96,17 @@ class Sender:
         else:
             for receiver in range(self._n_partitions):
                 self._add(receiver, batch)
+
+    @property
+    def n_receivers(self) -> int:
+        """Number of partitions if keys decide to whom rows go, else 0."""
+        return self._n_partitions if self._kind == "hash" else 0
+
+    def emit_groups(self, parts: Sequence[PaneWords]) -> None:
+        """Give each receiver groups of a pane whose keys it owns."""
+        for receiver, groups in enumerate(parts):
+            if groups.n_groups > 0:
+                self._parts[receiver].append(groups)
 
     def end_step(self, item: SourceItem) -> None:
         self._n_steps_ended += 1
@@ -134,6 +147,7 @@ class Receiver:
         self._at_hand = at_hand
         self._mail = mail
         self._downstream = downstream
+        self._groups_taker = downstream if isinstance(downstream, GroupsCollector) else None
         self._next_step = 0
         self._arrived: dict[int, list[Contribution]] = {}
         self._early: dict[int, list[Contribution]] = {}
@@ -164,14 +178,20 @@ class Receiver:
         self._at_hand.item = contributions[0].item
         # In the order of the senders, so that the same run gives the same order of rows.
         for contribution in sorted(contributions, key=lambda contribution: contribution.sender):
-            for batch in contribution.batches:
-                self._downstream.emit(batch)
+            self._emit(contribution)
         self._downstream.end_step(contributions[0].item)
 
     def _process_early(self) -> None:
         """Process what has come for the step that is next to end."""
         for contribution in self._early.pop(self._next_step, ()):
             self._at_hand.item = contribution.item
-            for batch in contribution.batches:
-                self._downstream.emit(batch)
+            self._emit(contribution)
             self._mail.acknowledge(contribution.item)
+
+    def _emit(self, contribution: Contribution) -> None:
+        for batch in contribution.batches:
+            if isinstance(batch, PaneWords):
+                assert self._groups_taker is not None, "groups come from an aggregate's other phase"
+                self._groups_taker.emit_groups([batch])
+            else:
+                self._downstream.emit(batch)

@@ -15,9 +15,15 @@ import pyarrow as pa
 
 from millstream.engine.datafusion import TransformRunner
 from millstream.engine.event_time import NO_WATERMARK
-from millstream.engine.operators.base import Counters, Operator, TakesRows
+from millstream.engine.operators.base import (
+    Counters,
+    Operator,
+    TakesGroups,
+    TakesRows,
+)
 from millstream.engine.sinks import BatchInfo, Sink
 from millstream.engine.source_rows import SourceRows
+from millstream.engine.state.pane_words import PaneWords
 from millstream.engine.step import AtHand, SourceItem, Step, watermark_at
 from millstream.planner.nodes import WatermarkBound
 
@@ -127,6 +133,7 @@ class OperatorLink:
         self.operator = operator
         # Asking for a protocol takes long, so it is done once.
         self._taker = operator if isinstance(operator, TakesRows) else None
+        self._groups_taker = operator if isinstance(operator, TakesGroups) else None
         self._bounds = bounds
         self._downstream = downstream
         self._watermark = NO_WATERMARK
@@ -142,6 +149,16 @@ class OperatorLink:
     def emit_rows(self, parts: Sequence[SourceRows]) -> None:
         assert self._taker is not None, "asked for before"
         self._taker.process_rows(parts, self._downstream)
+
+    @property
+    def n_receivers(self) -> int:
+        """1 if :meth:`emit_groups` may be called, else 0."""
+        return 0 if self._groups_taker is None else 1
+
+    def emit_groups(self, parts: Sequence[PaneWords]) -> None:
+        assert self._groups_taker is not None, "asked for before"
+        (groups,) = parts
+        self._groups_taker.process_groups(groups, self._downstream)
 
     def end_step(self, item: SourceItem) -> None:
         step, operator, out = step_of(item), self.operator, self._downstream

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END, TimeBounds
+from millstream.engine.state.pane_words import PaneWords
 from millstream.planner.nodes import WatermarkBound
 
 __all__ = ["AtHand", "Contribution", "SourceItem", "Step", "delayed_watermark", "watermark_at"]
@@ -72,7 +73,7 @@ class Contribution:
         exchange: Number of the exchange in the plan.
         item: Item that ends the step; for an early contribution the one whose rows it carries.
         sender: Partition that gives it.
-        batches: Rows for the receiver.
+        batches: Rows for the receiver, or partial groups.
         early_for: Number of the step to come that an early contribution belongs to, or None for the
             contribution that ends its step.
     """
@@ -80,7 +81,7 @@ class Contribution:
     exchange: int
     item: SourceItem
     sender: int
-    batches: list[pa.RecordBatch] = field(default_factory=list)
+    batches: list[pa.RecordBatch | PaneWords] = field(default_factory=list)
     early_for: int | None = None
 
 

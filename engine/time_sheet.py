@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
 
+from millstream.engine.operators.base import GroupsCollector
 from millstream.engine.pipeline import Link, RowsLink
 from millstream.engine.sinks import Sink
 from millstream.engine.source_rows import SourceRows
+from millstream.engine.state.pane_words import PaneWords
 from millstream.engine.step import SourceItem
 from millstream.engine.turn import Turn
 
@@ -110,6 +112,7 @@ class TimedLink:
         self._link = link
         # Asking for a protocol takes long, so it is done once.
         self._taker = link if isinstance(link, RowsLink) else None
+        self._groups_taker = link if isinstance(link, GroupsCollector) else None
         self._switch = sheet.switch
         self._account = account
         if not works_at_steps:
@@ -129,6 +132,17 @@ class TimedLink:
         assert self._taker is not None, "asked for before"
         before = self._switch(self._account)
         self._taker.emit_rows(parts)
+        self._switch(before)
+
+    @property
+    def n_receivers(self) -> int:
+        """Number of partitions that take partial groups as they are in state, or 0."""
+        return 0 if self._groups_taker is None else self._groups_taker.n_receivers
+
+    def emit_groups(self, parts: Sequence[PaneWords]) -> None:
+        assert self._groups_taker is not None, "asked for before"
+        before = self._switch(self._account)
+        self._groups_taker.emit_groups(parts)
         self._switch(before)
 
     def end_step(self, item: SourceItem) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from millstream.kernels.compile import I64, U32, U64, kernel
 from millstream.kernels.compile import _pointer as pointer
 
-__all__ = ["MovedColumn", "move_columns", "place_rows"]
+__all__ = ["MovedColumn", "find_owners", "move_columns", "place_rows"]
 
 
 class MovedColumn(IntEnum):
@@ -85,6 +85,20 @@ def place_rows(hashes: U64, n_partitions: int, offsets: I64, places: U32) -> Non
         owner = _partition_of(hashes[row], factor)
         places[row] = cursors[N_QUARTERS - 1, owner]
         cursors[N_QUARTERS - 1, owner] += 1
+
+
+@kernel
+def find_owners(hashes: U64, n_partitions: int, owners: U32) -> None:
+    """Find the partition of each row, as :func:`place_rows` does.
+
+    Args:
+        hashes: uint64[n_rows].
+        n_partitions: 1 to 2**32. Unchecked.
+        owners: uint32[n_rows], out.
+    """
+    factor = np.uint64(n_partitions)
+    for row in range(hashes.shape[0]):
+        owners[row] = _partition_of(hashes[row], factor)
 
 
 @kernel

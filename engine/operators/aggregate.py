@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -12,12 +12,17 @@ from millstream.engine.event_time import NO_WATERMARK
 from millstream.engine.late_rows import LateRows
 from millstream.engine.operators.base import Collector, Counters, HeldBack
 from millstream.engine.operators.changelog import Changelog
+from millstream.engine.operators.dense_groups import DenseGroups, words_of
+from millstream.engine.operators.dense_lane import AnyRows, DenseLane, Located
+from millstream.engine.operators.emission import emit_together
 from millstream.engine.operators.grouping import Grouping
-from millstream.engine.operators.partials import PartialGroups
+from millstream.engine.operators.partials import PartialColumns, PartialGroups
 from millstream.engine.operators.windowing import word_per_row
 from millstream.engine.row_watermarks import RowWatermarks
 from millstream.engine.source_rows import SourceRows
-from millstream.engine.state.key_table import Word
+from millstream.engine.state.dense_panes import DensePanes
+from millstream.engine.state.key_table import KeyPart, Word
+from millstream.engine.state.pane_words import PaneWords
 from millstream.kernels.compile import U32
 from millstream.planner.nodes import HIDDEN_PREFIX, Node
 from millstream.planner.nodes import Aggregate as AggregateNode
@@ -51,6 +56,8 @@ class _Emitting:
         owns_global_group: bool,
     ) -> None:
         self._grouping = grouping
+        # Windows whose groups are kept densely, and not in the state.
+        self._dense: DensePanes | None = None
         self._counters = counters
         self._changelog = changelog
         self._owns_global_group = owns_global_group
@@ -84,10 +91,19 @@ class _Emitting:
         if self._is_revised:
             self._emit_due(grid.closed_below(watermark), out)
         closed_below = grid.closed_below(watermark, self._grouping.node.allowed_lateness)
-        if closed_below <= self._closed_below or self.state_rows == 0:
+        if closed_below <= self._closed_below:
             return
-        closed, rest = state.split(closed_below, self._closed_below)
-        self._closed_below = closed_below
+        closed_before, self._closed_below = self._closed_below, closed_below
+        if state.n_groups > self._n_closed:
+            self._close(closed_before, out)
+        if self._dense is not None:
+            results = map(self._grouping.results_of_pane, self._dense.close(closed_below))
+            emit_together([rows for rows in results if rows.num_rows > 0], out)
+
+    def _close(self, closed_before: int, out: Collector) -> None:
+        """Emit and forget the closed windows of the state."""
+        state = self._grouping.state
+        closed, rest = state.split(self._closed_below, closed_before)
         n_closed = state.n_groups - self._n_closed - len(rest)
         if n_closed == 0:
             return
@@ -120,11 +136,13 @@ class _Emitting:
 
     @property
     def state_rows(self) -> int:
-        return self._grouping.state.n_groups - self._n_closed
+        n_dense = 0 if self._dense is None else self._dense.n_groups
+        return self._grouping.state.n_groups - self._n_closed + n_dense
 
     @property
     def state_bytes(self) -> int:
-        return self._grouping.state_bytes
+        n_dense = 0 if self._dense is None else self._dense.state_bytes
+        return self._grouping.state_bytes + n_dense
 
     def held_back(self) -> HeldBack | None:
         grouping = self._grouping
@@ -133,7 +151,27 @@ class _Emitting:
         last_panes = np.unique(grouping.state.prefix_words(0))
         due_below = self._due_below if self._is_revised else self._closed_below
         last_panes = last_panes[last_panes >= due_below]
+        if self._dense is not None:
+            last_panes = np.union1d(last_panes, self._dense.panes())
         return grouping.held_back(grouping.grid.bounds(last_panes)[1])
+
+    @property
+    def _may_be_dense(self) -> bool:
+        """Whether results are final, and each pane is a window."""
+        node, grid = self._grouping.node, self._grouping.grid
+        if grid is None or grid.is_overlapping:
+            return False
+        return node.emit == "final" and node.allowed_lateness == 0
+
+    def _leave_dense(self, panes: Iterable[Word]) -> None:
+        """Move dense windows into the state, as far as there are rows to come for them."""
+        assert self._dense is not None, "asked for before"
+        last = max((int(np.max(pane)) for pane in panes if np.size(pane) > 0), default=None)
+        if last is None:
+            return
+        for groups in self._dense.leave(last + 1):
+            part = KeyPart(groups.keys, (groups.pane,), groups.n_groups)
+            self._grouping.state.merge(part, groups.states)
 
     def _note(self, group_ids: U32) -> None:
         if self._is_revised or self._grouping.node.emit == "changes":
@@ -188,6 +226,8 @@ class SingleAggregate(_Emitting):
         n_words = 0 if node.window is None else 1
         grouping = Grouping(node, node.input.schema, functions, n_words, merges=False)
         super().__init__(grouping, counters, changelog, owns_global_group=owns_global_group)
+        self._lane = DenseLane.for_node(node, grouping.calls) if self._may_be_dense else None
+        self._dense = None if self._lane is None else self._lane.panes
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
         grouping = self._grouping
@@ -201,6 +241,8 @@ class SingleAggregate(_Emitting):
             panes = word_per_row(assigned.panes, rows.num_rows)
             indices, last_panes = grouping.grid.expand(panes, assigned.first_ends)
             rows = rows.take(array_from_buffers(indices, pa.int64(), None))
+        if self._add_dense([(rows, last_panes)]):
+            return
         self._note(grouping.add_rows(rows, (last_panes,)))
 
     @property
@@ -213,8 +255,20 @@ class SingleAggregate(_Emitting):
         grid = self._grouping.grid
         prefixes: list[tuple[Word, ...]] = [() for _ in parts]
         if grid is not None:
-            prefixes = [(grid.panes_of(rows),) for rows in parts]
+            located = [(rows, grid.panes_of(rows)) for rows in parts]
+            if self._add_dense(located):
+                return
+            prefixes = [(panes,) for _, panes in located]
         self._note(self._grouping.add_parts(parts, prefixes))
+
+    def _add_dense(self, located: Sequence[Located[AnyRows]]) -> bool:
+        """Add rows where that is quickest or, returning False, none; then the state gets them."""
+        if self._lane is None:
+            return False
+        if self._lane.add_all(located):
+            return True
+        self._leave_dense(panes for _, panes in located)
+        return False
 
 
 class FinalAggregate(_Emitting):
@@ -229,23 +283,50 @@ class FinalAggregate(_Emitting):
         owns_global_group: bool,
     ) -> None:
         n_words = 0 if node.window is None else 1
-        grouping = Grouping(node, rows_schema(node), {}, n_words, merges=True)
+        schema = rows_schema(node)
+        grouping = Grouping(node, schema, {}, n_words, merges=True)
         super().__init__(grouping, counters, changelog, owns_global_group=owns_global_group)
         self._partials = PartialGroups(node, grouping.grid, len(grouping.calls.specs))
+        self._columns = PartialColumns(node, len(grouping.calls.specs))
+        self._key_types = [schema.field(key).type for key in node.keys]
+        self._lane: DenseGroups | None = None
+        if self._may_be_dense:
+            self._lane = DenseGroups.for_node(node, schema, grouping.calls)
+            self._dense = None if self._lane is None else self._lane.panes
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
+        if self._lane is not None and batch.num_rows > 0:
+            columns, panes = self._columns, self._columns.panes(batch)
+            if self._lane.add_arrays(panes, columns.keys(batch), columns.states(batch)):
+                return
+            self._lane.settle()
+            self._leave_dense([panes])
         self._partials.add(batch)
-        # What comes from several partitions in a step is merged in one go.
-        if self._partials.n_rows >= _GATHERED_ROWS_MAX:
-            self._merge()
+        self._merge_at_least(_GATHERED_ROWS_MAX)
+
+    def process_groups(self, groups: PaneWords, out: Collector) -> None:
+        if self._lane is not None:
+            if self._lane.add(groups):
+                return
+            self._lane.settle()
+            self._leave_dense([groups.pane])
+        specs = words_of(self._grouping.calls)
+        assert specs is not None, "state that is words on both sides"
+        keys, states = groups.arrays(self._key_types, specs)
+        self._partials.add_pane(groups.pane, keys, states, groups.n_groups)
+        self._merge_at_least(_GATHERED_ROWS_MAX)
 
     def end_batch(self, out: Collector) -> None:
-        self._merge()
+        if self._lane is not None:
+            self._lane.settle()
+        self._merge_at_least(1)
         super().end_batch(out)
 
-    def _merge(self) -> None:
-        for keys, states in self._partials.take():
-            self._note(self._grouping.state.update_parts(keys, states))
+    def _merge_at_least(self, n_rows: int) -> None:
+        """Merge what has come from several partitions in a step in one go, if it is so much."""
+        if self._partials.n_rows >= n_rows:
+            for keys, states in self._partials.take():
+                self._note(self._grouping.state.update_parts(keys, states))
 
 
 def rows_schema(node: AggregateNode) -> pa.Schema:

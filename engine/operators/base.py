@@ -9,9 +9,19 @@ from typing import Literal, Protocol, runtime_checkable
 import pyarrow as pa
 
 from millstream.engine.source_rows import SourceRows
+from millstream.engine.state.pane_words import PaneWords
 from millstream.kernels.compile import I64
 
-__all__ = ["Collector", "Counters", "HeldBack", "HoldsBack", "Operator", "TakesRows"]
+__all__ = [
+    "Collector",
+    "Counters",
+    "GroupsCollector",
+    "HeldBack",
+    "HoldsBack",
+    "Operator",
+    "TakesGroups",
+    "TakesRows",
+]
 
 
 class Collector(Protocol):
@@ -19,6 +29,18 @@ class Collector(Protocol):
 
     def emit(self, batch: pa.RecordBatch) -> None:
         """Hand on a batch of the operator's output schema; it is not written to afterwards."""
+
+
+@runtime_checkable
+class GroupsCollector(Protocol):
+    """Where an operator's output goes, if it may be partial groups as they are in state."""
+
+    @property
+    def n_receivers(self) -> int:
+        """Number of partitions that own keys; 0 if groups are not taken like that."""
+
+    def emit_groups(self, parts: Sequence[PaneWords]) -> None:
+        """Hand on groups of a pane, those of each receiver; they are not written to afterwards."""
 
 
 class Counters:
@@ -108,3 +130,11 @@ class TakesRows(Protocol):
 
     def process_rows(self, parts: Sequence[SourceRows], out: Collector) -> None:
         """Take in rows that came one after the other, none of which is behind the watermark."""
+
+
+@runtime_checkable
+class TakesGroups(Protocol):
+    """An operator that takes partial groups as they are in state."""
+
+    def process_groups(self, groups: PaneWords, out: Collector) -> None:
+        """Take in groups of a pane that count in all of its windows."""

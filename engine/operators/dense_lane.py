@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from millstream.engine.operators.calls import Calls
 from millstream.engine.source_rows import SourceRows
-from millstream.engine.state.dense_panes import DensePanes, PaneGroups
+from millstream.engine.state.dense_panes import DensePanes
 from millstream.engine.state.key_table import KeyPart, Word
 from millstream.engine.state.places import RowPlaces, have_nulls
 from millstream.engine.state.words import WordSpec
@@ -36,6 +36,9 @@ class DenseLane:
         node: A windowed aggregate with keys.
         columns: What each accumulator takes, a column or None for the rows themselves.
         specs: The accumulators.
+
+    Attributes:
+        panes: The groups.
     """
 
     def __init__(
@@ -43,8 +46,9 @@ class DenseLane:
     ) -> None:
         schema = node.input.schema
         self._keys = node.keys
-        self._panes = DensePanes([schema.field(key).type for key in node.keys], specs)
-        of_rows = [None] if self._panes.counts_rows else []
+        key_types = [schema.field(key).type for key in node.keys]
+        self.panes = DensePanes(key_types, specs, merges=False)
+        of_rows = [None] if self.panes.counts_rows else []
         self._places = RowPlaces([*columns, *of_rows], schema)
 
     @classmethod
@@ -64,7 +68,7 @@ class DenseLane:
         Returns:
             What is left; how many rows have been added, and how many of them have new keys.
         """
-        if not self._panes.takes_rows:
+        if not self.panes.takes_rows:
             return located, 0, 0
         pieces: list[tuple[AnyRows, int]] = []
         rest: list[Located[AnyRows]] = []
@@ -74,36 +78,32 @@ class DenseLane:
                 rest.append((rows, panes))
             else:
                 pieces += runs
-        if not pieces:
+        n_before = self.panes.n_keys
+        if not pieces or not self._add(pieces):
             return located, 0, 0
+        return rest, sum(rows.num_rows for rows, _ in pieces), self.panes.n_keys - n_before
+
+    def add_all(self, located: Sequence[Located[AnyRows]]) -> bool:
+        """Add all of some rows or, returning False, none of them."""
+        pieces: list[tuple[AnyRows, int]] = []
+        for rows, panes in located:
+            runs = _runs(rows, panes)
+            if runs is None:
+                return False
+            pieces += runs
+        takes = self.panes.takes
+        return not pieces or (all(takes(pane) for _, pane in pieces) and self._add(pieces))
+
+    def _add(self, pieces: Sequence[tuple[AnyRows, int]]) -> bool:
         batches = [rows for rows, _ in pieces]
         places = self._places.of(batches)
         if have_nulls(places):
-            return located, 0, 0
+            return False
         parts = [
             KeyPart([rows.column(key) for key in self._keys], (), rows.num_rows) for rows in batches
         ]
-        n_before = self._panes.n_keys
-        self._panes.add(parts, [pane for _, pane in pieces], places)
-        return rest, sum(rows.num_rows for rows in batches), self._panes.n_keys - n_before
-
-    def close(self, limit: int) -> list[PaneGroups]:
-        """Give away the groups of all panes below a limit, in the order of the panes."""
-        return self._panes.close(limit)
-
-    def panes(self) -> I64:
-        """Return the panes that have groups: int64[n]."""
-        return self._panes.panes()
-
-    @property
-    def n_groups(self) -> int:
-        """Number of groups at most."""
-        return self._panes.n_groups
-
-    @property
-    def state_bytes(self) -> int:
-        """Bytes of keys and accumulators."""
-        return self._panes.state_bytes
+        self.panes.add(parts, [pane for _, pane in pieces], places)
+        return True
 
 
 def _runs(rows: AnyRows, panes: Word) -> list[tuple[AnyRows, int]] | None:
@@ -112,7 +112,7 @@ def _runs(rows: AnyRows, panes: Word) -> list[tuple[AnyRows, int]] | None:
         return [(rows, panes)]
     n_rows = len(panes)
     if n_rows == 0:
-        return None
+        return []
     changes: I64 = np.empty(n_rows // _RUN_ROWS_LEAST, np.int64)
     n_changes: int = find_changes(panes, changes)
     if n_changes > len(changes):

@@ -12,6 +12,7 @@ from millstream.engine.operators.calls import Calls
 from millstream.engine.operators.windowing import WindowGrid
 from millstream.engine.source_rows import SourceRows
 from millstream.engine.state.accumulators import Accumulators
+from millstream.engine.state.dense_panes import PaneGroups
 from millstream.engine.state.group_state import GroupState
 from millstream.engine.state.key_table import KeyPart, Word
 from millstream.engine.state.places import RowPlaces
@@ -82,6 +83,14 @@ class Grouping:
             columns += self.grid.columns(self.state.prefix_words(0)[group_ids])
         columns += self.state.keys(group_ids)
         columns += self.calls.results(self.state.accumulated(group_ids), group_ids)
+        return pa.RecordBatch.from_arrays(columns, schema=self.node.schema)
+
+    def results_of_pane(self, groups: PaneGroups) -> pa.RecordBatch:
+        """Return the finished rows of a tumbling window, whose groups were kept elsewhere."""
+        assert self.grid is not None, "a pane is a part of windows"
+        columns = self.grid.columns_of_one(groups.pane, groups.n_groups)
+        columns += groups.keys
+        columns += self.calls.results(groups.states, slice(0, groups.n_groups))
         return pa.RecordBatch.from_arrays(columns, schema=self.node.schema)
 
     def held_back(self, ends: I64) -> HeldBack | None:

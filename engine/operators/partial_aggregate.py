@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 
 from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END
 from millstream.engine.late_rows import LateRows
-from millstream.engine.operators.base import Collector, Counters, HeldBack
+from millstream.engine.operators.base import Collector, Counters, GroupsCollector, HeldBack
 from millstream.engine.operators.dense_lane import AnyRows, DenseLane, Located
 from millstream.engine.operators.grouping import Grouping
 from millstream.engine.operators.partials import partial_batch
@@ -58,6 +59,8 @@ class PartialAggregate:
         self._grouping = Grouping(
             node, node.input.schema, {}, grid_words, merges=False, at_hand=at_hand
         )
+        self._out: Collector | None = None
+        self._groups_out: GroupsCollector | None = None
         self._dense = None
         if self._is_deferred and node.window is not None:
             self._dense = DenseLane.for_node(node, self._grouping.calls)
@@ -154,12 +157,12 @@ class PartialAggregate:
 
     @property
     def state_rows(self) -> int:
-        n_dense = 0 if self._dense is None else self._dense.n_groups
+        n_dense = 0 if self._dense is None else self._dense.panes.n_groups
         return self._grouping.state.n_groups + n_dense
 
     @property
     def state_bytes(self) -> int:
-        n_bytes = 0 if self._dense is None else self._dense.state_bytes
+        n_bytes = 0 if self._dense is None else self._dense.panes.state_bytes
         return self._grouping.state_bytes + n_bytes
 
     def held_back(self) -> HeldBack | None:
@@ -168,7 +171,7 @@ class PartialAggregate:
             return None
         panes = grouping.state.prefix_words(0)
         if self._dense is not None:
-            panes = np.concatenate([panes, self._dense.panes()])
+            panes = np.concatenate([panes, self._dense.panes.panes()])
         return grouping.held_back(grouping.grid.open_ends(panes, self._closed_below))
 
     def _flush_all(self, out: Collector) -> None:
@@ -178,12 +181,30 @@ class PartialAggregate:
     def _flush_dense(self, closed_below: int, out: Collector) -> None:
         if self._dense is None:
             return
-        for groups in self._dense.close(closed_below):
-            panes = np.full(groups.n_groups, groups.pane, np.int64)
-            prefix = [word_per_row(word, groups.n_groups) for word in self._prefix(panes, None)]
-            out.emit(partial_batch(self._grouping.node, groups.keys, prefix, groups.states))
-            # Rows have been counted already, but not that old keys make new groups.
-            self._reduction.observe(0, groups.n_old)
+        n_old = 0
+        dealt = None
+        groups_out = self._groups_collector(out)
+        if groups_out is not None:
+            dealt = self._dense.panes.deal(closed_below, groups_out.n_receivers)
+            for pane in dealt or ():
+                groups_out.emit_groups(pane.parts)
+                n_old += pane.n_old
+        if dealt is None:
+            for groups in self._dense.panes.close(closed_below):
+                panes = np.full(groups.n_groups, groups.pane, np.int64)
+                prefix = [word_per_row(word, groups.n_groups) for word in self._prefix(panes, None)]
+                out.emit(partial_batch(self._grouping.node, groups.keys, prefix, groups.states))
+                n_old += groups.n_old
+        # Rows have been counted already, but not that old keys make new groups.
+        self._reduction.observe(0, n_old)
+
+    def _groups_collector(self, out: Collector) -> GroupsCollector | None:
+        if out is not self._out:
+            # Asking for a protocol takes long, so it is done once.
+            self._out = out
+            takes_groups = isinstance(out, GroupsCollector) and out.n_receivers > 0
+            self._groups_out = cast("GroupsCollector", out) if takes_groups else None
+        return self._groups_out
 
     def _flush(self, out: Collector, group_ids: U32 | slice, rest: U32) -> None:
         if len(rest) == self._grouping.state.n_groups:

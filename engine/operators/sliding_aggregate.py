@@ -14,10 +14,13 @@ import pyarrow as pa
 from millstream.engine.event_time import NO_WATERMARK
 from millstream.engine.operators.base import Collector, HeldBack
 from millstream.engine.operators.calls import Calls
+from millstream.engine.operators.dense_groups import DenseGroups, words_of
+from millstream.engine.operators.emission import emit_together
 from millstream.engine.operators.grouping import held_windows
 from millstream.engine.operators.partials import PartialColumns
 from millstream.engine.operators.windowing import ALL_WINDOWS, WindowGrid
 from millstream.engine.state.pane_runs import PaneRuns, WindowGroups
+from millstream.engine.state.pane_words import PaneWords
 from millstream.kernels.compile import I64, Bool
 from millstream.kernels.splitting import find_changes
 from millstream.planner.nodes import Aggregate as AggregateNode
@@ -48,7 +51,9 @@ class SlidingAggregate:
         self._calls = Calls(node.calls, rows_schema, {})
         self._columns = PartialColumns(node, len(self._calls.specs))
         key_types = [rows_schema.field(key).type for key in node.keys]
+        self._key_types = key_types
         self._runs = PaneRuns(key_types, self._calls.specs, ALL_WINDOWS)
+        self._dense = DenseGroups.for_node(node, rows_schema, self._calls)
         self._closed_below = NO_WATERMARK
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
@@ -63,49 +68,99 @@ class SlidingAggregate:
         for start, stop in pairwise(bounds):
             run = batch if stop - start == batch.num_rows else batch.slice(start, stop - start)
             keys, states = self._columns.keys(run), self._columns.states(run)
+            some = slice(start, stop)
             if is_whole and first_ends[start] <= panes[start] + 1:
-                self._runs.add_run(int(panes[start]), keys, states, stop - start)
+                if self._dense is None or not self._dense.add_arrays(panes[some], keys, states):
+                    self._leave_dense(int(panes[start]))
+                    self._runs.add_run(int(panes[start]), keys, states, stop - start)
             else:
-                some = slice(start, stop)
+                self._leave_dense(int(panes[some].max()))
                 self._runs.add_mixed(panes[some], first_ends[some], keys, states)
 
+    def process_groups(self, groups: PaneWords, out: Collector) -> None:
+        if self._dense is not None and self._dense.add(groups):
+            return
+        self._leave_dense(groups.pane)
+        specs = words_of(self._calls)
+        assert specs is not None, "state that is words on both sides"
+        keys, states = groups.arrays(self._key_types, specs)
+        self._runs.add_run(groups.pane, keys, states, groups.n_groups)
+
     def end_batch(self, out: Collector) -> None:
-        """Do nothing: windows come out when they end."""
+        if self._dense is not None:
+            self._dense.settle()
 
     def process_watermark(self, watermark: int, out: Collector) -> None:
         least, limit = self._closed_below, self._grid.closed_below(watermark)
         if limit <= least:
             return
         self._closed_below = limit
-        last_panes = self._grid.last_panes(self._runs.panes())
+        last_panes = self._grid.last_panes(self._panes())
         last_panes = last_panes[(last_panes >= least) & (last_panes < limit)]
-        if len(last_panes) == 0:
-            return
-        if len(last_panes) * _WINDOW_ROWS_LEAST > self._runs.n_rows and len(last_panes) > 1:
-            groups = self._runs.windows(self._grid.last_of_all, least, limit)
+        if len(last_panes) > 0:
+            self._emit_windows(last_panes, out)
+        self._runs.drop(self._is_over)
+        if self._dense is not None:
+            panes = self._dense.panes.panes()
+            self._dense.panes.drop(panes[self._is_over(panes)].tolist())
+
+    def _emit_windows(self, last_panes: I64, out: Collector) -> None:
+        """Put windows together that end now: int64[n], ascending."""
+        n_rows = self._runs.n_rows
+        is_dense = self._dense is not None and len(self._dense.panes.panes()) > 0
+        if len(last_panes) * _WINDOW_ROWS_LEAST > n_rows and len(last_panes) > 1 and not is_dense:
+            limit = int(last_panes[-1]) + 1
+            groups = self._runs.windows(self._grid.last_of_all, int(last_panes[0]), limit)
             if groups is not None:
                 out.emit(self._results(groups))
-        else:
-            first_panes = self._grid.first_panes(last_panes)
-            for first, last in zip(first_panes.tolist(), last_panes.tolist(), strict=True):
-                groups = self._runs.window(first, last)
-                if groups is not None:
-                    out.emit(self._results(groups))
-        self._runs.drop(self._is_over)
+            return
+        first_panes = self._grid.first_panes(last_panes)
+        windows = zip(first_panes.tolist(), last_panes.tolist(), strict=True)
+        found = (self._window(first, last) for first, last in windows)
+        emit_together([self._results(groups) for groups in found if groups is not None], out)
+
+    def _window(self, first: int, last: int) -> WindowGroups | None:
+        """Put one window together; None if nothing counts in it."""
+        dense = self._dense_panes(first, last)
+        if not dense:
+            return self._runs.window(first, last)
+        assert self._dense is not None, "it has panes"
+        groups = self._dense.panes.combined(dense)
+        if not self._runs.has_groups(first, last):
+            return WindowGroups(last, groups.keys, groups.states)
+        return self._runs.window(first, last, (groups.keys, groups.states))
+
+    def _panes(self) -> I64:
+        """Return the distinct panes that have groups: int64[n], ascending."""
+        panes = self._runs.panes()
+        return panes if self._dense is None else np.union1d(panes, self._dense.panes.panes())
+
+    def _dense_panes(self, first: int, last: int) -> list[int]:
+        panes = [] if self._dense is None else self._dense.panes.panes().tolist()
+        return sorted(pane for pane in panes if first <= pane <= last)
+
+    def _leave_dense(self, pane: int) -> None:
+        """Move dense panes up to one for which groups come that have to be kept otherwise."""
+        if self._dense is None:
+            return
+        self._dense.settle()
+        for groups in self._dense.panes.leave(pane + 1):
+            self._runs.add_run(groups.pane, groups.keys, groups.states, groups.n_groups)
 
     def end_input(self, out: Collector) -> None:
         """Do nothing: the last watermark has closed all windows."""
 
     @property
     def state_rows(self) -> int:
-        return self._runs.n_rows
+        return self._runs.n_rows + (0 if self._dense is None else self._dense.panes.n_groups)
 
     @property
     def state_bytes(self) -> int:
-        return self._runs.state_bytes
+        n_dense = 0 if self._dense is None else self._dense.panes.state_bytes
+        return self._runs.state_bytes + n_dense
 
     def held_back(self) -> HeldBack | None:
-        ends = self._grid.open_ends(self._runs.panes(), self._closed_below)
+        ends = self._grid.open_ends(self._panes(), self._closed_below)
         return held_windows(self._node, ends)
 
     def _is_over(self, panes: I64) -> Bool:

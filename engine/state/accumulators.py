@@ -143,9 +143,22 @@ class Accumulators:
         if len(sources) == 0:
             return
         if self._word_places:
-            self._words.merge(self._words.take(sources), targets)
+            self._words.merge(self._words.take(sources), targets, self._words.n_groups)
         for column in self._columns.values():
             column.merge(column.take(sources), targets)
+
+    def merge_states(self, states: Sequence[pa.Array], group_ids: U32, n_groups: int) -> None:
+        """Add states that :meth:`columns` of others gave, where all accumulators are words.
+
+        Args:
+            states: One array per accumulator, without NULLs.
+            group_ids: uint32[n], the group that each goes to.
+            n_groups: Number of groups that exist now; new ones are among ``group_ids``.
+        """
+        assert not self._columns, "only words are merged like that"
+        self.reserve(n_groups)
+        if self._word_places:
+            self._words.merge(states, group_ids, n_groups)
 
     def columns(self, group_ids: U32 | slice) -> list[pa.Array]:
         """Return the state of some groups as Arrow arrays; a slice may not be copied."""

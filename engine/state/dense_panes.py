@@ -7,27 +7,39 @@ all keys, which pays as long as most of them occur.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, groupby, pairwise
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from millstream.engine.state.key_table import KeyPart, KeyTable
+from millstream.engine.state.pane_words import KeyOwners, PaneWords
+from millstream.engine.state.places import NOWHERE, PLACE_WORDS
 from millstream.engine.state.words import Words, WordSpec
-from millstream.kernels.aggregation import Opcode
+from millstream.kernels.aggregation import STATE_DTYPE, Opcode, ValueKind
 from millstream.kernels.compile import I64, U32
+from millstream.kernels.panes import combine_panes, deal_groups
 
-__all__ = ["DensePanes", "PaneGroups"]
+__all__ = ["DealtPane", "DensePanes", "PaneGroups"]
 
 _CAPACITY_LEAST = 64
 # A pane with fewer than one in so many of all keys has too much room.
 _SPARSE = 4
+# Below any pane.
+_NO_PANE = -(1 << 63)
+# Panes whose memory is kept for the next ones.
+_FREE_MAX = 2
+_KINDS = {
+    np.dtype(np.int64): ValueKind.I64,
+    np.dtype(np.uint64): ValueKind.U64,
+    np.dtype(np.float64): ValueKind.F64,
+}
 
 
 class PaneGroups(NamedTuple):
-    """The groups of a pane that has ended.
+    """The groups of a pane that has ended, or of several added up.
 
     Attributes:
         pane: Its number.
@@ -44,26 +56,48 @@ class PaneGroups(NamedTuple):
     states: list[pa.Array]
 
 
+class DealtPane(NamedTuple):
+    """The groups of a pane that has ended, by the partitions that own their keys.
+
+    Attributes:
+        n_old: How many groups are of keys that were there before the pane.
+        parts: Those of each partition.
+    """
+
+    n_old: int
+    parts: list[PaneWords]
+
+
 class DensePanes:
-    """Adds rows up by pane and key.
+    """Adds rows up by pane and key, or partial groups.
 
     Values must not be NULL, so that a group which has rows has a value of each accumulator.
 
     Args:
         key_types: Types of the key columns, one or more.
         specs: The accumulators.
+        merges: Whether rows are partial values of the accumulators themselves.
     """
 
-    def __init__(self, key_types: Sequence[pa.DataType], specs: Sequence[WordSpec]) -> None:
+    def __init__(
+        self, key_types: Sequence[pa.DataType], specs: Sequence[WordSpec], *, merges: bool
+    ) -> None:
         self._key_types = list(key_types)
+        self._merges = merges
         self._n_states = len(specs)
-        counts = [i for i, spec in enumerate(specs) if spec.opcode == Opcode.COUNT]
+        self._opcodes = np.array([spec.merge_opcode for spec in specs], np.int64)
+        counts = [i for i, spec in enumerate(specs) if spec.opcode == Opcode.COUNT and not merges]
         # By a count of rows it is known which groups there are.
-        self._specs = list(specs) if counts else [*specs, WordSpec(Opcode.COUNT, None)]
+        rows = WordSpec(Opcode.COUNT, None, counts_partials=True)
+        self._specs = list(specs) if counts else [*specs, rows]
         self._count = counts[0] if counts else len(specs)
+        self._kinds = [_KINDS[STATE_DTYPE[spec.opcode]] for spec in specs]
         self._table = KeyTable(self._key_types)
+        self._owners = KeyOwners(0)
         self._panes: dict[int, _Pane] = {}
+        self._free: list[_Pane] = []
         self._is_leaving = False
+        self._takes_from = _NO_PANE
 
     @property
     def counts_rows(self) -> bool:
@@ -74,6 +108,10 @@ class DensePanes:
     def takes_rows(self) -> bool:
         """Whether rows can be added now: not while panes with too much room have yet to end."""
         return not self._is_leaving
+
+    def takes(self, pane: int) -> bool:
+        """Say whether rows of a pane can be added: those of a pane that was left cannot."""
+        return pane >= self._takes_from and not self._is_leaving
 
     @property
     def n_keys(self) -> int:
@@ -88,8 +126,8 @@ class DensePanes:
     @property
     def state_bytes(self) -> int:
         """Bytes of keys and accumulators."""
-        of_panes = sum(pane.words.state_bytes for pane in self._panes.values())
-        return self._table.state_bytes + of_panes
+        panes = [*self._panes.values(), *self._free]
+        return self._table.state_bytes + sum(pane.words.state_bytes for pane in panes)
 
     def panes(self) -> I64:
         """Return the panes that have groups: int64[n]."""
@@ -103,50 +141,130 @@ class DensePanes:
             panes: The pane of each part.
             places: int64[n_parts, n_accumulators, PLACE_WORDS], where the values of each part lie.
         """
-        bounds = np.zeros(len(parts) + 1, np.int64)
-        np.cumsum([part.n_rows for part in parts], out=bounds[1:])
+        bounds = _bounds(part.n_rows for part in parts)
         n_before = self._table.n_groups
         group_ids = self._table.assign_parts(parts, bounds)
-        for pane, run in groupby(range(len(parts)), key=panes.__getitem__):
+        self._add(group_ids, bounds, panes, places, n_before)
+
+    def add_words(self, parts: Sequence[PaneWords]) -> None:
+        """Add partial groups."""
+        bounds = _bounds(part.n_groups for part in parts)
+        n_before = self._table.n_groups
+        n_key_words = len(parts[0].words) - self._n_states
+        group_ids = self._table.assign_words([part.words[:n_key_words] for part in parts], bounds)
+        places: list[tuple[int, int, int, int]] = []
+        for _, words in parts:
+            at, stride = words.ctypes.data, words.strides[0]
+            for place, kind in enumerate(self._kinds, start=n_key_words):
+                places.append((at + place * stride, kind, 0, 0))
+            places.append(NOWHERE)
+        shape = len(parts), len(self._specs), PLACE_WORDS
+        of_parts = np.array(places, np.int64).reshape(shape)
+        self._add(group_ids, bounds, [part.pane for part in parts], of_parts, n_before)
+
+    def close(self, limit: int) -> list[PaneGroups]:
+        """Give away the groups of all panes below a limit, in the order of the panes."""
+        closed = [self._closed(number, pane) for number, pane in self._pop(limit)]
+        self._begin_anew()
+        return closed
+
+    def deal(self, limit: int, n_partitions: int) -> list[DealtPane] | None:
+        """Do what :meth:`close` does, by the partitions that own the keys.
+
+        Returns:
+            None if keys have no words that tell them elsewhere; then nothing has been given away.
+        """
+        words = self._table.words()
+        if words is None:
+            return None
+        if self._owners.n_partitions != n_partitions:
+            self._owners = KeyOwners(n_partitions)
+        dealt = [self._dealt(number, pane, words) for number, pane in self._pop(limit)]
+        self._begin_anew()
+        return dealt
+
+    def leave(self, limit: int) -> list[PaneGroups]:
+        """Give away all panes below a limit, also later on: their rows belong elsewhere."""
+        self._takes_from = max(self._takes_from, limit)
+        return self.close(limit)
+
+    def combined(self, panes: Sequence[int]) -> PaneGroups:
+        """Add some panes up, one or more, without giving them away."""
+        chosen = [self._panes[number].words for number in panes]
+        n_keys = np.array([words.n_groups for words in chosen], np.int64)
+        steps = [*range(self._n_states), self._count]
+        sums = np.empty((len(steps), n_keys.max()), np.int64)
+        addresses = np.array([words.addresses()[steps] for words in chosen])
+        opcodes = np.append(self._opcodes, Opcode.SUM_I64)
+        at = sums.ctypes.data + sums.strides[0] * np.arange(len(steps))
+        combine_panes(opcodes, addresses, n_keys, at)
+        present = np.flatnonzero(sums[-1])
+        if len(present) < sums.shape[1]:
+            sums = np.take(sums, present, axis=1)
+        key_ids = _ids(present, self.n_keys)
+        _, states = PaneWords(panes[-1], sums).arrays([], self._specs[: self._n_states])
+        return PaneGroups(panes[-1], len(present), 0, self._table.columns(key_ids), states)
+
+    def drop(self, panes: Iterable[int]) -> None:
+        """Forget some panes."""
+        for number in panes:
+            self._recycle(self._panes.pop(number))
+        self._begin_anew()
+
+    def _add(
+        self, group_ids: U32, bounds: I64, panes: Sequence[int], places: I64, n_keys_before: int
+    ) -> None:
+        for pane, run in groupby(range(len(panes)), key=panes.__getitem__):
             first, *rest = run
             stop = rest[-1] + 1 if rest else first + 1
             rows = bounds[first : stop + 1]
             ids = group_ids[rows[0] : rows[-1]]
-            self._pane(pane, n_before).add(places[first:stop], rows - rows[0], ids, self.n_keys)
-
-    def close(self, limit: int) -> list[PaneGroups]:
-        """Give away the groups of all panes below a limit, in the order of the panes."""
-        closed = [
-            self._closed(pane, self._panes.pop(pane))
-            for pane in sorted(pane for pane in self._panes if pane < limit)
-        ]
-        if self._is_leaving and not self._panes:
-            self._table = KeyTable(self._key_types)
-            self._is_leaving = False
-        return closed
+            self._pane(pane, n_keys_before).add(
+                places[first:stop], rows - rows[0], ids, self.n_keys
+            )
 
     def _pane(self, number: int, n_keys: int) -> _Pane:
         pane = self._panes.get(number)
         if pane is None:
             if self._panes:
                 # However long panes wait for their end: not one more if they have too much room.
-                self._look_at(next(reversed(self._panes.values())))
-            pane = self._panes[number] = _Pane(Words(self._specs, merges=False), n_keys)
+                latest = next(reversed(self._panes.values()))
+                self._look_at(int(np.count_nonzero(latest.words.counts(self._count))))
+            if self._free:
+                pane = self._free.pop()
+            else:
+                pane = _Pane(Words(self._specs, merges=self._merges))
+            pane.n_keys_before = n_keys
+            self._panes[number] = pane
         return pane
 
-    def _look_at(self, pane: _Pane) -> None:
+    def _look_at(self, n_groups: int) -> None:
         """Leave these keys if few of them occur in a pane that has had most of its rows."""
-        if np.count_nonzero(pane.words.counts(self._count)) * _SPARSE < self.n_keys:
+        if n_groups * _SPARSE < self.n_keys:
             self._is_leaving = True
+
+    def _pop(self, limit: int) -> list[tuple[int, _Pane]]:
+        numbers = sorted(number for number in self._panes if number < limit)
+        return [(number, self._panes.pop(number)) for number in numbers]
+
+    def _begin_anew(self) -> None:
+        if self._is_leaving and not self._panes:
+            self._table = KeyTable(self._key_types)
+            self._owners = KeyOwners(0)
+            self._free.clear()
+            self._is_leaving = False
+
+    def _recycle(self, pane: _Pane) -> None:
+        if len(self._free) < _FREE_MAX:
+            pane.words.clear()
+            self._free.append(pane)
 
     def _closed(self, number: int, pane: _Pane) -> PaneGroups:
         words = pane.words
         present = np.flatnonzero(words.counts(self._count))
-        n_groups, n_all = len(present), words.n_groups
-        group_ids: U32 | slice = slice(0, n_all)
-        if n_groups < n_all:
-            group_ids = present.astype(np.uint32)
-        self._look_at(pane)
+        n_groups = len(present)
+        group_ids = _ids(present, words.n_groups)
+        self._look_at(n_groups)
         n_new = n_groups - int(np.searchsorted(present, pane.n_keys_before))
         return PaneGroups(
             number,
@@ -156,15 +274,33 @@ class DensePanes:
             words.take(group_ids)[: self._n_states],
         )
 
+    def _dealt(self, number: int, pane: _Pane, keys: I64) -> DealtPane:
+        counts = pane.words.counts(self._count)
+        n_keys = len(counts)
+        n_partitions = self._owners.n_partitions
+        states = pane.words.addresses()[: self._n_states]
+        columns = np.append(keys.ctypes.data + keys.strides[0] * np.arange(len(keys)), states)
+        offsets = np.empty(n_partitions + 1, np.int64)
+        dealt = np.empty((len(columns), n_keys), np.int64)
+        owners, rows = self._owners.of(self._table), np.empty(n_keys, np.uint32)
+        n_old = deal_groups(
+            counts, pane.n_keys_before, owners[:n_keys], offsets, columns, rows, dealt
+        )
+        self._look_at(int(offsets[-1]))
+        self._recycle(pane)
+        starts = offsets.tolist()
+        parts = [PaneWords(number, dealt[:, start:stop]) for start, stop in pairwise(starts)]
+        return DealtPane(n_old, parts)
+
 
 class _Pane:
     """Accumulators of a pane, and how many keys there were before it."""
 
     __slots__ = ("_capacity", "n_keys_before", "words")
 
-    def __init__(self, words: Words, n_keys_before: int) -> None:
+    def __init__(self, words: Words) -> None:
         self.words = words
-        self.n_keys_before = n_keys_before
+        self.n_keys_before = 0
         self._capacity = 0
 
     def add(self, places: I64, bounds: I64, group_ids: U32, n_keys: int) -> None:
@@ -178,3 +314,12 @@ class _Pane:
 def _capacity(before: int, n_keys: int) -> int:
     # A new pane will hardly get more keys than there are.
     return max(_CAPACITY_LEAST, n_keys, 2 * before)
+
+
+def _bounds(n_rows: Iterable[int]) -> I64:
+    return np.array([*accumulate(n_rows, initial=0)], np.int64)
+
+
+def _ids(present: I64, n_keys: int) -> U32 | slice:
+    """Return numbers of keys as the state takes them; those of all keys are not copied."""
+    return slice(0, n_keys) if len(present) == n_keys else present.astype(np.uint32)

@@ -106,6 +106,16 @@ class GroupState:
         )
         return group_ids
 
+    def merge(self, part: KeyPart, states: Sequence[pa.Array]) -> None:
+        """Add groups of another state, where all accumulators are words and have values.
+
+        Args:
+            part: Keys of the groups.
+            states: Their accumulators, as :meth:`accumulated` gives them.
+        """
+        _, group_ids, _ = self._assign([part])
+        self._accumulators.merge_states(states, group_ids, self.n_groups)
+
     def _assign(self, parts: Sequence[KeyPart]) -> tuple[I64, U32, bool]:
         """Return where parts begin and end, the groups of rows, and whether all new ones have rows.
 

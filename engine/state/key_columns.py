@@ -31,10 +31,12 @@ class KeyColumn(ABC):
     Attributes:
         n_words: Words per value.
         has_words: Whether a value without encodings is its own word where it lies.
+        tells_values: Whether words tell the value by themselves, to any column of the type.
     """
 
     n_words = 1
     has_words = False
+    tells_values = True
 
     def __init__(self, type_: pa.DataType) -> None:
         self.type = type_
@@ -156,6 +158,8 @@ class _NullColumn(KeyColumn):
 
 class _TextColumn(KeyColumn):
     """Text and binary: the number of the value in a table of values; NULL has one too."""
+
+    tells_values = False
 
     def __init__(self, type_: pa.DataType) -> None:
         super().__init__(type_)

@@ -142,6 +142,29 @@ class KeyTable:
                 return np.full(bounds[-1], group_id, np.uint32)
         return self._assign(words_of_parts, bounds)
 
+    def assign_words(self, parts: Sequence[I64], bounds: I64) -> U32:
+        """Do what :meth:`assign_parts` does for keys as :meth:`words` of another table gives them.
+
+        Args:
+            parts: int64[n_words, n_rows] each, a row in one piece; of a table without prefix words.
+            bounds: As for :meth:`assign_parts`.
+        """
+        encoded: list[list[Word | _Address]] = [
+            [*map(_address_of, words), *[0] * self._n_null_words] for words in parts
+        ]
+        return self._assign(encoded, bounds)
+
+    def words(self) -> I64 | None:
+        """View the words of all keys, if they tell the keys to any table of the same types.
+
+        Returns:
+            int64[n_words, n_groups], not to be written to; or None if words are numbers of texts,
+            or some keys are NULL.
+        """
+        if self._n_null_words > 0 or not all(column.tells_values for column in self._columns):
+            return None
+        return self._keys[self._n_prefix_words :, : self.n_groups]
+
     def prefix_words(self, index: int) -> I64:
         """View one prefix word of each group: int64[n_groups], not to be written to."""
         return self._keys[index, : self.n_groups]
@@ -322,6 +345,10 @@ class _Address(NamedTuple):
     """Where 64-bit words lie, which somebody keeps alive."""
 
     address: int
+
+
+def _address_of(words: I64) -> _Address:
+    return _Address(words.ctypes.data)
 
 
 class _Places:

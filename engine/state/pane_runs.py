@@ -135,9 +135,30 @@ class PaneRuns:
         found = [np.array(list(self._runs), np.int64), *(mixed.panes for mixed in self._mixed)]
         return np.unique(np.concatenate(found))
 
-    def window(self, first_pane: int, last_pane: int) -> WindowGroups | None:
-        """Put a window together; None if nothing counts in it."""
+    def has_groups(self, first_pane: int, last_pane: int) -> bool:
+        """Say whether there are groups of some panes."""
+        return bool(self._panes_between(first_pane, last_pane)) or any(
+            bool(((mixed.panes >= first_pane) & (mixed.panes <= last_pane)).any())
+            for mixed in self._mixed
+        )
+
+    def window(
+        self,
+        first_pane: int,
+        last_pane: int,
+        others: tuple[Sequence[pa.Array], list[pa.Array]] | None = None,
+    ) -> WindowGroups | None:
+        """Put a window together; None if nothing counts in it.
+
+        Args:
+            first_pane: Its first pane.
+            last_pane: Its last pane.
+            others: Keys and accumulators of groups that are kept elsewhere and count in it too.
+        """
         parts: list[_Run] = []
+        if others is not None:
+            keys, states = others
+            parts.append(self._run(self._numbers(keys, len(keys[0])), states))
         for pane in self._panes_between(first_pane, last_pane):
             runs = self._runs[pane]
             if len(runs) > _RUNS_MAX:

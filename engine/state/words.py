@@ -43,15 +43,19 @@ class WordSpec:
     Attributes:
         opcode: What a row does to it.
         column: Input column that is accumulated, or None to count rows.
+        counts_partials: Whether a partial value counts as one row, whatever it is; for COUNT.
     """
 
     opcode: Opcode
     column: str | None
+    counts_partials: bool = False
 
     @property
     def merge_opcode(self) -> Opcode:
         """What a partial value of the same group does to it."""
-        return Opcode.SUM_I64 if self.opcode == Opcode.COUNT else self.opcode
+        if self.opcode == Opcode.COUNT and not self.counts_partials:
+            return Opcode.SUM_I64
+        return self.opcode
 
     @property
     def state_type(self) -> pa.DataType:
@@ -171,8 +175,16 @@ class Words:
         if len(group_ids) > 0:
             self._run(self._program, places, bounds, group_ids)
 
-    def merge(self, states: Sequence[pa.Array], group_ids: U32) -> None:
-        """Add states that :meth:`take` gave: uint32[n_rows] tells the group that each goes to."""
+    def merge(self, states: Sequence[pa.Array], group_ids: U32, n_groups: int) -> None:
+        """Add states that :meth:`take` gave.
+
+        Args:
+            states: One array per accumulator.
+            group_ids: uint32[n_rows], the group that each goes to.
+            n_groups: Number of groups that exist now; new ones are among ``group_ids``.
+        """
+        self._make_ready(n_groups)
+        self._n_groups = max(self._n_groups, n_groups)
         program = self._program.copy()
         program[:, Field.OPCODE] = [spec.merge_opcode for spec in self._specs]
         for column, step in self._first_steps.items():
@@ -191,6 +203,21 @@ class Words:
             np.int64
         )
         return counts
+
+    def addresses(self) -> I64:
+        """Return where the states lie, which hold something up to the number of groups.
+
+        Returns:
+            int64[n_accumulators], good until the next update or reallocation.
+        """
+        steps = [self._counts_shared.get(step, step) for step in range(len(self._specs))]
+        addresses: I64 = self._program[steps, Field.STATE]
+        return addresses
+
+    def clear(self) -> None:
+        """Forget all groups, and use the memory for others; nobody else may have it."""
+        self._n_groups = self._n_ready = 0
+        self._is_complete = dict.fromkeys(self._first_steps, True)
 
     def take(self, group_ids: U32 | slice) -> list[pa.Array]:
         """Return the states of some groups; a slice is not copied."""

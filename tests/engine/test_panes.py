@@ -43,7 +43,7 @@ def test_dense_panes_add_up_what_dictionaries_do(
     steps: list[tuple[int, list[Row]]], has_count: bool, limits: list[int]
 ) -> None:
     specs = [SUM, MAX, COUNT] if has_count else [SUM, MAX]
-    panes = DensePanes([pa.string()], specs)
+    panes = DensePanes([pa.string()], specs, merges=False)
     assert panes.counts_rows is not has_count
     schema = pa.schema({"k": pa.string(), "v": pa.int64()})
     places = RowPlaces(["v", "v", None], schema)
@@ -87,7 +87,7 @@ ALL_PANES = 1 << 62
 
 
 def test_parts_of_several_panes_go_in_at_once() -> None:
-    panes = DensePanes([pa.int64()], [COUNT])
+    panes = DensePanes([pa.int64()], [COUNT], merges=False)
     batches = [pa.record_batch({"k": [1, 2, 1]}), pa.record_batch({"k": [2]})] * 2
     places = RowPlaces([None], batches[0].schema).of(batches)
     parts = [KeyPart([batch.column("k")], (), batch.num_rows) for batch in batches]
@@ -101,7 +101,7 @@ def test_parts_of_several_panes_go_in_at_once() -> None:
 
 
 def test_a_table_with_too_many_keys_is_left_when_its_panes_have_ended() -> None:
-    panes = DensePanes([pa.int64()], [COUNT])
+    panes = DensePanes([pa.int64()], [COUNT], merges=False)
 
     def add(pane: int, keys: list[int]) -> None:
         batch = pa.record_batch({"k": keys})
@@ -219,7 +219,7 @@ def test_the_least_capacity_is_for_a_handful_of_keys() -> None:
 
 
 def test_many_open_panes_of_few_keys_take_little_room() -> None:
-    panes = DensePanes([pa.int64()], [COUNT])
+    panes = DensePanes([pa.int64()], [COUNT], merges=False)
     n_taken = 0
     for pane in range(1000):
         if panes.takes_rows:

@@ -47,10 +47,10 @@ def test_shared_counts_survive_a_move_and_a_merge() -> None:
     update(words, [1.0, 2.0, 3.0, 4.0], [0, 1, 0, 2])
     words.reallocate(8, ids(2, 0))
     assert taken(words, 0, 1) == [[1, 2], [4.0, 4.0], [1, 2], [1, 2]]
-    words.merge(words.take(ids(1)), ids(0))
+    words.merge(words.take(ids(1)), ids(0), words.n_groups)
     assert taken(words, 0) == [[3], [8.0], [3], [3]]
     update(words, [None], [0])
-    words.merge(words.take(ids(1)), ids(0))
+    words.merge(words.take(ids(1)), ids(0), words.n_groups)
     assert taken(words, 0) == [[5], [12.0], [6], [6]]
 
 

@@ -9,7 +9,9 @@ from unittest import mock
 from millstream.engine import event_time, exchange
 from millstream.engine.operators import (
     aggregate,
+    dense_groups,
     dense_lane,
+    emission,
     over,
     partials,
     reduction,
@@ -59,6 +61,8 @@ _LIMITS = (
     (sent_rows, "_CAPACITY_LEAST", 1),
     (session_state, "_CAPACITY_LEAST", 1),
     (frames, "_SLOTS_LEAST", 4),
+    (dense_groups, "_WAITING_ROWS_MAX", 2),
+    (emission, "_SMALL_ROWS", 0),
     (dense_lane, "_RUN_ROWS_LEAST", 1),
     (dense_panes, "_SPARSE", 1),
     (dense_panes, "_CAPACITY_LEAST", 1),

@@ -1,0 +1,79 @@
+"""Groups of a pane as words: so they go from one phase of an aggregate to the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from millstream.engine.columns import array_from_buffers
+from millstream.engine.routing import hash_columns
+from millstream.engine.state.key_columns import key_column
+from millstream.engine.state.key_table import KeyTable
+from millstream.engine.state.words import WordSpec
+from millstream.kernels.aggregation import STATE_DTYPE
+from millstream.kernels.compile import I64, U32
+from millstream.kernels.partitioning import find_owners
+
+__all__ = ["KeyOwners", "PaneWords"]
+
+
+class PaneWords(NamedTuple):
+    """Groups of one pane, which count in all of its windows.
+
+    Attributes:
+        pane: Its number.
+        words: int64[n_key_words + n_accumulators, n_groups], keys first, each row in one piece.
+            Nothing is NULL, and words tell the keys by themselves.
+    """
+
+    pane: int
+    words: I64
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups."""
+        return int(self.words.shape[1])
+
+    def arrays(
+        self, key_types: Sequence[pa.DataType], specs: Sequence[WordSpec]
+    ) -> tuple[list[pa.Array], list[pa.Array]]:
+        """Return key columns and accumulators, without a copy where Arrow has them as words."""
+        rows = iter(self.words)
+        keys = []
+        for type_ in key_types:
+            column = key_column(type_)
+            keys.append(column.decode([next(rows) for _ in range(column.n_words)], None))
+        states = [
+            array_from_buffers(next(rows).view(STATE_DTYPE[spec.opcode]), spec.state_type, None)
+            for spec in specs
+        ]
+        return keys, states
+
+
+class KeyOwners:
+    """The partitions that own the keys of a table, found once for each key.
+
+    Args:
+        n_partitions: Number of partitions.
+    """
+
+    def __init__(self, n_partitions: int) -> None:
+        self.n_partitions = n_partitions
+        self._owners = np.zeros(0, np.uint32)
+        self._n_known = 0
+
+    def of(self, table: KeyTable) -> U32:
+        """Return the owner of each key: uint32[n_keys], as an exchange by these keys has it."""
+        first, n_keys = self._n_known, table.n_groups
+        if n_keys > len(self._owners):
+            owners = np.zeros(max(2 * len(self._owners), n_keys), np.uint32)
+            owners[:first] = self._owners[:first]
+            self._owners = owners
+        if n_keys > first and self.n_partitions > 1:
+            hashes = hash_columns(table.columns(slice(first, n_keys)))
+            find_owners(hashes, self.n_partitions, self._owners[first:n_keys])
+        self._n_known = n_keys
+        return self._owners[:n_keys]
