@@ -326,7 +326,8 @@ class FinalAggregate(_Emitting):
         """Merge what has come from several partitions in a step in one go, if it is so much."""
         if self._partials.n_rows >= n_rows:
             for keys, states in self._partials.take():
-                self._note(self._grouping.state.update_parts(keys, states))
+                room = self._grouping.room
+                self._note(self._grouping.state.update_parts(keys, states, room))
 
 
 def rows_schema(node: AggregateNode) -> pa.Schema:

@@ -14,6 +14,7 @@ from millstream.engine.source_rows import SourceRows
 from millstream.engine.state.accumulators import Accumulators
 from millstream.engine.state.dense_panes import PaneGroups
 from millstream.engine.state.group_state import GroupState
+from millstream.engine.state.id_room import IdRoom
 from millstream.engine.state.key_table import KeyPart, Word
 from millstream.engine.state.places import RowPlaces
 from millstream.engine.step import AtHand
@@ -24,7 +25,12 @@ __all__ = ["Grouping", "held_windows"]
 
 
 class Grouping:
-    """What all phases share: the state and how rows or partial groups get into it."""
+    """What all phases share: the state and how rows or partial groups get into it.
+
+    Attributes:
+        room: Where the groups of rows lie, unless somebody keeps them: the calls, or an operator
+            that emits versions of groups.
+    """
 
     def __init__(
         self,
@@ -40,13 +46,15 @@ class Grouping:
         self.grid = None if node.window is None else WindowGrid(node.window, node.allowed_lateness)
         self.calls = Calls(node.calls, rows_schema, functions, at_hand)
         self.keeps_rows = self.calls.keeps_rows
+        is_noted = node.phase != "partial" and (node.emit == "changes" or node.allowed_lateness > 0)
+        self.room = None if self.keeps_rows or is_noted else IdRoom()
         columns = self.calls.columns_of_words()
         self._places = None if columns is None else RowPlaces(columns, rows_schema)
         key_types = [rows_schema.field(key).type for key in node.keys]
         self.state = GroupState(key_types, n_prefix_words, self.calls.specs, merges=merges)
 
     def add_rows(self, batch: pa.RecordBatch, prefix: Sequence[Word]) -> U32:
-        """Add rows of the input and return their groups."""
+        """Add rows of the input and return their groups, as :meth:`add_parts` does."""
         group_ids = self.add_parts([batch], [prefix])
         self.calls.keep(batch, group_ids)
         return group_ids
@@ -59,15 +67,17 @@ class Grouping:
         """Add rows that came one after the other, for calls that do not need them kept.
 
         Returns:
-            The groups of all rows, one part after the other.
+            The groups of all rows, one part after the other. Where there is a ``room`` for them,
+            they are good until the next call.
         """
         keys = [
             KeyPart([rows.column(key) for key in self.node.keys], prefix, rows.num_rows)
             for rows, prefix in zip(parts, prefixes, strict=True)
         ]
         if self._places is not None:
-            return self.state.update_at(keys, self._places.of(parts))
-        return self.state.update_parts(keys, [self.calls.values(rows) for rows in parts])
+            return self.state.update_at(keys, self._places.of(parts), self.room)
+        values = [self.calls.values(rows) for rows in parts]
+        return self.state.update_parts(keys, values, self.room)
 
     def row_states(self, batch: pa.RecordBatch | SourceRows) -> list[pa.Array]:
         """Return the accumulators of groups of one row each, for every row of a batch."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from millstream.engine.state.id_room import IdRoom
 from millstream.engine.state.key_table import KeyPart, KeyTable
 from millstream.engine.state.pane_words import KeyOwners, PaneWords
 from millstream.engine.state.places import NOWHERE, PLACE_WORDS
@@ -96,6 +97,7 @@ class DensePanes:
         self._owners = KeyOwners(0)
         self._panes: dict[int, _Pane] = {}
         self._free: list[_Pane] = []
+        self._room = IdRoom()
         self._is_leaving = False
         self._takes_from = _NO_PANE
 
@@ -143,7 +145,7 @@ class DensePanes:
         """
         bounds = _bounds(part.n_rows for part in parts)
         n_before = self._table.n_groups
-        group_ids = self._table.assign_parts(parts, bounds)
+        group_ids = self._table.assign_parts(parts, bounds, self._room)
         self._add(group_ids, bounds, panes, places, n_before)
 
     def add_words(self, parts: Sequence[PaneWords]) -> None:
@@ -151,7 +153,8 @@ class DensePanes:
         bounds = _bounds(part.n_groups for part in parts)
         n_before = self._table.n_groups
         n_key_words = len(parts[0].words) - self._n_states
-        group_ids = self._table.assign_words([part.words[:n_key_words] for part in parts], bounds)
+        keys = [part.words[:n_key_words] for part in parts]
+        group_ids = self._table.assign_words(keys, bounds, self._room)
         places: list[tuple[int, int, int, int]] = []
         for _, words in parts:
             at, stride = words.ctypes.data, words.strides[0]

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.engine.state.accumulators import Accumulators, AccumulatorSpec
+from millstream.engine.state.id_room import IdRoom
 from millstream.engine.state.key_table import KeyPart, KeyTable, Word
 from millstream.kernels.compile import I64, U32
 from millstream.kernels.splitting import split_groups
@@ -73,34 +74,39 @@ class GroupState:
         return self.update_parts([KeyPart(keys, prefix, n_rows)], [values])
 
     def update_parts(
-        self, parts: Sequence[KeyPart], values: Sequence[Sequence[pa.Array | None]]
+        self,
+        parts: Sequence[KeyPart],
+        values: Sequence[Sequence[pa.Array | None]],
+        room: IdRoom | None = None,
     ) -> U32:
         """Add rows of several batches to their groups.
 
         Args:
             parts: Keys of each batch.
             values: Per batch and accumulator its values.
+            room: Where the groups may lie, if nobody keeps them.
 
         Returns:
             The groups of all rows, one batch after the other: uint32[n_rows].
         """
-        bounds, group_ids, new_have_rows = self._assign(parts)
+        bounds, group_ids, new_have_rows = self._assign(parts, room)
         self._accumulators.update_parts(
             values, bounds, group_ids, self.n_groups, new_have_rows=new_have_rows
         )
         return group_ids
 
-    def update_at(self, parts: Sequence[KeyPart], places: I64) -> U32:
+    def update_at(self, parts: Sequence[KeyPart], places: I64, room: IdRoom | None = None) -> U32:
         """Add rows of several batches to their groups, where all accumulators are words.
 
         Args:
             parts: Keys of each batch.
             places: int64[n_parts, n_accumulators, PLACE_WORDS], where the values lie meanwhile.
+            room: Where the groups may lie, if nobody keeps them.
 
         Returns:
             The groups of all rows, one batch after the other: uint32[n_rows].
         """
-        bounds, group_ids, new_have_rows = self._assign(parts)
+        bounds, group_ids, new_have_rows = self._assign(parts, room)
         self._accumulators.update_at(
             places, bounds, group_ids, self.n_groups, new_have_rows=new_have_rows
         )
@@ -113,10 +119,10 @@ class GroupState:
             part: Keys of the groups.
             states: Their accumulators, as :meth:`accumulated` gives them.
         """
-        _, group_ids, _ = self._assign([part])
+        _, group_ids, _ = self._assign([part], None)
         self._accumulators.merge_states(states, group_ids, self.n_groups)
 
-    def _assign(self, parts: Sequence[KeyPart]) -> tuple[I64, U32, bool]:
+    def _assign(self, parts: Sequence[KeyPart], room: IdRoom | None) -> tuple[I64, U32, bool]:
         """Return where parts begin and end, the groups of rows, and whether all new ones have rows.
 
         The group of a query without keys is there without rows, too.
@@ -124,9 +130,10 @@ class GroupState:
         bounds = np.array([*accumulate((part.n_rows for part in parts), initial=0)], np.int64)
         if self._is_global:
             self._n_global = 1
-            group_ids = np.zeros(bounds[-1], np.uint32)
+            group_ids = (room or IdRoom()).of(int(bounds[-1]))
+            group_ids.fill(0)
         else:
-            group_ids = self._table.assign_parts(parts, bounds)
+            group_ids = self._table.assign_parts(parts, bounds, room)
         return bounds, group_ids, len(group_ids) > 0 or not self._is_global
 
     def prefix_words(self, index: int) -> I64:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.engine.state.direct_index import DirectIndex
+from millstream.engine.state.id_room import IdRoom
 from millstream.engine.state.key_columns import key_column
 from millstream.kernels.compile import I64, U8, U32
 from millstream.kernels.grouping import BLOCK_ROWS, assign_group_ids_at, rebuild_slots
@@ -117,12 +118,15 @@ class KeyTable:
             [KeyPart(columns, prefix, n_rows)], np.array([0, n_rows], np.int64)
         )
 
-    def assign_parts(self, parts: Sequence[KeyPart], bounds: I64) -> U32:
+    def assign_parts(
+        self, parts: Sequence[KeyPart], bounds: I64, room: IdRoom | None = None
+    ) -> U32:
         """Do what :meth:`assign` does for several batches in one go.
 
         Args:
             parts: The keys of each batch.
             bounds: int64[n_parts + 1], the number of the first row of each batch, and of all rows.
+            room: Where the ids may lie, if nobody keeps them.
 
         Returns:
             uint32[n_rows], the ids of all parts one after the other.
@@ -138,21 +142,22 @@ class KeyTable:
         if not self._columns and len(parts) == 1 and bounds[-1] > 1:
             (words,) = words_of_parts
             if all(isinstance(word, int) for word in words):
-                (group_id,) = self._assign([words], np.array([0, 1], np.int64))
+                (group_id,) = self._assign([words], np.array([0, 1], np.int64), None)
                 return np.full(bounds[-1], group_id, np.uint32)
-        return self._assign(words_of_parts, bounds)
+        return self._assign(words_of_parts, bounds, room)
 
-    def assign_words(self, parts: Sequence[I64], bounds: I64) -> U32:
+    def assign_words(self, parts: Sequence[I64], bounds: I64, room: IdRoom) -> U32:
         """Do what :meth:`assign_parts` does for keys as :meth:`words` of another table gives them.
 
         Args:
             parts: int64[n_words, n_rows] each, a row in one piece; of a table without prefix words.
             bounds: As for :meth:`assign_parts`.
+            room: Where the ids lie.
         """
         encoded: list[list[Word | _Address]] = [
             [*map(_address_of, words), *[0] * self._n_null_words] for words in parts
         ]
-        return self._assign(encoded, bounds)
+        return self._assign(encoded, bounds, room)
 
     def words(self) -> I64 | None:
         """View the words of all keys, if they tell the keys to any table of the same types.
@@ -240,9 +245,11 @@ class KeyTable:
         assert words, "a key has at least one word"
         return words, None if all(is_null is None for is_null in nulls) else nulls
 
-    def _assign(self, parts: Sequence[Sequence[Word | _Address]], bounds: I64) -> U32:
+    def _assign(
+        self, parts: Sequence[Sequence[Word | _Address]], bounds: I64, room: IdRoom | None
+    ) -> U32:
         columns, n_rows = self._places.of(parts), int(bounds[-1])
-        group_ids = np.empty(n_rows, np.uint32)
+        group_ids = np.empty(n_rows, np.uint32) if room is None else room.of(n_rows)
         direct = self._direct_for(parts)
         if direct is None and not self._is_indexed:
             self._index_all()
