@@ -9,8 +9,8 @@ from sqlglot import exp
 
 from millstream.planner.context import PlanContext
 from millstream.planner.from_clause import From
-from millstream.planner.nodes import AssignWindows, WatermarkBound, Window, quoted
-from millstream.planner.scope import WINDOW_COLUMNS, bound_column, bound_sql
+from millstream.planner.nodes import WINDOW_COLUMNS, AssignWindows, WatermarkBound, Window, quoted
+from millstream.planner.scope import bound_column, bound_sql
 from millstream.planner.stage import EventTime, Stage
 from millstream.planner.windows import (
     WindowSyntax,

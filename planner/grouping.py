@@ -26,6 +26,7 @@ from millstream.planner.event_time import (
 from millstream.planner.from_clause import From
 from millstream.planner.grouping_sets import GroupTerms, read_group_terms
 from millstream.planner.nodes import (
+    WINDOW_COLUMNS,
     Aggregate,
     Emit,
     Node,
@@ -35,7 +36,7 @@ from millstream.planner.nodes import (
 )
 from millstream.planner.over_clause import over_calls
 from millstream.planner.place import span_of
-from millstream.planner.scope import WINDOW_COLUMNS, bound_column, bound_sql, window_role
+from millstream.planner.scope import bound_column, bound_sql, window_role
 from millstream.planner.select_list import alias_of, bind_with_aliases
 from millstream.planner.stage import EventTime, Stage
 from millstream.planner.streaming_clauses import WindowCall

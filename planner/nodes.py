@@ -17,6 +17,7 @@ __all__ = [
     "ARRIVAL_COLUMN",
     "HIDDEN_PREFIX",
     "OP_COLUMN",
+    "WINDOW_COLUMNS",
     "Aggregate",
     "AggregateCall",
     "AssignWindows",
@@ -38,6 +39,9 @@ __all__ = [
     "WindowKind",
     "WindowSelect",
 ]
+
+WINDOW_COLUMNS = ("window_start", "window_end", "window_time")
+"""What windows add to rows, in this order."""
 
 HIDDEN_PREFIX = "__ms_"
 OP_COLUMN = "_op"
@@ -204,10 +208,10 @@ class AggregateCall:
 class Aggregate:
     """GROUP BY, with or without a window.
 
-    The output has window_start, window_end and window_time (of the window's time type) if there is
-    a window, then the keys, then one column per call. Rows are emitted as ``emit`` says: ``final``
-    when the watermark passes the window's end or the input ends; ``changes`` after each
-    micro-batch, each touched group once.
+    The output has the keys and one column per call. If there is a window, window_start, window_end
+    and window_time (of the window's time type) come before them, as far as somebody reads them.
+    Rows are emitted as ``emit`` says: ``final`` when the watermark passes the window's end or the
+    input ends; ``changes`` after each micro-batch, each touched group once.
 
     Attributes:
         input: Node that gives the rows.
@@ -235,6 +239,13 @@ class Aggregate:
     @property
     def inputs(self) -> tuple[Node, ...]:
         return (self.input,)
+
+    @property
+    def window_columns(self) -> tuple[str, ...]:
+        """The columns of the window in the output."""
+        if self.window is None:
+            return ()
+        return tuple(name for name in WINDOW_COLUMNS if name in self.schema.names)
 
 
 @dataclass(frozen=True, slots=True)

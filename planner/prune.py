@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from millstream.errors import InternalError
 from millstream.planner.nodes import (
+    WINDOW_COLUMNS,
     Aggregate,
     AssignWindows,
     Changelog,
@@ -20,7 +21,6 @@ from millstream.planner.nodes import (
     Union,
     WindowSelect,
 )
-from millstream.planner.scope import WINDOW_COLUMNS
 
 __all__ = ["prune"]
 
@@ -73,6 +73,7 @@ def _pruned_transform(node: Transform, needed: frozenset[str]) -> Node:
 def _pruned_aggregate(node: Aggregate, needed: frozenset[str]) -> Node:
     calls = tuple(call for call in node.calls if call.name in needed)
     dropped = frozenset(call.name for call in node.calls) - frozenset(call.name for call in calls)
+    dropped |= frozenset(node.window_columns) - needed
     below = set(node.keys)
     if node.window is not None:
         below.add(node.window.time_column)

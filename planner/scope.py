@@ -10,11 +10,10 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 from sqlglot import exp
 
-from millstream.planner.nodes import Node, WatermarkBound, quoted
+from millstream.planner.nodes import WINDOW_COLUMNS, Node, WatermarkBound, quoted
 from millstream.planner.place import SPAN, SourceText, span_of
 
 __all__ = [
-    "WINDOW_COLUMNS",
     "Relation",
     "Scope",
     "ScopeItem",
@@ -24,8 +23,6 @@ __all__ = [
     "nearest",
     "window_role",
 ]
-
-WINDOW_COLUMNS = ("window_start", "window_end", "window_time")
 
 _SQL = "millstream_sql"
 _COLUMN = "millstream_column"

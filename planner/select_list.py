@@ -9,9 +9,9 @@ from sqlglot import exp
 
 from millstream.planner.context import PlanContext
 from millstream.planner.from_clause import From
-from millstream.planner.nodes import OP_COLUMN
+from millstream.planner.nodes import OP_COLUMN, WINDOW_COLUMNS
 from millstream.planner.place import Replace, span_of
-from millstream.planner.scope import WINDOW_COLUMNS, bound_sql, identifier_name, nearest
+from millstream.planner.scope import bound_sql, identifier_name, nearest
 
 __all__ = ["SelectItem", "bind_with_aliases", "select_items", "with_aliases"]
 

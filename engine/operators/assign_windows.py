@@ -9,7 +9,7 @@ from millstream.engine.late_rows import LateRows
 from millstream.engine.operators.base import Collector, Counters
 from millstream.engine.operators.windowing import WindowGrid, word_per_row
 from millstream.engine.row_watermarks import RowWatermarks
-from millstream.planner.nodes import HIDDEN_PREFIX
+from millstream.planner.nodes import HIDDEN_PREFIX, WINDOW_COLUMNS
 from millstream.planner.nodes import AssignWindows as AssignWindowsNode
 
 __all__ = ["AssignWindows"]
@@ -53,7 +53,7 @@ class AssignWindows:
         if self._grid.is_overlapping:
             indices, last_panes = self._grid.expand(last_panes, assigned.first_ends)
             rows = rows.take(array_from_buffers(indices, pa.int64(), None))
-        columns = rows.columns + self._grid.columns(last_panes)
+        columns = rows.columns + self._grid.columns(last_panes, WINDOW_COLUMNS)
         out.emit(pa.RecordBatch.from_arrays(columns, schema=self._node.schema))
 
     def end_batch(self, out: Collector) -> None:

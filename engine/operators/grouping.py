@@ -90,7 +90,9 @@ class Grouping:
         """Return the finished rows of some groups in the node's output schema."""
         columns: list[pa.Array] = []
         if self.grid is not None:
-            columns += self.grid.columns(self.state.prefix_words(0)[group_ids])
+            columns += self.grid.columns(
+                self.state.prefix_words(0)[group_ids], self.node.window_columns
+            )
         columns += self.state.keys(group_ids)
         columns += self.calls.results(self.state.accumulated(group_ids), group_ids)
         return pa.RecordBatch.from_arrays(columns, schema=self.node.schema)
@@ -98,7 +100,7 @@ class Grouping:
     def results_of_pane(self, groups: PaneGroups) -> pa.RecordBatch:
         """Return the finished rows of a tumbling window, whose groups were kept elsewhere."""
         assert self.grid is not None, "a pane is a part of windows"
-        columns = self.grid.columns_of_one(groups.pane, groups.n_groups)
+        columns = self.grid.columns_of_one(groups.pane, groups.n_groups, self.node.window_columns)
         columns += groups.keys
         columns += self.calls.results(groups.states, slice(0, groups.n_groups))
         return pa.RecordBatch.from_arrays(columns, schema=self.node.schema)

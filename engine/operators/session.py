@@ -14,7 +14,7 @@ from millstream.engine.operators.aggregate import GROUP_COLUMN, distinct_groups
 from millstream.engine.operators.base import Collector, Counters, HeldBack
 from millstream.engine.operators.calls import Calls
 from millstream.engine.operators.changelog import Changelog
-from millstream.engine.operators.windowing import time_array
+from millstream.engine.operators.windowing import window_arrays
 from millstream.engine.row_watermarks import RowWatermarks
 from millstream.engine.state.session_state import SessionState
 from millstream.errors import SchemaError
@@ -164,7 +164,7 @@ class SessionAggregate:
         state, type_ = self._state, self._window.time_type
         starts = state.starts(session_ids)
         ends = state.lasts(session_ids) + self._window.size
-        columns = [time_array(times, type_) for times in (starts, ends, ends - 1)]
+        columns = window_arrays(starts, ends, type_, self._node.window_columns)
         columns += state.keys(session_ids)
         columns += self._calls.results(state.accumulated(session_ids), session_ids)
         return pa.RecordBatch.from_arrays(columns, schema=self._node.schema)

@@ -168,15 +168,15 @@ class SlidingAggregate:
         return over
 
     def _results(self, groups: WindowGroups) -> pa.RecordBatch:
-        last_panes = groups.last_panes
+        last_panes, names = groups.last_panes, self._node.window_columns
         if isinstance(last_panes, int):
             arrays = [*groups.keys, *groups.states]
             # Without keys and calls, the group itself is all there is.
             n_groups = len(arrays[0]) if arrays else 1
-            columns = self._grid.columns_of_one(last_panes, n_groups)
+            columns = self._grid.columns_of_one(last_panes, n_groups, names)
         else:
             n_groups = len(last_panes)
-            columns = self._grid.columns(last_panes)
+            columns = self._grid.columns(last_panes, names)
         columns += groups.keys
         columns += self._calls.results(groups.states, slice(0, n_groups))
         return pa.RecordBatch.from_arrays(columns, schema=self._node.schema)

@@ -7,6 +7,7 @@ the number of its last pane.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,9 +28,18 @@ from millstream.kernels.windows import (
     only_pane,
     pane_indices,
 )
-from millstream.planner.nodes import Window
+from millstream.planner.nodes import WINDOW_COLUMNS, Window
 
-__all__ = ["ALL_WINDOWS", "Panes", "WindowGrid", "or_all_windows", "time_array", "word_per_row"]
+__all__ = [
+    "ALL_WINDOWS",
+    "Panes",
+    "WindowGrid",
+    "or_all_windows",
+    "window_arrays",
+    "word_per_row",
+]
+
+_WINDOW_START, _WINDOW_END, _ = WINDOW_COLUMNS
 
 ALL_WINDOWS = -(1 << 63)
 """As the first end that a row counts in: all windows of its pane."""
@@ -207,18 +217,36 @@ class WindowGrid:
         distinct = self.last_panes(np.unique(panes))
         return self.bounds(distinct[distinct >= closed_below])[1]
 
-    def columns_of_one(self, last_pane: int, n_rows: int) -> list[pa.Array]:
+    def columns_of_one(self, last_pane: int, n_rows: int, names: Sequence[str]) -> list[pa.Array]:
         """Return what :meth:`columns` does for rows of one window."""
         starts, ends = self.bounds(np.array([last_pane], np.int64))
-        times = int(starts[0]), int(ends[0]), int(ends[0]) - 1
-        return [
-            time_array(np.full(n_rows, time, np.int64), self._window.time_type) for time in times
-        ]
+        return window_arrays(starts, ends, self._window.time_type, names, n_rows)
 
-    def columns(self, last_panes: I64) -> list[pa.Array]:
-        """Return window_start, window_end and window_time of windows given by their last pane."""
+    def columns(self, last_panes: I64, names: Sequence[str]) -> list[pa.Array]:
+        """Return columns of windows given by their last pane, those of ``WINDOW_COLUMNS`` named."""
         starts, ends = self.bounds(last_panes)
-        return [time_array(values, self._window.time_type) for values in (starts, ends, ends - 1)]
+        return window_arrays(starts, ends, self._window.time_type, names)
+
+
+def window_arrays(
+    starts: I64, ends: I64, type_: pa.DataType, names: Sequence[str], n_rows: int | None = None
+) -> list[pa.Array]:
+    """Return columns that tell windows.
+
+    Args:
+        starts: int64[n_windows].
+        ends: int64[n_windows].
+        type_: Type of the columns.
+        names: Which of ``WINDOW_COLUMNS``.
+        n_rows: Number of rows if all are of one window, else each window is that of one row.
+    """
+    arrays = []
+    for name in names:
+        times = starts if name == _WINDOW_START else ends if name == _WINDOW_END else ends - 1
+        if n_rows is not None:
+            times = np.full(n_rows, times[0], np.int64)
+        arrays.append(_time_array(times, type_))
+    return arrays
 
 
 def or_all_windows(first_ends: I64 | None) -> Word:
@@ -231,7 +259,7 @@ def word_per_row(word: Word, n_rows: int) -> I64:
     return np.full(n_rows, word, np.int64) if isinstance(word, int) else word
 
 
-def time_array(values: I64, type_: pa.DataType) -> pa.Array:
+def _time_array(values: I64, type_: pa.DataType) -> pa.Array:
     """Wrap event times in their Arrow type, which may be narrower than 64 bits."""
     if type_.bit_width == 64:
         return array_from_buffers(values, type_, None)
