@@ -20,6 +20,7 @@ from millstream.kernels.compile import I64, U8, kernel, short_kernel
 __all__ = [
     "NO_PANE",
     "count_expanded",
+    "cut_panes",
     "expand_panes",
     "first_open_windows",
     "late_for_tumble",
@@ -195,6 +196,40 @@ def only_pane(times: I64, offset: int, size: int) -> int:
     shift = offset - turns * size
     pane = _pane(least, turns, shift, size)
     return pane if pane == _pane(greatest, turns, shift, size) else _INT64_MIN
+
+
+@kernel
+def cut_panes(times: I64, offset: int, size: int, starts: I64, panes: I64) -> int:
+    """Find the rows whose pane is not that of the row before.
+
+    Args:
+        times: int64[n_rows], event times.
+        offset: Where pane 0 begins.
+        size: Length of a pane, as for :func:`pane_indices`.
+        starts: int64[n_most], gets the numbers of these rows, ascending, the first row among them.
+        panes: int64[n_most], gets their panes.
+
+    Returns:
+        How many there are, or n_most + 1 if there are more than there is room for.
+    """
+    turns = offset // size
+    shift = offset - turns * size
+    n_cuts = 0
+    first, last = _INT64_MAX, _INT64_MIN
+    for row in range(times.shape[0]):
+        time = times[row]
+        if time < first or time > last:
+            if n_cuts == starts.shape[0]:
+                return n_cuts + 1
+            # A pane may begin before the least int64 or end behind the greatest.
+            n_before = (time % size - shift) % size
+            first = max(time, _INT64_MIN + n_before) - n_before
+            n_behind = size - 1 - n_before
+            last = min(time, _INT64_MAX - n_behind) + n_behind
+            starts[n_cuts] = row
+            panes[n_cuts] = _pane(time, turns, shift, size)
+            n_cuts += 1
+    return n_cuts
 
 
 @kernel

@@ -17,7 +17,7 @@ from millstream.engine.operators.dense_lane import AnyRows, DenseLane, Located
 from millstream.engine.operators.emission import emit_together
 from millstream.engine.operators.grouping import Grouping
 from millstream.engine.operators.partials import PartialColumns, PartialGroups
-from millstream.engine.operators.windowing import word_per_row
+from millstream.engine.operators.windowing import PaneCuts, pane_words, word_per_row
 from millstream.engine.row_watermarks import RowWatermarks
 from millstream.engine.source_rows import SourceRows
 from millstream.engine.state.dense_panes import DensePanes
@@ -163,10 +163,11 @@ class _Emitting:
             return False
         return node.emit == "final" and node.allowed_lateness == 0
 
-    def _leave_dense(self, panes: Iterable[Word]) -> None:
+    def _leave_dense(self, panes: Iterable[Word | PaneCuts]) -> None:
         """Move dense windows into the state, as far as there are rows to come for them."""
         assert self._dense is not None, "asked for before"
-        last = max((int(np.max(pane)) for pane in panes if np.size(pane) > 0), default=None)
+        of_rows = [part.panes if isinstance(part, PaneCuts) else part for part in panes]
+        last = max((int(np.max(part)) for part in of_rows if np.size(part) > 0), default=None)
         if last is None:
             return
         for groups in self._dense.leave(last + 1):
@@ -258,7 +259,7 @@ class SingleAggregate(_Emitting):
             located = [(rows, grid.panes_of(rows)) for rows in parts]
             if self._add_dense(located):
                 return
-            prefixes = [(panes,) for _, panes in located]
+            prefixes = [(pane_words(panes, rows.num_rows),) for rows, panes in located]
         self._note(self._grouping.add_parts(parts, prefixes))
 
     def _add_dense(self, located: Sequence[Located[AnyRows]]) -> bool:

@@ -48,6 +48,11 @@ class DenseGroups:
             return None
         return cls([rows_schema.field(key).type for key in node.keys], specs)
 
+    @classmethod
+    def suits(cls, node: AggregateNode, rows_schema: pa.Schema) -> bool:
+        """Say whether :meth:`for_node` returns one."""
+        return cls.for_node(node, rows_schema, Calls(node.calls, rows_schema, {})) is not None
+
     def add(self, groups: PaneWords) -> bool:
         """Add groups as they come out of state or, returning False, do not."""
         if not self.panes.takes(groups.pane):

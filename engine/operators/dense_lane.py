@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.engine.operators.calls import Calls
+from millstream.engine.operators.windowing import CUT_ROWS_LEAST, PaneCuts
 from millstream.engine.source_rows import SourceRows
 from millstream.engine.state.dense_panes import DensePanes
 from millstream.engine.state.key_table import KeyPart, Word
@@ -22,11 +23,8 @@ from millstream.planner.nodes import Aggregate as AggregateNode
 __all__ = ["AnyRows", "DenseLane", "Located"]
 
 AnyRows = TypeVar("AnyRows", pa.RecordBatch, SourceRows)
-Located: TypeAlias = tuple[AnyRows, Word]
-"""Rows and the pane of all of them, or of each: int64[n_rows]."""
-
-# Rows that one pane has in a row, if a micro-batch is worth being cut at the ends of panes.
-_RUN_ROWS_LEAST = 1 << 12
+Located: TypeAlias = tuple[AnyRows, Word | PaneCuts]
+"""Rows and the pane of all of them, of runs, or of each: int64[n_rows]."""
 
 
 class DenseLane:
@@ -106,18 +104,26 @@ class DenseLane:
         return True
 
 
-def _runs(rows: AnyRows, panes: Word) -> list[tuple[AnyRows, int]] | None:
+def _runs(rows: AnyRows, panes: Word | PaneCuts) -> list[tuple[AnyRows, int]] | None:
     """Cut rows where their pane changes; None if it does so too often."""
     if isinstance(panes, int):
         return [(rows, panes)]
-    n_rows = len(panes)
-    if n_rows == 0:
-        return []
-    changes: I64 = np.empty(n_rows // _RUN_ROWS_LEAST, np.int64)
+    cuts = panes if isinstance(panes, PaneCuts) else _cuts(panes)
+    return None if cuts is None else _slices(rows, cuts)
+
+
+def _slices(rows: AnyRows, cuts: PaneCuts) -> list[tuple[AnyRows, int]]:
+    bounds = pairwise([*cuts.starts, rows.num_rows])
+    return [
+        (rows.slice(start, stop - start), pane)
+        for (start, stop), pane in zip(bounds, cuts.panes, strict=True)
+    ]
+
+
+def _cuts(panes: I64) -> PaneCuts | None:
+    changes: I64 = np.empty(len(panes) // CUT_ROWS_LEAST, np.int64)
     n_changes: int = find_changes(panes, changes)
     if n_changes > len(changes):
         return None
-    bounds = [0, *changes[:n_changes].tolist(), n_rows]
-    return [
-        (rows.slice(start, stop - start), int(panes[start])) for start, stop in pairwise(bounds)
-    ]
+    starts = [0, *changes[:n_changes].tolist()] if len(panes) > 0 else []
+    return PaneCuts(starts, panes[starts].tolist())

@@ -15,7 +15,7 @@ from millstream.engine.operators.dense_lane import AnyRows, DenseLane, Located
 from millstream.engine.operators.grouping import Grouping
 from millstream.engine.operators.partials import partial_batch
 from millstream.engine.operators.reduction import Reduction
-from millstream.engine.operators.windowing import or_all_windows, word_per_row
+from millstream.engine.operators.windowing import or_all_windows, pane_words, word_per_row
 from millstream.engine.row_watermarks import RowWatermarks
 from millstream.engine.source_rows import SourceRows
 from millstream.engine.state.key_table import Word
@@ -89,7 +89,9 @@ class PartialAggregate:
             if not located:
                 return
             parts = [rows for rows, _ in located]
-            prefixes = [self._prefix(panes, None) for _, panes in located]
+            prefixes = [
+                self._prefix(pane_words(panes, rows.num_rows), None) for rows, panes in located
+            ]
         if self._reduction.is_bypassed:
             for rows, prefix in zip(parts, prefixes, strict=True):
                 self._bypass(rows, prefix, out)

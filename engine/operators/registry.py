@@ -11,6 +11,7 @@ from millstream.engine.operators.aggregate import FinalAggregate, SingleAggregat
 from millstream.engine.operators.assign_windows import AssignWindows
 from millstream.engine.operators.base import Counters, Operator
 from millstream.engine.operators.changelog import Changelog
+from millstream.engine.operators.dense_groups import DenseGroups
 from millstream.engine.operators.over import Over
 from millstream.engine.operators.partial_aggregate import PartialAggregate
 from millstream.engine.operators.session import SessionAggregate
@@ -23,8 +24,9 @@ from millstream.planner import nodes
 
 __all__ = ["OperatorContext", "make_operator"]
 
-# Of more panes a window is sooner kept up than put together in the end.
-_PANES_MAX = 16
+# Of more panes a window is sooner kept up than put together in the end: of so many, and of so many
+# if keys have the same numbers in all panes.
+_PANES_MAX, _DENSE_PANES_MAX = 16, 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,8 @@ def _is_sliding(node: nodes.Aggregate) -> bool:
     """Whether results are final, and windows share panes but do not have many."""
     if node.window is None or node.window.kind == "tumble":
         return False
-    is_short = node.window.size <= _PANES_MAX * node.window.step
+    panes_max = _DENSE_PANES_MAX if DenseGroups.suits(node, rows_schema(node)) else _PANES_MAX
+    is_short = node.window.size <= panes_max * node.window.step
     return is_short and node.emit == "final" and node.allowed_lateness == 0
 
 

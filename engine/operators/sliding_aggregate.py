@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
-from millstream.engine.event_time import NO_WATERMARK
+from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END
 from millstream.engine.operators.base import Collector, HeldBack
 from millstream.engine.operators.calls import Calls
 from millstream.engine.operators.dense_groups import DenseGroups, words_of
@@ -20,6 +20,7 @@ from millstream.engine.operators.grouping import held_windows
 from millstream.engine.operators.partials import PartialColumns
 from millstream.engine.operators.windowing import ALL_WINDOWS, WindowGrid
 from millstream.engine.state.pane_runs import PaneRuns, WindowGroups
+from millstream.engine.state.pane_windows import PaneWindows
 from millstream.engine.state.pane_words import PaneWords
 from millstream.kernels.compile import I64, Bool
 from millstream.kernels.splitting import find_changes
@@ -54,6 +55,10 @@ class SlidingAggregate:
         self._key_types = key_types
         self._runs = PaneRuns(key_types, self._calls.specs, ALL_WINDOWS)
         self._dense = DenseGroups.for_node(node, rows_schema, self._calls)
+        self._windows: PaneWindows | None = None
+        if self._dense is not None:
+            n_panes = node.window.size // node.window.step
+            self._windows = PaneWindows(self._dense.panes, n_panes)
         self._closed_below = NO_WATERMARK
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
@@ -71,16 +76,13 @@ class SlidingAggregate:
             some = slice(start, stop)
             if is_whole and first_ends[start] <= panes[start] + 1:
                 if self._dense is None or not self._dense.add_arrays(panes[some], keys, states):
-                    self._leave_dense(int(panes[start]))
                     self._runs.add_run(int(panes[start]), keys, states, stop - start)
             else:
-                self._leave_dense(int(panes[some].max()))
                 self._runs.add_mixed(panes[some], first_ends[some], keys, states)
 
     def process_groups(self, groups: PaneWords, out: Collector) -> None:
         if self._dense is not None and self._dense.add(groups):
             return
-        self._leave_dense(groups.pane)
         specs = words_of(self._calls)
         assert specs is not None, "state that is words on both sides"
         keys, states = groups.arrays(self._key_types, specs)
@@ -95,72 +97,60 @@ class SlidingAggregate:
         if limit <= least:
             return
         self._closed_below = limit
-        last_panes = self._grid.last_panes(self._panes())
-        last_panes = last_panes[(last_panes >= least) & (last_panes < limit)]
-        if len(last_panes) > 0:
+        last_panes = self._grid.last_panes_between(self._panes(), least, limit)
+        if last_panes:
             self._emit_windows(last_panes, out)
         self._runs.drop(self._is_over)
-        if self._dense is not None:
-            panes = self._dense.panes.panes()
-            self._dense.panes.drop(panes[self._is_over(panes)].tolist())
+        if self._windows is not None:
+            self._windows.drop(self._grid.first_panes(limit))
 
-    def _emit_windows(self, last_panes: I64, out: Collector) -> None:
-        """Put windows together that end now: int64[n], ascending."""
-        n_rows = self._runs.n_rows
-        is_dense = self._dense is not None and len(self._dense.panes.panes()) > 0
-        if len(last_panes) * _WINDOW_ROWS_LEAST > n_rows and len(last_panes) > 1 and not is_dense:
-            limit = int(last_panes[-1]) + 1
-            groups = self._runs.windows(self._grid.last_of_all, int(last_panes[0]), limit)
+    def _emit_windows(self, last_panes: list[int], out: Collector) -> None:
+        """Put windows together that end now, ascending."""
+        n_rows, n_windows = self._runs.n_rows, len(last_panes)
+        if not self._dense_panes() and n_windows * _WINDOW_ROWS_LEAST > n_rows and n_windows > 1:
+            groups = self._runs.windows(self._grid.last_of_all, last_panes[0], last_panes[-1] + 1)
             if groups is not None:
                 out.emit(self._results(groups))
             return
-        first_panes = self._grid.first_panes(last_panes)
-        windows = zip(first_panes.tolist(), last_panes.tolist(), strict=True)
-        found = (self._window(first, last) for first, last in windows)
+        first_panes = self._grid.first_panes(np.array(last_panes, np.int64)).tolist()
+        found = map(self._window, first_panes, last_panes)
         emit_together([self._results(groups) for groups in found if groups is not None], out)
 
     def _window(self, first: int, last: int) -> WindowGroups | None:
         """Put one window together; None if nothing counts in it."""
-        dense = self._dense_panes(first, last)
-        if not dense:
+        dense = None if self._windows is None else self._windows.window(first, last)
+        if dense is None:
             return self._runs.window(first, last)
-        assert self._dense is not None, "it has panes"
-        groups = self._dense.panes.combined(dense)
         if not self._runs.has_groups(first, last):
-            return WindowGroups(last, groups.keys, groups.states)
-        return self._runs.window(first, last, (groups.keys, groups.states))
+            return WindowGroups(last, dense.keys, dense.states)
+        return self._runs.window(first, last, (dense.keys, dense.states))
 
-    def _panes(self) -> I64:
-        """Return the distinct panes that have groups: int64[n], ascending."""
-        panes = self._runs.panes()
-        return panes if self._dense is None else np.union1d(panes, self._dense.panes.panes())
+    def _dense_panes(self) -> list[int]:
+        return [] if self._windows is None else self._windows.panes()
 
-    def _dense_panes(self, first: int, last: int) -> list[int]:
-        panes = [] if self._dense is None else self._dense.panes.panes().tolist()
-        return sorted(pane for pane in panes if first <= pane <= last)
-
-    def _leave_dense(self, pane: int) -> None:
-        """Move dense panes up to one for which groups come that have to be kept otherwise."""
-        if self._dense is None:
-            return
-        self._dense.settle()
-        for groups in self._dense.panes.leave(pane + 1):
-            self._runs.add_run(groups.pane, groups.keys, groups.states, groups.n_groups)
+    def _panes(self) -> list[int]:
+        """Return the distinct panes that have groups, ascending."""
+        panes = self._dense_panes()
+        if self._runs.n_rows == 0:
+            return panes
+        return sorted({*panes, *self._runs.panes().tolist()})
 
     def end_input(self, out: Collector) -> None:
         """Do nothing: the last watermark has closed all windows."""
 
     @property
     def state_rows(self) -> int:
-        return self._runs.n_rows + (0 if self._dense is None else self._dense.panes.n_groups)
+        return self._runs.n_rows + (0 if self._windows is None else self._windows.n_groups)
 
     @property
     def state_bytes(self) -> int:
-        n_dense = 0 if self._dense is None else self._dense.panes.state_bytes
+        n_dense = 0 if self._windows is None else self._windows.state_bytes
         return self._runs.state_bytes + n_dense
 
     def held_back(self) -> HeldBack | None:
-        ends = self._grid.open_ends(self._panes(), self._closed_below)
+        least, limit = self._closed_below, WATERMARK_END
+        last_panes = self._grid.last_panes_between(self._panes(), least, limit)
+        ends = self._grid.bounds(np.array(last_panes, np.int64))[1]
         return held_windows(self._node, ends)
 
     def _is_over(self, panes: I64) -> Bool:

@@ -8,7 +8,7 @@ the number of its last pane.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from millstream.kernels.compile import I64, U8
 from millstream.kernels.windows import (
     NO_PANE,
     count_expanded,
+    cut_panes,
     expand_panes,
     first_open_windows,
     late_for_tumble,
@@ -32,14 +33,20 @@ from millstream.planner.nodes import WINDOW_COLUMNS, Window
 
 __all__ = [
     "ALL_WINDOWS",
+    "CUT_ROWS_LEAST",
+    "PaneCuts",
     "Panes",
     "WindowGrid",
     "or_all_windows",
+    "pane_words",
     "window_arrays",
     "word_per_row",
 ]
 
 _WINDOW_START, _WINDOW_END, _ = WINDOW_COLUMNS
+
+# Rows that one pane has in a row, if a micro-batch is worth being cut at the ends of panes.
+CUT_ROWS_LEAST = 1 << 12
 
 ALL_WINDOWS = -(1 << 63)
 """As the first end that a row counts in: all windows of its pane."""
@@ -60,6 +67,18 @@ class Panes(NamedTuple):
     panes: Word
     first_ends: I64 | None
     n_late: int
+
+
+class PaneCuts(NamedTuple):
+    """Panes of rows that lie in few runs.
+
+    Attributes:
+        starts: Numbers of the first rows of the runs, ascending from 0.
+        panes: The pane of each run.
+    """
+
+    starts: Sequence[int]
+    panes: Sequence[int]
 
 
 class WindowGrid:
@@ -109,8 +128,8 @@ class WindowGrid:
             first_ends = None if first_ends is None else first_ends[on_time]
         return Panes(batch, panes, first_ends, n_late)
 
-    def panes_of(self, rows: SourceRows) -> Word:
-        """Number the panes of rows of which none can be late: one for all, or int64[n_rows]."""
+    def panes_of(self, rows: SourceRows) -> Word | PaneCuts:
+        """Number the panes of rows of which none can be late: of all, of runs or of each."""
         window = self._window
         bounds = rows.bounds(window.time_column)
         if bounds is not None:
@@ -118,6 +137,11 @@ class WindowGrid:
             if pane == (bounds.greatest - window.offset) // window.step:
                 return pane
         times = event_times(rows.column(window.time_column))
+        n_most = len(times) // CUT_ROWS_LEAST
+        cuts = np.empty((2, n_most), np.int64)
+        n_cuts = cut_panes(times, window.offset, window.step, *cuts)
+        if n_cuts <= n_most:
+            return PaneCuts(*cuts[:, :n_cuts].tolist())
         panes = np.empty(len(times), np.int64)
         pane_indices(times, window.offset, window.step, panes)
         return panes
@@ -201,13 +225,41 @@ class WindowGrid:
             return np.unique(panes)
         return np.unique(self.expand(panes, None)[1])
 
-    def first_panes(self, last_panes: I64) -> I64:
+    def last_panes_between(self, panes: Sequence[int], least: int, limit: int) -> list[int]:
+        """Return the last panes, from ``least`` on and below ``limit``, of windows that have panes.
+
+        Args:
+            panes: The panes that there are, ascending.
+            least: Where to begin.
+            limit: Where to end.
+        """
+        found: list[int] = []
+        for pane in panes:
+            least = max(least, pane)
+            end = min(self.last_of_all(pane) + 1, limit)
+            found += range(least, end)
+            least = max(least, end)
+        return found
+
+    @overload
+    def first_panes(self, last_panes: int) -> int: ...
+
+    @overload
+    def first_panes(self, last_panes: I64) -> I64: ...
+
+    def first_panes(self, last_panes: I64 | int) -> I64 | int:
         """Return the first panes of windows given by their last ones."""
         if self._window.kind == "cumulate":
             return last_panes // self._panes_per_window * self._panes_per_window
         return last_panes - (self._panes_per_window - 1)
 
-    def last_of_all(self, panes: I64) -> I64:
+    @overload
+    def last_of_all(self, panes: int) -> int: ...
+
+    @overload
+    def last_of_all(self, panes: I64) -> I64: ...
+
+    def last_of_all(self, panes: I64 | int) -> I64 | int:
         """Return the last pane of the last window that each pane counts in."""
         first = self.first_panes(panes) if self._window.kind == "cumulate" else panes
         return first + (self._panes_per_window - 1)
@@ -254,9 +306,16 @@ def or_all_windows(first_ends: I64 | None) -> Word:
     return ALL_WINDOWS if first_ends is None else first_ends
 
 
-def word_per_row(word: Word, n_rows: int) -> I64:
-    """Return a word of each row, where it may be one of all rows."""
+def word_per_row(word: Word | PaneCuts, n_rows: int) -> I64:
+    """Return a word of each row, where it may be one of all rows or of runs."""
+    if isinstance(word, PaneCuts):
+        return np.repeat(word.panes, np.diff(word.starts, append=n_rows))
     return np.full(n_rows, word, np.int64) if isinstance(word, int) else word
+
+
+def pane_words(panes: Word | PaneCuts, n_rows: int) -> Word:
+    """Return the pane of all rows or that of each, where there may be runs."""
+    return word_per_row(panes, n_rows) if isinstance(panes, PaneCuts) else panes
 
 
 def _time_array(values: I64, type_: pa.DataType) -> pa.Array:

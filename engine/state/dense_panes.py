@@ -21,7 +21,7 @@ from millstream.engine.state.places import NOWHERE, PLACE_WORDS
 from millstream.engine.state.words import Words, WordSpec
 from millstream.kernels.aggregation import STATE_DTYPE, Opcode, ValueKind
 from millstream.kernels.compile import I64, U32
-from millstream.kernels.panes import combine_panes, deal_groups
+from millstream.kernels.panes import deal_groups
 
 __all__ = ["DealtPane", "DensePanes", "PaneGroups"]
 
@@ -86,12 +86,12 @@ class DensePanes:
         self._key_types = list(key_types)
         self._merges = merges
         self._n_states = len(specs)
-        self._opcodes = np.array([spec.merge_opcode for spec in specs], np.int64)
         counts = [i for i, spec in enumerate(specs) if spec.opcode == Opcode.COUNT and not merges]
         # By a count of rows it is known which groups there are.
         rows = WordSpec(Opcode.COUNT, None, counts_partials=True)
         self._specs = list(specs) if counts else [*specs, rows]
         self._count = counts[0] if counts else len(specs)
+        self._steps = [*range(len(specs)), self._count]
         self._kinds = [_KINDS[STATE_DTYPE[spec.opcode]] for spec in specs]
         self._table = KeyTable(self._key_types)
         self._owners = KeyOwners(0)
@@ -100,6 +100,12 @@ class DensePanes:
         self._room = IdRoom()
         self._is_leaving = False
         self._takes_from = _NO_PANE
+
+    @property
+    def opcodes(self) -> I64:
+        """What adds accumulators to each other, and a count of rows behind them: int64[n + 1]."""
+        opcodes = [spec.merge_opcode for spec in self._specs[: self._n_states]]
+        return np.array([*opcodes, Opcode.SUM_I64], np.int64)
 
     @property
     def counts_rows(self) -> bool:
@@ -133,7 +139,11 @@ class DensePanes:
 
     def panes(self) -> I64:
         """Return the panes that have groups: int64[n]."""
-        return np.array(list(self._panes), np.int64)
+        return np.array(self.numbers(), np.int64)
+
+    def numbers(self) -> list[int]:
+        """Return the panes that have groups, in the order in which they came."""
+        return list(self._panes)
 
     def add(self, parts: Sequence[KeyPart], panes: Sequence[int], places: I64) -> None:
         """Add rows that came one after the other.
@@ -168,7 +178,7 @@ class DensePanes:
     def close(self, limit: int) -> list[PaneGroups]:
         """Give away the groups of all panes below a limit, in the order of the panes."""
         closed = [self._closed(number, pane) for number, pane in self._pop(limit)]
-        self._begin_anew()
+        self.begin_anew()
         return closed
 
     def deal(self, limit: int, n_partitions: int) -> list[DealtPane] | None:
@@ -183,36 +193,56 @@ class DensePanes:
         if self._owners.n_partitions != n_partitions:
             self._owners = KeyOwners(n_partitions)
         dealt = [self._dealt(number, pane, words) for number, pane in self._pop(limit)]
-        self._begin_anew()
+        self.begin_anew()
         return dealt
 
     def leave(self, limit: int) -> list[PaneGroups]:
         """Give away all panes below a limit, also later on: their rows belong elsewhere."""
-        self._takes_from = max(self._takes_from, limit)
+        self.take_from(limit)
         return self.close(limit)
 
-    def combined(self, panes: Sequence[int]) -> PaneGroups:
-        """Add some panes up, one or more, without giving them away."""
-        chosen = [self._panes[number].words for number in panes]
-        n_keys = np.array([words.n_groups for words in chosen], np.int64)
-        steps = [*range(self._n_states), self._count]
-        sums = np.empty((len(steps), n_keys.max()), np.int64)
-        addresses = np.array([words.addresses()[steps] for words in chosen])
-        opcodes = np.append(self._opcodes, Opcode.SUM_I64)
-        at = sums.ctypes.data + sums.strides[0] * np.arange(len(steps))
-        combine_panes(opcodes, addresses, n_keys, at)
-        present = np.flatnonzero(sums[-1])
-        if len(present) < sums.shape[1]:
-            sums = np.take(sums, present, axis=1)
-        key_ids = _ids(present, self.n_keys)
-        _, states = PaneWords(panes[-1], sums).arrays([], self._specs[: self._n_states])
-        return PaneGroups(panes[-1], len(present), 0, self._table.columns(key_ids), states)
+    def sums_at(self, number: int) -> tuple[I64, int]:
+        """Tell where a pane has its accumulators, and a count of rows behind them.
 
-    def drop(self, panes: Iterable[int]) -> None:
-        """Forget some panes."""
-        for number in panes:
+        Returns:
+            int64[n_accumulators + 1], addresses of 64-bit words, good until something is added to
+            the pane or it is given away; and for how many keys there are words.
+        """
+        pane = self._panes[number]
+        return pane.addresses(self._steps), pane.words.n_groups
+
+    def groups_of(self, number: int, sums: I64) -> PaneGroups:
+        """Return groups whose accumulators were summed up elsewhere.
+
+        Args:
+            number: A pane to call them by.
+            sums: int64[n_accumulators + 1, n_keys], with a count of rows, which is 0 for keys that
+                have no group. The caller does not write to them any more.
+        """
+        present = np.flatnonzero(sums[-1])
+        n_keys = sums.shape[1]
+        if len(present) < n_keys:
+            sums = np.take(sums, present, axis=1)
+        _, states = PaneWords(number, sums).arrays([], self._specs[: self._n_states])
+        keys = self._table.columns(_ids(present, n_keys))
+        return PaneGroups(number, len(present), 0, keys, states)
+
+    def drop(self, numbers: Iterable[int]) -> None:
+        """Forget some panes; the keys keep their numbers until :meth:`begin_anew`."""
+        for number in list(numbers):
             self._recycle(self._panes.pop(number))
-        self._begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget the keys, if they are too many and no pane has any of them."""
+        if self._is_leaving and not self._panes:
+            self._table = KeyTable(self._key_types)
+            self._owners = KeyOwners(0)
+            self._free.clear()
+            self._is_leaving = False
+
+    def take_from(self, pane: int) -> None:
+        """Take rows of this pane and later ones only."""
+        self._takes_from = max(self._takes_from, pane)
 
     def _add(
         self, group_ids: U32, bounds: I64, panes: Sequence[int], places: I64, n_keys_before: int
@@ -249,13 +279,6 @@ class DensePanes:
     def _pop(self, limit: int) -> list[tuple[int, _Pane]]:
         numbers = sorted(number for number in self._panes if number < limit)
         return [(number, self._panes.pop(number)) for number in numbers]
-
-    def _begin_anew(self) -> None:
-        if self._is_leaving and not self._panes:
-            self._table = KeyTable(self._key_types)
-            self._owners = KeyOwners(0)
-            self._free.clear()
-            self._is_leaving = False
 
     def _recycle(self, pane: _Pane) -> None:
         if len(self._free) < _FREE_MAX:
@@ -299,17 +322,25 @@ class DensePanes:
 class _Pane:
     """Accumulators of a pane, and how many keys there were before it."""
 
-    __slots__ = ("_capacity", "n_keys_before", "words")
+    __slots__ = ("_addresses", "_capacity", "n_keys_before", "words")
 
     def __init__(self, words: Words) -> None:
         self.words = words
         self.n_keys_before = 0
         self._capacity = 0
+        self._addresses: I64 | None = None
+
+    def addresses(self, steps: Sequence[int]) -> I64:
+        """Return where the accumulators of some steps lie, always the same steps."""
+        if self._addresses is None:
+            self._addresses = self.words.addresses()[steps]
+        return self._addresses
 
     def add(self, places: I64, bounds: I64, group_ids: U32, n_keys: int) -> None:
         if n_keys > self._capacity:
             before, self._capacity = self._capacity, _capacity(self._capacity, n_keys)
             self.words.reallocate(self._capacity, slice(0, before))
+            self._addresses = None
         # Of a key without rows nobody asks, so that it does not matter what is noted of it.
         self.words.update_at(places, bounds, group_ids, n_keys, new_have_rows=True)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from millstream.kernels.windows import (
     count_expanded,
+    cut_panes,
     expand_panes,
     first_open_windows,
     late_for_tumble,
@@ -91,6 +92,15 @@ def test_pane_is_the_floor_of_the_quotient(times: I64Array, offset: int, size: i
     assert panes.tolist() == expected
     assert least == min(expected, default=INT64.max)
     assert greatest == max(expected, default=INT64.min)
+    cuts = [row for row in range(len(expected)) if row == 0 or expected[row - 1] != expected[row]]
+    for room in {len(cuts), len(times)}:
+        starts, found = np.zeros(room, np.int64), np.zeros(room, np.int64)
+        assert cut_panes(read_only(times), offset, size, starts, found) == len(cuts)
+        assert starts[: len(cuts)].tolist() == cuts
+        assert found[: len(cuts)].tolist() == [expected[row] for row in cuts]
+    if cuts:
+        less = np.zeros(len(cuts) - 1, np.int64)
+        assert cut_panes(read_only(times), offset, size, less, less.copy()) == len(cuts)
 
 
 @pytest.mark.parametrize("n_panes_per_block", [0.3, 1, 5, 8, 9, 300])
