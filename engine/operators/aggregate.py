@@ -227,7 +227,9 @@ class SingleAggregate(_Emitting):
         n_words = 0 if node.window is None else 1
         grouping = Grouping(node, node.input.schema, functions, n_words, merges=False)
         super().__init__(grouping, counters, changelog, owns_global_group=owns_global_group)
-        self._lane = DenseLane.for_node(node, grouping.calls) if self._may_be_dense else None
+        self._lane: DenseLane | None = None
+        if self._may_be_dense:
+            self._lane = DenseLane.for_node(node, grouping.calls, grouping.grid)
         self._dense = None if self._lane is None else self._lane.panes
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:

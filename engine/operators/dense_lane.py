@@ -6,18 +6,15 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypeAlias, TypeVar
 
-import numpy as np
 import pyarrow as pa
 
 from millstream.engine.operators.calls import Calls
-from millstream.engine.operators.windowing import CUT_ROWS_LEAST, PaneCuts
+from millstream.engine.operators.windowing import PaneCuts, WindowGrid
 from millstream.engine.source_rows import SourceRows
 from millstream.engine.state.dense_panes import DensePanes
 from millstream.engine.state.key_table import KeyPart, Word
 from millstream.engine.state.places import RowPlaces, have_nulls
 from millstream.engine.state.words import WordSpec
-from millstream.kernels.compile import I64
-from millstream.kernels.splitting import find_changes
 from millstream.planner.nodes import Aggregate as AggregateNode
 
 __all__ = ["AnyRows", "DenseLane", "Located"]
@@ -34,14 +31,20 @@ class DenseLane:
         node: A windowed aggregate with keys.
         columns: What each accumulator takes, a column or None for the rows themselves.
         specs: The accumulators.
+        grid: Of its windows.
 
     Attributes:
         panes: The groups.
     """
 
     def __init__(
-        self, node: AggregateNode, columns: Sequence[str | None], specs: Sequence[WordSpec]
+        self,
+        node: AggregateNode,
+        columns: Sequence[str | None],
+        specs: Sequence[WordSpec],
+        grid: WindowGrid,
     ) -> None:
+        self._grid = grid
         schema = node.input.schema
         self._keys = node.keys
         key_types = [schema.field(key).type for key in node.keys]
@@ -50,13 +53,15 @@ class DenseLane:
         self._places = RowPlaces([*columns, *of_rows], schema)
 
     @classmethod
-    def for_node(cls, node: AggregateNode, calls: Calls) -> DenseLane | None:
-        """Return the lane of an aggregate, or None if it has keys or calls that do not suit it."""
+    def for_node(
+        cls, node: AggregateNode, calls: Calls, grid: WindowGrid | None
+    ) -> DenseLane | None:
+        """Return the lane of an aggregate, or None if its keys, calls or windows do not suit it."""
         columns = calls.columns_of_words()
         specs = [spec for spec in calls.specs if isinstance(spec, WordSpec)]
-        if columns is None or not node.keys or calls.keeps_rows:
+        if columns is None or not node.keys or calls.keeps_rows or grid is None:
             return None
-        return cls(node, columns, specs)
+        return cls(node, columns, specs, grid)
 
     def add(
         self, located: Sequence[Located[AnyRows]]
@@ -71,7 +76,7 @@ class DenseLane:
         pieces: list[tuple[AnyRows, int]] = []
         rest: list[Located[AnyRows]] = []
         for rows, panes in located:
-            runs = _runs(rows, panes)
+            runs = self._runs(rows, panes)
             if runs is None:
                 rest.append((rows, panes))
             else:
@@ -85,12 +90,19 @@ class DenseLane:
         """Add all of some rows or, returning False, none of them."""
         pieces: list[tuple[AnyRows, int]] = []
         for rows, panes in located:
-            runs = _runs(rows, panes)
+            runs = self._runs(rows, panes)
             if runs is None:
                 return False
             pieces += runs
         takes = self.panes.takes
         return not pieces or (all(takes(pane) for _, pane in pieces) and self._add(pieces))
+
+    def _runs(self, rows: AnyRows, panes: Word | PaneCuts) -> list[tuple[AnyRows, int]] | None:
+        """Cut rows where their pane changes; None if it does so too often."""
+        if isinstance(panes, int):
+            return [(rows, panes)]
+        cuts = panes if isinstance(panes, PaneCuts) else self._grid.cut(panes)
+        return None if cuts is None else _slices(rows, cuts)
 
     def _add(self, pieces: Sequence[tuple[AnyRows, int]]) -> bool:
         batches = [rows for rows, _ in pieces]
@@ -104,26 +116,9 @@ class DenseLane:
         return True
 
 
-def _runs(rows: AnyRows, panes: Word | PaneCuts) -> list[tuple[AnyRows, int]] | None:
-    """Cut rows where their pane changes; None if it does so too often."""
-    if isinstance(panes, int):
-        return [(rows, panes)]
-    cuts = panes if isinstance(panes, PaneCuts) else _cuts(panes)
-    return None if cuts is None else _slices(rows, cuts)
-
-
 def _slices(rows: AnyRows, cuts: PaneCuts) -> list[tuple[AnyRows, int]]:
     bounds = pairwise([*cuts.starts, rows.num_rows])
     return [
         (rows.slice(start, stop - start), pane)
         for (start, stop), pane in zip(bounds, cuts.panes, strict=True)
     ]
-
-
-def _cuts(panes: I64) -> PaneCuts | None:
-    changes: I64 = np.empty(len(panes) // CUT_ROWS_LEAST, np.int64)
-    n_changes: int = find_changes(panes, changes)
-    if n_changes > len(changes):
-        return None
-    starts = [0, *changes[:n_changes].tolist()] if len(panes) > 0 else []
-    return PaneCuts(starts, panes[starts].tolist())

@@ -63,7 +63,7 @@ class PartialAggregate:
         self._groups_out: GroupsCollector | None = None
         self._dense = None
         if self._is_deferred and node.window is not None:
-            self._dense = DenseLane.for_node(node, self._grouping.calls)
+            self._dense = DenseLane.for_node(node, self._grouping.calls, self._grouping.grid)
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
         grid = self._grouping.grid

@@ -19,6 +19,7 @@ from millstream.engine.late_rows import LateRows
 from millstream.engine.source_rows import SourceRows
 from millstream.engine.state.key_table import Word
 from millstream.kernels.compile import I64, U8
+from millstream.kernels.splitting import find_changes
 from millstream.kernels.windows import (
     NO_PANE,
     count_expanded,
@@ -33,7 +34,6 @@ from millstream.planner.nodes import WINDOW_COLUMNS, Window
 
 __all__ = [
     "ALL_WINDOWS",
-    "CUT_ROWS_LEAST",
     "PaneCuts",
     "Panes",
     "WindowGrid",
@@ -45,8 +45,9 @@ __all__ = [
 
 _WINDOW_START, _WINDOW_END, _ = WINDOW_COLUMNS
 
-# Rows that one pane has in a row, if a micro-batch is worth being cut at the ends of panes.
-CUT_ROWS_LEAST = 1 << 12
+# Rows that one pane has in a row, on average, if rows are worth being cut at the ends of panes: in
+# general, and where windows are put together from panes, which takes long if they are not cut.
+_CUT_ROWS_LEAST, _SHARED_CUT_ROWS_LEAST = 1 << 12, 1 << 8
 
 ALL_WINDOWS = -(1 << 63)
 """As the first end that a row counts in: all windows of its pane."""
@@ -95,6 +96,7 @@ class WindowGrid:
         self._lateness = allowed_lateness
         self._panes_per_window = window.size // window.step
         self.is_overlapping = window.kind != "tumble"
+        self._cut_rows_least = _SHARED_CUT_ROWS_LEAST if self.is_overlapping else _CUT_ROWS_LEAST
 
     def assign(
         self, batch: pa.RecordBatch, watermarks: I64 | None, late_rows: LateRows | None
@@ -137,7 +139,7 @@ class WindowGrid:
             if pane == (bounds.greatest - window.offset) // window.step:
                 return pane
         times = event_times(rows.column(window.time_column))
-        n_most = len(times) // CUT_ROWS_LEAST
+        n_most = len(times) // self._cut_rows_least
         cuts = np.empty((2, n_most), np.int64)
         n_cuts = cut_panes(times, window.offset, window.step, *cuts)
         if n_cuts <= n_most:
@@ -145,6 +147,15 @@ class WindowGrid:
         panes = np.empty(len(times), np.int64)
         pane_indices(times, window.offset, window.step, panes)
         return panes
+
+    def cut(self, panes: I64) -> PaneCuts | None:
+        """Find the runs of rows whose panes are given, int64[n_rows]; None if there are many."""
+        changes: I64 = np.empty(len(panes) // self._cut_rows_least, np.int64)
+        n_changes: int = find_changes(panes, changes)
+        if n_changes > len(changes):
+            return None
+        starts = [0, *changes[:n_changes].tolist()] if len(panes) > 0 else []
+        return PaneCuts(starts, panes[starts].tolist())
 
     def _find_late(self, panes: I64, watermarks: I64, late: U8, first_ends: I64 | None) -> int:
         window, lateness = self._window, self._lateness

@@ -10,7 +10,6 @@ from millstream.engine import event_time, exchange
 from millstream.engine.operators import (
     aggregate,
     dense_groups,
-    dense_lane,
     emission,
     over,
     partials,
@@ -67,8 +66,8 @@ _LIMITS = (
     (frames, "_SLOTS_LEAST", 4),
     (dense_groups, "_WAITING_ROWS_MAX", 2),
     (emission, "_SMALL_ROWS", 0),
-    (dense_lane, "CUT_ROWS_LEAST", 1),
-    (windowing, "CUT_ROWS_LEAST", 1),
+    (windowing, "_CUT_ROWS_LEAST", 1),
+    (windowing, "_SHARED_CUT_ROWS_LEAST", 1),
     (dense_panes, "_SPARSE", 1),
     (dense_panes, "_CAPACITY_LEAST", 1),
     (sliding_aggregate, "_RUN_ROWS_LEAST", 1),
