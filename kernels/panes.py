@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from millstream.kernels.compile import F64, I64, U32, U64, kernel
+from millstream.kernels.compile import F64, I64, U32, U64, kernel, short_kernel
 from millstream.kernels.compile import _pointer as pointer
 
-__all__ = ["combine_panes", "deal_groups"]
+__all__ = ["combine_panes", "deal_groups", "fill_words"]
 
 # As opcodes of accumulators are numbered; a test holds this against them.
 _COUNT, _SUM_I64, _SUM_U64, _MIN_I64, _MAX_I64 = 0, 1, 2, 3, 4
@@ -20,52 +20,70 @@ _BIT_AND, _BIT_OR, _BIT_XOR, _MIN_U64, _MAX_U64 = 5, 6, 7, 8, 9
 _SUM_F64, _MIN_F64, _MAX_F64 = 10, 11, 12
 
 
+@short_kernel
+def fill_words(columns: I64, first: int, stop: int, words: I64) -> None:
+    """Set the words of some keys in each of several arrays.
+
+    Args:
+        columns: int64[n_columns], addresses of arrays, 0 for one to leave out. The caller keeps
+            them alive. Unchecked.
+        first: The first key.
+        stop: The key behind the last one.
+        words: int64[n_columns], the word for each array.
+    """
+    for column in range(columns.shape[0]):
+        if columns[column] != 0:
+            values = pointer(columns[column], np.int64)
+            for key in range(first, stop):
+                values[key] = words[column]
+
+
+@kernel
+def _all_present(counts: I64) -> bool:
+    n_absent = 0
+    for key in range(counts.shape[0]):
+        n_absent += counts[key] == 0
+    return n_absent == 0
+
+
+@kernel
+def _order_groups(counts: I64, owners: U32, offsets: I64, order: U32) -> None:
+    offsets[:] = 0
+    for key in range(counts.shape[0]):
+        offsets[owners[key] + 1] += counts[key] != 0
+    for partition in range(offsets.shape[0] - 1):
+        offsets[partition + 1] += offsets[partition]
+    cursors = offsets.copy()
+    for key in range(counts.shape[0]):
+        if counts[key] != 0:
+            order[cursors[owners[key]]] = key
+            cursors[owners[key]] += 1
+
+
 @kernel
 def deal_groups(
-    counts: I64,
-    n_old_keys: int,
-    owners: U32,
-    offsets: I64,
-    columns: I64,
-    rows: U32,
-    dealt: I64,
-) -> int:
+    counts: I64, owners: U32, offsets: I64, order: U32, is_ordered: bool, columns: I64, dealt: I64
+) -> None:
     """Copy the groups of a pane, those of each partition side by side.
 
     Args:
         counts: int64[n_keys], rows of each key in the pane; keys with 0 are left out.
-        n_old_keys: Keys below this number count as old.
         owners: uint32[n_keys], the partition of each key, below n_partitions: unchecked.
         offsets: int64[n_partitions + 1], out: partition ``p`` has the groups from ``offsets[p]`` to
             ``offsets[p + 1]``, in the order of the keys.
+        order: uint32[n_keys], out: the keys in the order of their groups.
+        is_ordered: Whether ``offsets`` and ``order`` are already what they are if no key is left
+            out.
         columns: int64[n_columns], addresses of arrays of n_keys words. The caller keeps them alive.
             Unchecked.
-        rows: uint32[n_keys], scratch memory.
         dealt: int64[n_columns, n_keys], out: the words of the groups.
-
-    Returns:
-        How many of the groups have old keys.
     """
-    n_partitions = offsets.shape[0] - 1
-    offsets[:] = 0
-    n_old = 0
-    for key in range(counts.shape[0]):
-        is_present = counts[key] != 0
-        offsets[owners[key] + 1] += is_present
-        n_old += is_present & (key < n_old_keys)
-    for partition in range(n_partitions):
-        offsets[partition + 1] += offsets[partition]
-    cursors = offsets[:n_partitions].copy()
-    for key in range(counts.shape[0]):
-        if counts[key] != 0:
-            rows[cursors[owners[key]]] = key
-            cursors[owners[key]] += 1
-    n_groups = offsets[n_partitions]
+    if not (is_ordered and _all_present(counts)):
+        _order_groups(counts, owners, offsets, order)
     for column in range(columns.shape[0]):
         words = pointer(columns[column], np.int64)
-        for group in range(n_groups):
-            dealt[column, group] = words[rows[group]]
-    return n_old
+        for group in range(offsets[-1]):
+            dealt[column, group] = words[order[group]]
 
 
 @kernel
@@ -127,7 +145,7 @@ def _add(opcode: int, n: int, words_at: int, sums_at: int) -> None:
 
 
 @kernel
-def combine_panes(opcodes: I64, panes: I64, n_keys: I64, combined: I64) -> None:
+def combine_panes(opcodes: I64, panes: I64, n_keys: I64, combined: I64) -> int:
     """Add the accumulators of panes up, key by key.
 
     Args:
@@ -135,16 +153,24 @@ def combine_panes(opcodes: I64, panes: I64, n_keys: I64, combined: I64) -> None:
         panes: int64[n_panes, n_accumulators], addresses of arrays, at least one pane. The caller
             keeps them alive. Unchecked.
         n_keys: int64[n_panes], how many keys each pane knows.
-        combined: int64[n_accumulators], addresses of room for as many words as any pane has. The
-            caller keeps them alive. Unchecked.
+        combined: int64[n_accumulators, n_most], out: room for as many words as any pane has.
+
+    Returns:
+        How many keys have a last accumulator other than 0.
     """
-    for index in range(opcodes.shape[0]):
-        sums = pointer(combined[index], np.int64)
+    n_columns = opcodes.shape[0]
+    for index in range(n_columns):
+        sums = combined[index]
+        sums_at = int(np.int64(sums.ctypes.data))
         n_filled = 0
         for pane in range(panes.shape[0]):
             words, n_words = pointer(panes[pane, index], np.int64), n_keys[pane]
             n_added = min(n_filled, n_words)
-            _add(opcodes[index], n_added, panes[pane, index], combined[index])
+            _add(opcodes[index], n_added, panes[pane, index], sums_at)
             for key in range(n_added, n_words):
                 sums[key] = words[key]
             n_filled = max(n_filled, n_words)
+    n_present = 0
+    for key in range(combined.shape[1]):
+        n_present += combined[n_columns - 1, key] != 0
+    return n_present

@@ -211,21 +211,21 @@ class DensePanes:
         pane = self._panes[number]
         return pane.addresses(self._steps), pane.words.n_groups
 
-    def groups_of(self, number: int, sums: I64) -> PaneGroups:
+    def groups_of(self, number: int, sums: I64, n_groups: int) -> PaneGroups:
         """Return groups whose accumulators were summed up elsewhere.
 
         Args:
             number: A pane to call them by.
             sums: int64[n_accumulators + 1, n_keys], with a count of rows, which is 0 for keys that
                 have no group. The caller does not write to them any more.
+            n_groups: How many keys have one.
         """
-        present = np.flatnonzero(sums[-1])
-        n_keys = sums.shape[1]
-        if len(present) < n_keys:
-            sums = np.take(sums, present, axis=1)
+        key_ids: U32 | slice = slice(0, n_groups)
+        if n_groups < sums.shape[1]:
+            present = np.flatnonzero(sums[-1])
+            sums, key_ids = np.take(sums, present, axis=1), present.astype(np.uint32)
         _, states = PaneWords(number, sums).arrays([], self._specs[: self._n_states])
-        keys = self._table.columns(_ids(present, n_keys))
-        return PaneGroups(number, len(present), 0, keys, states)
+        return PaneGroups(number, n_groups, 0, self._table.columns(key_ids), states)
 
     def drop(self, numbers: Iterable[int]) -> None:
         """Forget some panes; the keys keep their numbers until :meth:`begin_anew`."""
@@ -287,34 +287,33 @@ class DensePanes:
 
     def _closed(self, number: int, pane: _Pane) -> PaneGroups:
         words = pane.words
-        present = np.flatnonzero(words.counts(self._count))
-        n_groups = len(present)
-        group_ids = _ids(present, words.n_groups)
+        counts = words.counts(self._count)
+        n_groups = int(np.count_nonzero(counts))
+        group_ids: U32 | slice = slice(0, n_groups)
+        if n_groups < len(counts):
+            group_ids = np.flatnonzero(counts).astype(np.uint32)
         self._look_at(n_groups)
-        n_new = n_groups - int(np.searchsorted(present, pane.n_keys_before))
         return PaneGroups(
             number,
             n_groups,
-            n_groups - n_new,
+            int(np.count_nonzero(counts[: pane.n_keys_before])),
             self._table.columns(group_ids),
             words.take(group_ids)[: self._n_states],
         )
 
     def _dealt(self, number: int, pane: _Pane, keys: I64) -> DealtPane:
         counts = pane.words.counts(self._count)
-        n_keys = len(counts)
-        n_partitions = self._owners.n_partitions
-        states = pane.words.addresses()[: self._n_states]
-        columns = np.append(keys.ctypes.data + keys.strides[0] * np.arange(len(keys)), states)
-        offsets = np.empty(n_partitions + 1, np.int64)
+        n_keys, owners = len(counts), self._owners
+        of_keys = owners.of(self._table)[:n_keys]
+        columns = np.concatenate([_rows_at(keys), pane.addresses(self._steps)[: self._n_states]])
         dealt = np.empty((len(columns), n_keys), np.int64)
-        owners, rows = self._owners.of(self._table), np.empty(n_keys, np.uint32)
-        n_old = deal_groups(
-            counts, pane.n_keys_before, owners[:n_keys], offsets, columns, rows, dealt
-        )
-        self._look_at(int(offsets[-1]))
+        n_old = int(np.count_nonzero(counts[: pane.n_keys_before]))
+        is_ordered = owners.n_ordered == n_keys
+        deal_groups(counts, of_keys, owners.offsets, owners.order, is_ordered, columns, dealt)
+        starts = owners.offsets.tolist()
+        owners.n_ordered = n_keys if starts[-1] == n_keys else 0
+        self._look_at(starts[-1])
         self._recycle(pane)
-        starts = offsets.tolist()
         parts = [PaneWords(number, dealt[:, start:stop]) for start, stop in pairwise(starts)]
         return DealtPane(n_old, parts)
 
@@ -354,6 +353,7 @@ def _bounds(n_rows: Iterable[int]) -> I64:
     return np.array([*accumulate(n_rows, initial=0)], np.int64)
 
 
-def _ids(present: I64, n_keys: int) -> U32 | slice:
-    """Return numbers of keys as the state takes them; those of all keys are not copied."""
-    return slice(0, n_keys) if len(present) == n_keys else present.astype(np.uint32)
+def _rows_at(words: I64) -> I64:
+    """Return the addresses of the rows of int64[n_rows, n]."""
+    at: I64 = words.ctypes.data + words.strides[0] * np.arange(len(words))
+    return at

@@ -33,11 +33,13 @@ class _Sums(NamedTuple):
         at: int64[n_accumulators + 1], addresses of the rows.
         n_keys: Keys from the first on that there are sums of.
         words: The memory, or None if somebody else has it.
+        n_groups: How many keys have a count other than 0, where the memory is here.
     """
 
     at: I64
     n_keys: int
-    words: I64 | None
+    words: I64 | None = None
+    n_groups: int = 0
 
 
 class PaneWindows:
@@ -89,7 +91,7 @@ class PaneWindows:
             return None
         sums = parts[0] if len(parts) == 1 and parts[0].words is not None else self._sum(parts)
         assert sums.words is not None, "sums of its own"
-        return self._panes.groups_of(last, sums.words)
+        return self._panes.groups_of(last, sums.words, sums.n_groups)
 
     def drop(self, limit: int) -> None:
         """Forget the panes below a limit, which are in no window any more."""
@@ -103,7 +105,7 @@ class PaneWindows:
 
     def _of_panes(self, first: int, last: int) -> list[_Sums]:
         numbers = [pane for pane in self._panes.numbers() if first <= pane <= last]
-        return [_Sums(*self._panes.sums_at(pane), None) for pane in sorted(numbers)]
+        return [_Sums(*self._panes.sums_at(pane)) for pane in sorted(numbers)]
 
     def _summed(self, first: int, last: int) -> list[_Sums]:
         if first > self._middle + 1:
@@ -124,7 +126,7 @@ class PaneWindows:
         self._front.clear()
         later: list[_Sums] = []
         for pane in reversed(numbers):
-            sums = self._sum([_Sums(*self._panes.sums_at(pane), None), *later])
+            sums = self._sum([_Sums(*self._panes.sums_at(pane)), *later])
             later = [sums]
             self._front[pane] = sums
             # The sum is all that is asked for from now on.
@@ -136,6 +138,7 @@ class PaneWindows:
     def _sum(self, parts: Sequence[_Sums]) -> _Sums:
         n_keys = np.array([part.n_keys for part in parts], np.int64)
         words = np.empty((len(self._opcodes), n_keys.max()), np.int64)
-        at = words.ctypes.data + words.strides[0] * np.arange(len(self._opcodes))
-        combine_panes(self._opcodes, np.array([part.at for part in parts]), n_keys, at)
-        return _Sums(at, words.shape[1], words)
+        at = np.array([part.at for part in parts])
+        n_groups = combine_panes(self._opcodes, at, n_keys, words)
+        rows_at = words.ctypes.data + words.strides[0] * np.arange(len(words))
+        return _Sums(rows_at, words.shape[1], words, n_groups)

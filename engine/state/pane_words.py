@@ -58,10 +58,18 @@ class KeyOwners:
 
     Args:
         n_partitions: Number of partitions.
+
+    Attributes:
+        offsets: int64[n_partitions + 1], where the groups of each partition began the last time.
+        order: uint32[n_keys_most], the keys in the order of these groups.
+        n_ordered: The number of keys, if they all had groups the last time, else 0.
     """
 
     def __init__(self, n_partitions: int) -> None:
         self.n_partitions = n_partitions
+        self.offsets: I64 = np.zeros(n_partitions + 1, np.int64)
+        self.order = np.zeros(0, np.uint32)
+        self.n_ordered = 0
         self._owners = np.zeros(0, np.uint32)
         self._n_known = 0
 
@@ -72,6 +80,7 @@ class KeyOwners:
             owners = np.zeros(max(2 * len(self._owners), n_keys), np.uint32)
             owners[:first] = self._owners[:first]
             self._owners = owners
+            self.order, self.n_ordered = np.zeros(len(owners), np.uint32), 0
         if n_keys > first and self.n_partitions > 1:
             hashes = hash_columns(table.columns(slice(first, n_keys)))
             find_owners(hashes, self.n_partitions, self._owners[first:n_keys])

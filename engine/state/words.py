@@ -25,9 +25,12 @@ from millstream.kernels.aggregation import (
     accumulate,
 )
 from millstream.kernels.compile import I64, U32
+from millstream.kernels.panes import fill_words
 
 __all__ = ["WordSpec", "Words"]
 
+# So many states are set while the GIL is kept: to give it away and have it back takes longer.
+_FEW_GROUPS = 1 << 15
 _PLACE = slice(Field.VALUES, Field.STATE)
 _STATE_TYPES = {
     np.dtype(np.int64): pa.int64(),
@@ -105,6 +108,8 @@ class Words:
                 first_steps.setdefault(spec.column, index)
         self._first_steps = first_steps
         self._seen = {column: np.zeros(0, np.uint8) for column in first_steps}
+        identities = [np.array(IDENTITY[spec.opcode], STATE_DTYPE[spec.opcode]) for spec in specs]
+        self._identities = np.array([word.view(np.int64) for word in identities], np.int64)
         self._n_groups = 0
         # States up to here hold something: those behind are made when their groups are.
         self._n_ready = 0
@@ -263,9 +268,12 @@ class Words:
     def _make_ready(self, n_groups: int) -> None:
         """Let the states of new groups hold that they have taken nothing."""
         if n_groups > self._n_ready:
-            for step, spec in enumerate(self._specs):
-                if step not in self._counts_shared:
-                    self._values[step][self._n_ready : n_groups] = IDENTITY[spec.opcode]
+            if n_groups - self._n_ready <= _FEW_GROUPS:
+                fill_words(self._program[:, Field.STATE], self._n_ready, n_groups, self._identities)
+            else:
+                for step, spec in enumerate(self._specs):
+                    if step not in self._counts_shared:
+                        self._values[step][self._n_ready : n_groups] = IDENTITY[spec.opcode]
             self._n_ready = n_groups
 
     @property

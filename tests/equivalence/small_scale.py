@@ -31,6 +31,7 @@ from millstream.engine.state import (
     retained_rows,
     sent_rows,
     session_state,
+    words,
 )
 from tests.equivalence.chooser import Chooser
 
@@ -56,6 +57,7 @@ _LIMITS = (
     (picks, "_GARBAGE_MIN", 1),
     (retained_rows, "_GARBAGE_ROWS", 1),
     (session_state, "_GARBAGE_MIN", 1),
+    (words, "_FEW_GROUPS", 1),
     (key_table, "_TRY_ROWS_LEAST", 1),
     (key_table, "_CAPACITY_LEAST", 2),
     (key_table, "_SPARSE_CAPACITY_MAX", 2),
