@@ -16,19 +16,22 @@ Sums of doubles are plain: carrying the rounding error along was measured to dou
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import TypeAlias
 
 import numpy as np
 
 from millstream.kernels.compile import F64, I64, U8, U16, U32, U64, kernel
 from millstream.kernels.compile import _pointer as pointer
 
-__all__ = ["IDENTITY", "STATE_DTYPE", "Field", "Opcode", "ValueKind", "accumulate"]
+__all__ = ["Field", "Opcode", "ValueKind", "accumulate"]
 
 
 class Field(IntEnum):
     """Columns of a program. Addresses are of the arrays' first values; 0 stands for no array.
 
-    The last column belongs to :func:`accumulate`, which remembers there how to go on; at first 0.
+    ``LEAST`` and ``GREATEST`` of a sum are the numbers of later steps that take the least and the
+    greatest of the same values, of which nothing but the states may differ; else 0. The last column
+    belongs to :func:`accumulate`, which remembers there how to go on; at first 0.
     """
 
     OPCODE = 0
@@ -38,7 +41,9 @@ class Field(IntEnum):
     VALIDITY_OFFSET = 4
     STATE = 5
     SEEN = 6
-    RESTLESS_BLOCKS = 7
+    LEAST = 7
+    GREATEST = 8
+    RESTLESS_BLOCKS = 9
 
 
 class ValueKind(IntEnum):
@@ -90,37 +95,7 @@ class Opcode(IntEnum):
     MAX_F64 = 12
 
 
-_INT64_MIN = -(2**63)
-_INT64_MAX = 2**63 - 1
-
-IDENTITY: dict[Opcode, int | float] = {
-    Opcode.COUNT: 0,
-    Opcode.SUM_I64: 0,
-    Opcode.SUM_U64: 0,
-    Opcode.SUM_F64: 0.0,
-    Opcode.MIN_I64: _INT64_MAX,
-    Opcode.MAX_I64: _INT64_MIN,
-    Opcode.MIN_U64: 2**64 - 1,
-    Opcode.MAX_U64: 0,
-    Opcode.MIN_F64: float("nan"),
-    Opcode.MAX_F64: float("-inf"),
-    Opcode.BIT_AND: -1,
-    Opcode.BIT_OR: 0,
-    Opcode.BIT_XOR: 0,
-}
-"""What states of new groups hold, by opcode: ``state[n_before:n_after] = IDENTITY[opcode]``."""
-
-STATE_DTYPE: dict[Opcode, np.dtype[np.float64 | np.int64 | np.uint64]] = {
-    opcode: np.dtype(
-        np.float64
-        if opcode >= Opcode.SUM_F64
-        else np.uint64
-        if opcode in (Opcode.SUM_U64, Opcode.MIN_U64, Opcode.MAX_U64)
-        else np.int64
-    )
-    for opcode in Opcode
-}
-"""Type of the words of a state, one per group, by opcode."""
+Words: TypeAlias = I64 | F64
 
 _BLOCK_ROWS = 1024
 # If an extreme changes more often than once in so many rows, so many blocks take no branches.
@@ -128,7 +103,7 @@ _ROWS_PER_CHANGE, _RESTLESS_BLOCKS_MAX = 32, 32
 
 # Memory that is reached by address cannot be indexed with members of an enumeration.
 _OPCODE, _VALUES, _VALUE_KIND, _VALIDITY = map(int, list(Field)[:4])
-_VALIDITY_OFFSET, _STATE, _SEEN, _RESTLESS_BLOCKS = map(int, list(Field)[4:])
+_VALIDITY_OFFSET, _STATE, _SEEN, _LEAST, _GREATEST, _RESTLESS_BLOCKS = map(int, list(Field)[4:])
 _F32 = int(ValueKind.F32)
 _STEP_BYTES = 8 * len(Field)
 
@@ -139,47 +114,35 @@ def _takes_doubles(opcode: int) -> bool:
 
 
 @kernel
+def _copy(values: Words, n_rows: int, words: Words) -> None:
+    for row in range(n_rows):
+        words[row] = values[row]
+
+
+@kernel
 def _widen(kind: int, values_at: int, n_rows: int, words: I64) -> None:
     if kind == ValueKind.I8:
-        i8 = pointer(values_at, np.int8)
-        for row in range(n_rows):
-            words[row] = i8[row]
+        _copy(pointer(values_at, np.int8), n_rows, words)
     elif kind == ValueKind.I16:
-        i16 = pointer(values_at, np.int16)
-        for row in range(n_rows):
-            words[row] = i16[row]
+        _copy(pointer(values_at, np.int16), n_rows, words)
     elif kind == ValueKind.I32:
-        i32 = pointer(values_at, np.int32)
-        for row in range(n_rows):
-            words[row] = i32[row]
+        _copy(pointer(values_at, np.int32), n_rows, words)
     elif kind == ValueKind.U8:
-        u8 = pointer(values_at, np.uint8)
-        for row in range(n_rows):
-            words[row] = u8[row]
+        _copy(pointer(values_at, np.uint8), n_rows, words)
     elif kind == ValueKind.U16:
-        u16 = pointer(values_at, np.uint16)
-        for row in range(n_rows):
-            words[row] = u16[row]
+        _copy(pointer(values_at, np.uint16), n_rows, words)
     elif kind == ValueKind.U32:
-        u32 = pointer(values_at, np.uint32)
-        for row in range(n_rows):
-            words[row] = u32[row]
+        _copy(pointer(values_at, np.uint32), n_rows, words)
 
 
 @kernel
 def _widen_to_doubles(kind: int, values_at: int, n_rows: int, doubles: F64) -> None:
     if kind == ValueKind.F32:
-        f32 = pointer(values_at, np.float32)
-        for row in range(n_rows):
-            doubles[row] = f32[row]
+        _copy(pointer(values_at, np.float32), n_rows, doubles)
     elif kind == ValueKind.U64:
-        u64 = pointer(values_at, np.uint64)
-        for row in range(n_rows):
-            doubles[row] = u64[row]
+        _copy(pointer(values_at, np.uint64), n_rows, doubles)
     else:
-        i64 = pointer(values_at, np.int64)
-        for row in range(n_rows):
-            doubles[row] = i64[row]
+        _copy(pointer(values_at, np.int64), n_rows, doubles)
 
 
 @kernel
@@ -261,15 +224,16 @@ def _apply_to_unsigned(opcode: int, n_rows: int, ids: U32, values: U64, state: U
 
 
 @kernel
-def _lesser(one: float, other: float) -> float:
-    # Adding 0.0 turns -0.0 into 0.0 and changes nothing else. NaN gives way to everything.
-    value = other + 0.0
+def _lesser(one: float, other: float, zero: float) -> float:
+    # Of doubles: adding 0.0 turns -0.0 into 0.0 and changes nothing else; NaN gives way to
+    # everything. Of integers, whose zero is 0: just the lesser.
+    value = other + zero
     return value if (value < one) | (one != one) else one
 
 
 @kernel
-def _greater(one: float, other: float) -> float:
-    value = other + 0.0
+def _greater(one: float, other: float, zero: float) -> float:
+    value = other + zero
     return value if (value > one) | (value != value) else one
 
 
@@ -280,10 +244,10 @@ def _apply_to_doubles(opcode: int, n_rows: int, ids: U32, values: F64, state: F6
             state[ids[row]] += values[row]
     elif opcode == Opcode.MIN_F64:
         for row in range(n_rows):
-            state[ids[row]] = _lesser(state[ids[row]], values[row])
+            state[ids[row]] = _lesser(state[ids[row]], values[row], 0.0)
     elif opcode == Opcode.MAX_F64:
         for row in range(n_rows):
-            state[ids[row]] = _greater(state[ids[row]], values[row])
+            state[ids[row]] = _greater(state[ids[row]], values[row], 0.0)
 
 
 @kernel
@@ -308,10 +272,10 @@ def _apply_to_doubles_of_one(opcode: int, n_rows: int, values: F64, state: F64) 
         result += _sum(n_rows, values)
     elif opcode == Opcode.MIN_F64:
         for row in range(n_rows):
-            result = _lesser(result, values[row])
+            result = _lesser(result, values[row], 0.0)
     elif opcode == Opcode.MAX_F64:
         for row in range(n_rows):
-            result = _greater(result, values[row])
+            result = _greater(result, values[row], 0.0)
     state[0] = result
 
 
@@ -326,7 +290,7 @@ def _apply_to_words_of_one(opcode: int, n_rows: int, values: I64, state: I64) ->
 
 
 @kernel
-def _any_below(row: int, ids: U32, values: I64 | F64, state: I64 | F64) -> bool:
+def _any_below(row: int, ids: U32, values: Words, state: Words) -> bool:
     """Tell whether a minimum changes by one of four rows; NaN, which compares as false, does."""
     return not (
         (values[row] >= state[ids[row]])
@@ -337,7 +301,7 @@ def _any_below(row: int, ids: U32, values: I64 | F64, state: I64 | F64) -> bool:
 
 
 @kernel
-def _any_above(row: int, ids: U32, values: I64 | F64, state: I64 | F64) -> bool:
+def _any_above(row: int, ids: U32, values: Words, state: Words) -> bool:
     return not (
         (values[row] <= state[ids[row]])
         & (values[row + 1] <= state[ids[row + 1]])
@@ -347,45 +311,63 @@ def _any_above(row: int, ids: U32, values: I64 | F64, state: I64 | F64) -> bool:
 
 
 @kernel
-def _change_words(opcode: int, n_rows: int, ids: U32, values: I64, state: I64) -> int:
+def _change(is_least: bool, n_rows: int, ids: U32, values: Words, state: Words, zero: float) -> int:
     """Apply a minimum or maximum to 4 rows or more; return how many fours changed something."""
     # The last four may have been looked at in part before, which does no harm.
     n_changes = 0
-    if opcode == Opcode.MIN_I64:
+    if is_least:
         for four in range(0, n_rows, 4):
             first = min(four, n_rows - 4)
             if _any_below(first, ids, values, state):
                 n_changes += 1
                 for row in range(first, first + 4):
-                    state[ids[row]] = min(state[ids[row]], values[row])
+                    state[ids[row]] = _lesser(state[ids[row]], values[row], zero)
     else:
         for four in range(0, n_rows, 4):
             first = min(four, n_rows - 4)
             if _any_above(first, ids, values, state):
                 n_changes += 1
                 for row in range(first, first + 4):
-                    state[ids[row]] = max(state[ids[row]], values[row])
+                    state[ids[row]] = _greater(state[ids[row]], values[row], zero)
     return n_changes
 
 
 @kernel
-def _change_doubles(opcode: int, n_rows: int, ids: U32, values: F64, state: F64) -> int:
+def _sum_and_change(
+    n_rows: int, ids: U32, values: Words, sums: Words, least: Words, greatest: Words, zero: float
+) -> int:
+    """Add values up and take their least and greatest; return how many rows changed these."""
     n_changes = 0
-    if opcode == Opcode.MIN_F64:
-        for four in range(0, n_rows, 4):
-            first = min(four, n_rows - 4)
-            if _any_below(first, ids, values, state):
-                n_changes += 1
-                for row in range(first, first + 4):
-                    state[ids[row]] = _lesser(state[ids[row]], values[row])
-    else:
-        for four in range(0, n_rows, 4):
-            first = min(four, n_rows - 4)
-            if _any_above(first, ids, values, state):
-                n_changes += 1
-                for row in range(first, first + 4):
-                    state[ids[row]] = _greater(state[ids[row]], values[row])
+    for row in range(n_rows):
+        group_id, value = ids[row], values[row]
+        sums[group_id] += value
+        if not ((value >= least[group_id]) & (value <= greatest[group_id])):
+            least[group_id] = _lesser(least[group_id], value, zero)
+            greatest[group_id] = _greater(greatest[group_id], value, zero)
+            n_changes += 1
     return n_changes
+
+
+@kernel
+def _sum_with_extremes(
+    step: I64, least: I64, greatest: I64, n_rows: int, ids: U32, values_at: int
+) -> bool:
+    """Do three steps over the same values at once, unless too many rows change an extreme."""
+    if step[_RESTLESS_BLOCKS] > 0:
+        step[_RESTLESS_BLOCKS] -= 1
+        return False
+    at, least_at, greatest_at = step[_STATE], least[_STATE], greatest[_STATE]
+    if _takes_doubles(step[_OPCODE]):
+        doubles, sums = pointer(values_at, np.float64), pointer(at, np.float64)
+        minima, maxima = pointer(least_at, np.float64), pointer(greatest_at, np.float64)
+        n_changes = _sum_and_change(n_rows, ids, doubles, sums, minima, maxima, 0.0)
+    else:
+        words, totals = pointer(values_at, np.int64), pointer(at, np.int64)
+        lower, upper = pointer(least_at, np.int64), pointer(greatest_at, np.int64)
+        n_changes = _sum_and_change(n_rows, ids, words, totals, lower, upper, 0)
+    if n_changes * _ROWS_PER_CHANGE > n_rows:
+        step[_RESTLESS_BLOCKS] = _RESTLESS_BLOCKS_MAX
+    return True
 
 
 @kernel
@@ -408,13 +390,23 @@ def _apply_changes(step: I64, n_rows: int, ids: U32, values_at: int) -> bool:
         return False
     if is_of_words:
         words = pointer(values_at, np.int64)
-        n_changes = _change_words(opcode, n_rows, ids, words, pointer(step[_STATE], np.int64))
+        state = pointer(step[_STATE], np.int64)
+        n_changes = _change(opcode == Opcode.MIN_I64, n_rows, ids, words, state, 0)
     else:
         doubles = pointer(values_at, np.float64)
-        n_changes = _change_doubles(opcode, n_rows, ids, doubles, pointer(step[_STATE], np.float64))
+        floats = pointer(step[_STATE], np.float64)
+        n_changes = _change(opcode == Opcode.MIN_F64, n_rows, ids, doubles, floats, 0.0)
     if n_changes * _ROWS_PER_CHANGE > n_rows:
         step[_RESTLESS_BLOCKS] = _RESTLESS_BLOCKS_MAX
     return True
+
+
+@kernel
+def _note(step: I64, n_rows: int, ids: U32) -> None:
+    if step[_SEEN] != 0:
+        seen = pointer(step[_SEEN], np.uint8)
+        for row in range(n_rows):
+            seen[ids[row]] = 1
 
 
 @kernel
@@ -436,10 +428,6 @@ def _apply(step: I64, n_rows: int, ids: U32, values_at: int, one_group: bool) ->
             _apply_to_doubles(opcode, n_rows, ids, doubles, pointer(state_at, np.float64))
         else:
             _apply_to_words(opcode, n_rows, ids, words, pointer(state_at, np.int64))
-    if step[_SEEN] != 0:
-        seen = pointer(step[_SEEN], np.uint8)
-        for row in range(n_rows):
-            seen[ids[row]] = 1
 
 
 @kernel
@@ -459,10 +447,10 @@ def accumulate(programs: I64, bounds: I64, group_ids: U32) -> None:
     Rows lie in parts, one after the other. What a program remembers is handed on to the next part.
 
     Args:
-        programs: int64[n_parts, n_accumulators, 8], per part a row per accumulator, columns as
+        programs: int64[n_parts, n_accumulators, 10], per part a row per accumulator, columns as
             :class:`Field` says. ``VALUES`` is the address of values of ``VALUE_KIND`` for the rows
             of the part; ``VALIDITY`` that of an Arrow bitmap whose bit ``VALIDITY_OFFSET`` belongs
-            to its first row; ``STATE`` that of the groups' states, see ``STATE_DTYPE``, or 0 for a
+            to its first row; ``STATE`` that of the groups' states, of its type, or 0 for a
             step to leave out; ``SEEN`` that of one byte per group, set to 1 when the group takes a
             value. The caller keeps them alive. Addresses, and whether kinds suit opcodes, go
             unchecked.
@@ -482,6 +470,7 @@ def accumulate(programs: I64, bounds: I64, group_ids: U32) -> None:
             block_ids_at = int(np.int64(group_ids.ctypes.data)) + 4 * start
             one_group = _is_one_group(n_rows, pointer(block_ids_at, np.uint32))
             ids_at = values_at = n_taken = loaded_at = 0
+            least = greatest = -1
             for index in range(programs.shape[1]):
                 step_at = part_at + _STEP_BYTES * index
                 step = pointer(step_at, np.int64)
@@ -492,7 +481,18 @@ def accumulate(programs: I64, bounds: I64, group_ids: U32) -> None:
                     ids_at, values_at, n_taken = _load_block(
                         step, start - bounds[part], n_rows, block_ids_at, scratch_at
                     )
-                if n_taken > 0:
-                    _apply(step, n_taken, pointer(ids_at, np.uint32), values_at, one_group)
+                if n_taken == 0:
+                    continue
+                ids = pointer(ids_at, np.uint32)
+                is_done = index == least or index == greatest
+                if step[_LEAST] > 0 and not one_group:
+                    lower = pointer(part_at + _STEP_BYTES * step[_LEAST], np.int64)
+                    upper = pointer(part_at + _STEP_BYTES * step[_GREATEST], np.int64)
+                    is_done = _sum_with_extremes(step, lower, upper, n_taken, ids, values_at)
+                    if is_done:
+                        least, greatest = step[_LEAST], step[_GREATEST]
+                if not is_done:
+                    _apply(step, n_taken, ids, values_at, one_group)
+                _note(step, n_taken, ids)
     # Named once more, because memory is freed after the last mention of its array.
     scratch[0] = 0

@@ -18,8 +18,9 @@ from millstream.engine.state.id_room import IdRoom
 from millstream.engine.state.key_table import KeyPart, KeyTable
 from millstream.engine.state.pane_words import KeyOwners, PaneWords
 from millstream.engine.state.places import NOWHERE, PLACE_WORDS
+from millstream.engine.state.word_states import STATE_DTYPE
 from millstream.engine.state.words import Words, WordSpec
-from millstream.kernels.aggregation import STATE_DTYPE, Opcode, ValueKind
+from millstream.kernels.aggregation import Opcode, ValueKind
 from millstream.kernels.compile import I64, U32
 from millstream.kernels.panes import deal_groups
 

@@ -12,8 +12,8 @@ from millstream.engine.columns import array_from_buffers
 from millstream.engine.routing import hash_columns
 from millstream.engine.state.key_columns import key_column
 from millstream.engine.state.key_table import KeyTable
+from millstream.engine.state.word_states import STATE_DTYPE
 from millstream.engine.state.words import WordSpec
-from millstream.kernels.aggregation import STATE_DTYPE
 from millstream.kernels.compile import I64, U32
 from millstream.kernels.partitioning import find_owners
 

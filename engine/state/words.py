@@ -17,9 +17,8 @@ from millstream.engine.state.places import (
     place_of,
 )
 from millstream.engine.state.state_columns import resized, valid_flags
+from millstream.engine.state.word_states import IDENTITY, STATE_DTYPE
 from millstream.kernels.aggregation import (
-    IDENTITY,
-    STATE_DTYPE,
     Field,
     Opcode,
     accumulate,
@@ -32,6 +31,10 @@ __all__ = ["WordSpec", "Words"]
 # So many states are set while the GIL is kept: to give it away and have it back takes longer.
 _FEW_GROUPS = 1 << 15
 _PLACE = slice(Field.VALUES, Field.STATE)
+_EXTREMES = {
+    Opcode.SUM_I64: (Opcode.MIN_I64, Opcode.MAX_I64),
+    Opcode.SUM_F64: (Opcode.MIN_F64, Opcode.MAX_F64),
+}
 _STATE_TYPES = {
     np.dtype(np.int64): pa.int64(),
     np.dtype(np.uint64): pa.uint64(),
@@ -100,6 +103,9 @@ class Words:
         self._program = np.zeros((len(specs), len(Field)), np.int64)
         for step, spec in zip(self._program, specs, strict=True):
             step[Field.OPCODE] = spec.merge_opcode if merges else spec.opcode
+        if not merges:
+            for index in range(len(specs)):
+                self._program[index, [Field.LEAST, Field.GREATEST]] = _extremes(specs, index)
         self._values = [np.zeros(0, STATE_DTYPE[spec.opcode]) for spec in specs]
         # Accumulators over one column have seen the same values: the first of them takes note.
         first_steps: dict[str, int] = {}
@@ -192,6 +198,8 @@ class Words:
         self._n_groups = max(self._n_groups, n_groups)
         program = self._program.copy()
         program[:, Field.OPCODE] = [spec.merge_opcode for spec in self._specs]
+        # Partial values of each step are its own.
+        program[:, [Field.LEAST, Field.GREATEST]] = 0
         for column, step in self._first_steps.items():
             program[step, Field.SEEN] = self._seen[column].ctypes.data
         bounds = np.array([0, len(group_ids)], np.int64)
@@ -313,3 +321,12 @@ def _bytes_of(array: pa.Array) -> pa.Array:
     """Return booleans as integers of 0 and 1."""
     flags = valid_flags(array)
     return array_from_buffers(fixed_values(array), pa.uint8(), flags if len(flags) > 0 else None)
+
+
+def _extremes(specs: Sequence[WordSpec], index: int) -> tuple[int, int]:
+    """Return the steps behind a sum that take the least and greatest of the same values, or 0s."""
+    total, places = specs[index], []
+    for opcode in _EXTREMES.get(total.opcode, ()):
+        wanted = WordSpec(opcode, total.column)
+        places.append(next((i for i, spec in enumerate(specs) if spec == wanted and i > index), 0))
+    return (places[0], places[1]) if len(places) == 2 and all(places) else (0, 0)

@@ -14,9 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from millstream.engine.state.word_states import IDENTITY, STATE_DTYPE
 from millstream.kernels.aggregation import (
-    IDENTITY,
-    STATE_DTYPE,
     Field,
     Opcode,
     ValueKind,
