@@ -12,7 +12,7 @@ from millstream.engine.event_time import NO_WATERMARK
 from millstream.engine.late_rows import LateRows
 from millstream.engine.operators.base import Collector, Counters, HeldBack
 from millstream.engine.operators.changelog import Changelog
-from millstream.engine.operators.dense_groups import DenseGroups, words_of
+from millstream.engine.operators.dense_groups import DenseGroups
 from millstream.engine.operators.dense_lane import AnyRows, DenseLane, Located
 from millstream.engine.operators.emission import emit_together
 from millstream.engine.operators.grouping import Grouping
@@ -291,7 +291,8 @@ class FinalAggregate(_Emitting):
         super().__init__(grouping, counters, changelog, owns_global_group=owns_global_group)
         self._partials = PartialGroups(node, grouping.grid, len(grouping.calls.specs))
         self._columns = PartialColumns(node, len(grouping.calls.specs))
-        self._key_types = [schema.field(key).type for key in node.keys]
+        self._waiting: list[PaneWords] = []
+        self._n_waiting = 0
         self._lane: DenseGroups | None = None
         if self._may_be_dense:
             self._lane = DenseGroups.for_node(node, schema, grouping.calls)
@@ -313,10 +314,8 @@ class FinalAggregate(_Emitting):
                 return
             self._lane.settle()
             self._leave_dense([groups.pane])
-        specs = words_of(self._grouping.calls)
-        assert specs is not None, "state that is words on both sides"
-        keys, states = groups.arrays(self._key_types, specs)
-        self._partials.add_pane(groups.pane, keys, states, groups.n_groups)
+        self._waiting.append(groups)
+        self._n_waiting += groups.n_groups
         self._merge_at_least(_GATHERED_ROWS_MAX)
 
     def end_batch(self, out: Collector) -> None:
@@ -331,6 +330,22 @@ class FinalAggregate(_Emitting):
             for keys, states in self._partials.take():
                 room = self._grouping.room
                 self._note(self._grouping.state.update_parts(keys, states, room))
+        if self._n_waiting >= n_rows:
+            waiting, self._waiting, self._n_waiting = self._waiting, [], 0
+            self._merge_words(waiting)
+
+    def _merge_words(self, parts: Sequence[PaneWords]) -> None:
+        grouping, grid = self._grouping, self._grouping.grid
+        prefixes: list[tuple[int, ...]] = [() for _ in parts]
+        if grid is not None and not grid.is_overlapping:
+            prefixes = [(part.pane,) for part in parts]
+        elif grid is not None:
+            # Each group goes into all windows of its pane.
+            panes = np.array([part.pane for part in parts], np.int64)
+            places, last_panes = grid.expand(panes, None)
+            parts = [parts[place] for place in places.tolist()]
+            prefixes = [(last_pane,) for last_pane in last_panes.tolist()]
+        self._note(grouping.state.update_words(parts, prefixes, grouping.room))
 
 
 def rows_schema(node: AggregateNode) -> pa.Schema:

@@ -28,10 +28,10 @@ class DenseLane:
     """Takes those rows that :class:`DensePanes` is good for.
 
     Args:
-        node: A windowed aggregate with keys.
+        node: An aggregate with keys.
         columns: What each accumulator takes, a column or None for the rows themselves.
         specs: The accumulators.
-        grid: Of its windows.
+        grid: Of its windows, or None if all rows are in one pane.
 
     Attributes:
         panes: The groups.
@@ -42,7 +42,7 @@ class DenseLane:
         node: AggregateNode,
         columns: Sequence[str | None],
         specs: Sequence[WordSpec],
-        grid: WindowGrid,
+        grid: WindowGrid | None,
     ) -> None:
         self._grid = grid
         schema = node.input.schema
@@ -59,7 +59,7 @@ class DenseLane:
         """Return the lane of an aggregate, or None if its keys, calls or windows do not suit it."""
         columns = calls.columns_of_words()
         specs = [spec for spec in calls.specs if isinstance(spec, WordSpec)]
-        if columns is None or not node.keys or calls.keeps_rows or grid is None:
+        if columns is None or not node.keys or calls.keeps_rows:
             return None
         return cls(node, columns, specs, grid)
 
@@ -101,6 +101,7 @@ class DenseLane:
         """Cut rows where their pane changes; None if it does so too often."""
         if isinstance(panes, int):
             return [(rows, panes)]
+        assert self._grid is not None, "without windows there is one pane"
         cuts = panes if isinstance(panes, PaneCuts) else self._grid.cut(panes)
         return None if cuts is None else _slices(rows, cuts)
 

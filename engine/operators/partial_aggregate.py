@@ -62,13 +62,14 @@ class PartialAggregate:
         self._out: Collector | None = None
         self._groups_out: GroupsCollector | None = None
         self._dense = None
-        if self._is_deferred and node.window is not None:
+        if node.window is not None or not self._is_deferred:
             self._dense = DenseLane.for_node(node, self._grouping.calls, self._grouping.grid)
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
         grid = self._grouping.grid
         if grid is None:
-            self._add(batch, [], out)
+            if self._add_dense([(batch, 0)], out):
+                self._add(batch, [], out)
             return
         panes = grid.assign(batch, self._watermarks.of(batch), self._late_rows)
         self._counters.rows_late += panes.n_late
@@ -83,15 +84,13 @@ class PartialAggregate:
 
     def process_rows(self, parts: Sequence[SourceRows], out: Collector) -> None:
         grouping, grid = self._grouping, self._grouping.grid
-        prefixes: list[list[Word]] = [[] for _ in parts]
-        if grid is not None:
-            located = self._add_dense([(rows, grid.panes_of(rows)) for rows in parts], out)
-            if not located:
-                return
-            parts = [rows for rows, _ in located]
-            prefixes = [
-                self._prefix(pane_words(panes, rows.num_rows), None) for rows, panes in located
-            ]
+        # Without windows, all rows are in one pane.
+        panes = [0 if grid is None else grid.panes_of(rows) for rows in parts]
+        located = self._add_dense(list(zip(parts, panes, strict=True)), out)
+        if not located:
+            return
+        parts = [rows for rows, _ in located]
+        prefixes = [self._prefix(pane_words(pane, rows.num_rows), None) for rows, pane in located]
         if self._reduction.is_bypassed:
             for rows, prefix in zip(parts, prefixes, strict=True):
                 self._bypass(rows, prefix, out)
@@ -113,9 +112,9 @@ class PartialAggregate:
 
     def _prefix(self, panes: Word, first_ends: I64 | None) -> list[Word]:
         grid = self._grouping.grid
-        if grid is not None and grid.is_overlapping:
-            return [panes, or_all_windows(first_ends)]
-        return [panes]
+        if grid is None:
+            return []
+        return [panes, or_all_windows(first_ends)] if grid.is_overlapping else [panes]
 
     def _bypass(
         self, rows: pa.RecordBatch | SourceRows, prefix: Sequence[Word], out: Collector
@@ -193,8 +192,8 @@ class PartialAggregate:
                 n_old += pane.n_old
         if dealt is None:
             for groups in self._dense.panes.close(closed_below):
-                panes = np.full(groups.n_groups, groups.pane, np.int64)
-                prefix = [word_per_row(word, groups.n_groups) for word in self._prefix(panes, None)]
+                words = self._prefix(groups.pane, None)
+                prefix = [word_per_row(word, groups.n_groups) for word in words]
                 out.emit(partial_batch(self._grouping.node, groups.keys, prefix, groups.states))
                 n_old += groups.n_old
         # Rows have been counted already, but not that old keys make new groups.

@@ -122,18 +122,6 @@ class PartialGroups:
             for last_pane in self._grid.expand(panes[one], first_ends[one])[1].tolist():
                 self._add(run, (last_pane,))
 
-    def add_pane(
-        self, pane: int, keys: Sequence[pa.Array], states: list[pa.Array], n_groups: int
-    ) -> None:
-        """Take in groups of one pane that count in all of its windows."""
-        last_panes = [pane]
-        if self._grid is not None and self._grid.is_overlapping:
-            last_panes = self._grid.expand(np.array([pane], np.int64), None)[1].tolist()
-        for last_pane in last_panes:
-            self.keys.append(KeyPart(keys, (last_pane,), n_groups))
-            self.states.append(states)
-            self.n_rows += n_groups
-
     def take(self) -> Iterator[tuple[list[KeyPart], list[list[pa.Array]]]]:
         """Give away what has been gathered, if there is anything: keys and accumulators."""
         if self.keys:

@@ -16,11 +16,9 @@ import pyarrow as pa
 
 from millstream.engine.state.id_room import IdRoom
 from millstream.engine.state.key_table import KeyPart, KeyTable
-from millstream.engine.state.pane_words import KeyOwners, PaneWords
-from millstream.engine.state.places import NOWHERE, PLACE_WORDS
-from millstream.engine.state.word_states import STATE_DTYPE
+from millstream.engine.state.pane_words import KeyOwners, PaneWords, state_kinds, state_places
 from millstream.engine.state.words import Words, WordSpec
-from millstream.kernels.aggregation import Opcode, ValueKind
+from millstream.kernels.aggregation import Opcode
 from millstream.kernels.compile import I64, U32
 from millstream.kernels.panes import deal_groups
 
@@ -29,15 +27,12 @@ __all__ = ["DealtPane", "DensePanes", "PaneGroups"]
 _CAPACITY_LEAST = 64
 # A pane with fewer than one in so many of all keys has too much room.
 _SPARSE = 4
+# Of so few keys, room for all does not matter.
+_FEW_KEYS = 1 << 10
 # Below any pane.
 _NO_PANE = -(1 << 63)
 # Panes whose memory is kept for the next ones.
 _FREE_MAX = 2
-_KINDS = {
-    np.dtype(np.int64): ValueKind.I64,
-    np.dtype(np.uint64): ValueKind.U64,
-    np.dtype(np.float64): ValueKind.F64,
-}
 
 
 class PaneGroups(NamedTuple):
@@ -93,7 +88,7 @@ class DensePanes:
         self._specs = list(specs) if counts else [*specs, rows]
         self._count = counts[0] if counts else len(specs)
         self._steps = [*range(len(specs)), self._count]
-        self._kinds = [_KINDS[STATE_DTYPE[spec.opcode]] for spec in specs]
+        self._kinds = state_kinds(specs)
         self._table = KeyTable(self._key_types)
         self._owners = KeyOwners(0)
         self._panes: dict[int, _Pane] = {}
@@ -163,18 +158,10 @@ class DensePanes:
         """Add partial groups."""
         bounds = _bounds(part.n_groups for part in parts)
         n_before = self._table.n_groups
-        n_key_words = len(parts[0].words) - self._n_states
-        keys = [part.words[:n_key_words] for part in parts]
-        group_ids = self._table.assign_words(keys, bounds, self._room)
-        places: list[tuple[int, int, int, int]] = []
-        for _, words in parts:
-            at, stride = words.ctypes.data, words.strides[0]
-            for place, kind in enumerate(self._kinds, start=n_key_words):
-                places.append((at + place * stride, kind, 0, 0))
-            places.append(NOWHERE)
-        shape = len(parts), len(self._specs), PLACE_WORDS
-        of_parts = np.array(places, np.int64).reshape(shape)
-        self._add(group_ids, bounds, [part.pane for part in parts], of_parts, n_before)
+        keys = [part.keys(self._n_states) for part in parts]
+        group_ids = self._table.assign_words(keys, [()] * len(parts), bounds, self._room)
+        places = state_places(parts, self._kinds, n_more=1)
+        self._add(group_ids, bounds, [part.pane for part in parts], places, n_before)
 
     def close(self, limit: int) -> list[PaneGroups]:
         """Give away the groups of all panes below a limit, in the order of the panes."""
@@ -274,7 +261,7 @@ class DensePanes:
 
     def _look_at(self, n_groups: int) -> None:
         """Leave these keys if few of them occur in a pane that has had most of its rows."""
-        if n_groups * _SPARSE < self.n_keys:
+        if n_groups * _SPARSE < self.n_keys and self.n_keys > _FEW_KEYS:
             self._is_leaving = True
 
     def _pop(self, limit: int) -> list[tuple[int, _Pane]]:

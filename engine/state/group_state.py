@@ -11,6 +11,8 @@ import pyarrow as pa
 from millstream.engine.state.accumulators import Accumulators, AccumulatorSpec
 from millstream.engine.state.id_room import IdRoom
 from millstream.engine.state.key_table import KeyPart, KeyTable, Word
+from millstream.engine.state.pane_words import PaneWords, state_kinds, state_places
+from millstream.engine.state.words import WordSpec
 from millstream.kernels.compile import I64, U32
 from millstream.kernels.splitting import split_groups
 
@@ -42,6 +44,7 @@ class GroupState:
         self._n_global = 0
         self._table = KeyTable(key_types, n_prefix_words)
         self._accumulators = Accumulators(specs, merges=merges)
+        self._kinds = state_kinds([spec for spec in specs if isinstance(spec, WordSpec)])
 
     @property
     def n_groups(self) -> int:
@@ -110,6 +113,29 @@ class GroupState:
         self._accumulators.update_at(
             places, bounds, group_ids, self.n_groups, new_have_rows=new_have_rows
         )
+        return group_ids
+
+    def update_words(
+        self,
+        parts: Sequence[PaneWords],
+        prefixes: Sequence[Sequence[int]],
+        room: IdRoom | None = None,
+    ) -> U32:
+        """Add partial groups, where all accumulators are words.
+
+        Args:
+            parts: The groups.
+            prefixes: Per part the prefix words of all its groups.
+            room: Where the groups may lie, if nobody keeps them.
+
+        Returns:
+            The groups that they went to, one part after the other: uint32[n].
+        """
+        bounds = np.array([*accumulate((part.n_groups for part in parts), initial=0)], np.int64)
+        keys = [part.keys(len(self._kinds)) for part in parts]
+        group_ids = self._table.assign_words(keys, prefixes, bounds, room)
+        places = state_places(parts, self._kinds)
+        self._accumulators.update_at(places, bounds, group_ids, self.n_groups, new_have_rows=True)
         return group_ids
 
     def merge(self, part: KeyPart, states: Sequence[pa.Array]) -> None:

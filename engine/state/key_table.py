@@ -146,17 +146,26 @@ class KeyTable:
                 return np.full(bounds[-1], group_id, np.uint32)
         return self._assign(words_of_parts, bounds, room)
 
-    def assign_words(self, parts: Sequence[I64], bounds: I64, room: IdRoom) -> U32:
+    def assign_words(
+        self,
+        parts: Sequence[I64],
+        prefixes: Sequence[Sequence[int]],
+        bounds: I64,
+        room: IdRoom | None,
+    ) -> U32:
         """Do what :meth:`assign_parts` does for keys as :meth:`words` of another table gives them.
 
         Args:
-            parts: int64[n_words, n_rows] each, a row in one piece; of a table without prefix words.
+            parts: int64[n_words, n_rows] each, a row in one piece.
+            prefixes: Per part the prefix words of all its rows.
             bounds: As for :meth:`assign_parts`.
-            room: Where the ids lie.
+            room: As for :meth:`assign_parts`.
         """
-        encoded: list[list[Word | _Address]] = [
-            [*map(_address_of, words), *[0] * self._n_null_words] for words in parts
-        ]
+        encoded: list[list[Word | _Address]] = []
+        for words, prefix in zip(parts, prefixes, strict=True):
+            at, stride = words.ctypes.data, words.strides[0]
+            rows = [_Address(at + row * stride) for row in range(len(words))]
+            encoded.append([*prefix, *rows, *[0] * self._n_null_words])
         return self._assign(encoded, bounds, room)
 
     def words(self) -> I64 | None:
@@ -352,10 +361,6 @@ class _Address(NamedTuple):
     """Where 64-bit words lie, which somebody keeps alive."""
 
     address: int
-
-
-def _address_of(words: I64) -> _Address:
-    return _Address(words.ctypes.data)
 
 
 class _Places:

@@ -12,12 +12,20 @@ from millstream.engine.columns import array_from_buffers
 from millstream.engine.routing import hash_columns
 from millstream.engine.state.key_columns import key_column
 from millstream.engine.state.key_table import KeyTable
+from millstream.engine.state.places import NOWHERE, PLACE_WORDS
 from millstream.engine.state.word_states import STATE_DTYPE
 from millstream.engine.state.words import WordSpec
+from millstream.kernels.aggregation import ValueKind
 from millstream.kernels.compile import I64, U32
 from millstream.kernels.partitioning import find_owners
 
-__all__ = ["KeyOwners", "PaneWords"]
+__all__ = ["KeyOwners", "PaneWords", "state_kinds", "state_places"]
+
+_KINDS = {
+    np.dtype(np.int64): int(ValueKind.I64),
+    np.dtype(np.uint64): int(ValueKind.U64),
+    np.dtype(np.float64): int(ValueKind.F64),
+}
 
 
 class PaneWords(NamedTuple):
@@ -37,6 +45,10 @@ class PaneWords(NamedTuple):
         """Number of groups."""
         return int(self.words.shape[1])
 
+    def keys(self, n_states: int) -> I64:
+        """View the words of keys: int64[n_key_words, n_groups]."""
+        return self.words[: len(self.words) - n_states]
+
     def arrays(
         self, key_types: Sequence[pa.DataType], specs: Sequence[WordSpec]
     ) -> tuple[list[pa.Array], list[pa.Array]]:
@@ -51,6 +63,32 @@ class PaneWords(NamedTuple):
             for spec in specs
         ]
         return keys, states
+
+
+def state_places(parts: Sequence[PaneWords], kinds: Sequence[int], n_more: int = 0) -> I64:
+    """Tell where the accumulators of groups lie.
+
+    Args:
+        parts: The groups, which somebody keeps alive.
+        kinds: The :class:`ValueKind` of each accumulator.
+        n_more: Values that are not there, for accumulators that count rows behind the others.
+
+    Returns:
+        int64[n_parts, n_accumulators + n_more, PLACE_WORDS].
+    """
+    places: list[tuple[int, int, int, int]] = []
+    for _, words in parts:
+        stride = words.strides[0]
+        at = words.ctypes.data + (len(words) - len(kinds)) * stride
+        places += [(at + index * stride, kind, 0, 0) for index, kind in enumerate(kinds)]
+        places += [NOWHERE] * n_more
+    found: I64 = np.array(places, np.int64)
+    return found.reshape(len(parts), len(kinds) + n_more, PLACE_WORDS)
+
+
+def state_kinds(specs: Sequence[WordSpec]) -> list[int]:
+    """Return the :class:`ValueKind` of the states of accumulators."""
+    return [_KINDS[STATE_DTYPE[spec.opcode]] for spec in specs]
 
 
 class KeyOwners:

@@ -71,6 +71,7 @@ _LIMITS = (
     (windowing, "_CUT_ROWS_LEAST", 1),
     (windowing, "_SHARED_CUT_ROWS_LEAST", 1),
     (dense_panes, "_SPARSE", 1),
+    (dense_panes, "_FEW_KEYS", 0),
     (dense_panes, "_CAPACITY_LEAST", 1),
     (sliding_aggregate, "_RUN_ROWS_LEAST", 1),
     (sliding_aggregate, "_WINDOW_ROWS_LEAST", 0),
