@@ -8,6 +8,9 @@ waits for room in an exchange: what is on its way is bounded by what ``push`` ha
 Where steps are far apart, a sender does not wait for the end of one with all that it has: rows that
 only add to the state behind the exchange, whose order does not matter, go early. They count as part
 of the item that brought them, so that its room is not given back before they have arrived.
+
+What travels are Arrow batches, split by the hash of keys; or partial groups as the words of state
+that they are, which the sending aggregate has dealt out already.
 """
 
 from __future__ import annotations
