@@ -40,7 +40,7 @@ from millstream.kernels.hashing import (
 )
 from millstream.kernels.partitioning import MovedColumn, move_columns, place_rows
 
-__all__ = ["hash_columns", "split"]
+__all__ = ["hash_columns", "moved", "split"]
 
 _WORDS = frozenset(
     {
@@ -132,8 +132,38 @@ def split(batch: pa.RecordBatch, keys: Sequence[str], n_partitions: int) -> list
     starts = offsets.tolist()
     counts = [stop - start for start, stop in pairwise(starts)]
     if n_rows not in counts:
-        batch = _moved(batch, places)
+        batch = moved(batch, places)
     return [batch.slice(start, count) for start, count in zip(starts, counts, strict=False)]
+
+
+def moved(batch: pa.RecordBatch, places: U32) -> pa.RecordBatch:
+    """Return a copy of a batch whose rows are at other places.
+
+    Args:
+        batch: Rows.
+        places: uint32[n_rows], where each row goes, each number below n_rows once.
+    """
+    columns, n_rows = batch.columns, batch.num_rows
+    moved: list[int] = []
+    others: list[int] = []
+    program = np.empty((len(columns), len(MovedColumn)), np.int64)
+    for index, column in enumerate(columns):
+        n_bytes = _bytes_per_value(column)
+        if n_bytes is None:
+            others.append(index)
+            continue
+        buffer = pa.allocate_buffer(n_rows * n_bytes)
+        values_at = column.buffers()[1].address + column.offset * n_bytes
+        program[len(moved)] = values_at, buffer.address, n_bytes
+        columns[index] = pa.Array.from_buffers(column.type, n_rows, [None, buffer], 0)
+        moved.append(index)
+    rows = np.empty(n_rows if others else 0, np.int64)
+    move_columns(places, program[: len(moved)], rows)
+    if others:
+        taken = array_from_buffers(rows, pa.int64(), None)
+        for index in others:
+            columns[index] = _take(columns[index], taken)
+    return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
 
 
 class _NotAKeyError(Exception):
@@ -195,31 +225,6 @@ def _float_words(array: pa.Array) -> U64:
     # As all other inputs are: the kernels need no second compilation for it.
     words.setflags(write=False)
     return words
-
-
-def _moved(batch: pa.RecordBatch, places: U32) -> pa.RecordBatch:
-    """Return a copy of a batch whose rows are at other places."""
-    columns, n_rows = batch.columns, batch.num_rows
-    moved: list[int] = []
-    others: list[int] = []
-    program = np.empty((len(columns), len(MovedColumn)), np.int64)
-    for index, column in enumerate(columns):
-        n_bytes = _bytes_per_value(column)
-        if n_bytes is None:
-            others.append(index)
-            continue
-        buffer = pa.allocate_buffer(n_rows * n_bytes)
-        values_at = column.buffers()[1].address + column.offset * n_bytes
-        program[len(moved)] = values_at, buffer.address, n_bytes
-        columns[index] = pa.Array.from_buffers(column.type, n_rows, [None, buffer], 0)
-        moved.append(index)
-    rows = np.empty(n_rows if others else 0, np.int64)
-    move_columns(places, program[: len(moved)], rows)
-    if others:
-        taken = array_from_buffers(rows, pa.int64(), None)
-        for index in others:
-            columns[index] = _take(columns[index], taken)
-    return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
 
 
 def _bytes_per_value(column: pa.Array) -> int | None:

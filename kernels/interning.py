@@ -22,6 +22,7 @@ from millstream.kernels.compile import I32, I64, U8, U32, U64, inlined_kernel, k
 __all__ = [
     "copy_strings",
     "intern_strings",
+    "number_codes",
     "rebuild_string_slots",
     "string_lengths",
 ]
@@ -415,3 +416,16 @@ def copy_strings(ids: I64, known_offsets: I64, arena: U8, offsets: I32 | I64, da
             target = np.uint64(offsets[row])
             for byte in range(np.uint64(offsets[row + 1]) - target):
                 data[target + byte] = arena[source + byte]
+
+
+@kernel
+def number_codes(codes: I64, numbers: I64, words: I64) -> None:
+    """Look the numbers of codes up.
+
+    Args:
+        codes: [n_rows], integers of any type: unchecked, each at least 0 and below n_entries.
+        numbers: int64[n_entries].
+        words: int64[n_rows], out.
+    """
+    for row in range(codes.shape[0]):
+        words[row] = numbers[np.uint64(codes[row])]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from millstream.kernels.compile import I64, U32, kernel
 
-__all__ = ["find_changes", "split_groups"]
+__all__ = ["find_changes", "order_rows", "split_groups"]
 
 
 @kernel
@@ -48,3 +50,37 @@ def find_changes(values: I64, changes: I64) -> int:
             changes[n_changes] = row
             n_changes += 1
     return n_changes
+
+
+@kernel
+def order_rows(values: I64, offsets: I64, places: U32) -> tuple[int, int]:
+    """Sort rows by a value that each has, if there are few values: a counting sort.
+
+    Args:
+        values: int64[n_rows], at least one row: unchecked.
+        offsets: int64[n_most + 1], out: rows of the least value plus ``i`` have the places from
+            ``offsets[i]`` to ``offsets[i + 1]``.
+        places: uint32[n_rows], out: where each row goes; rows of one value keep their order.
+
+    Returns:
+        The least value, and how many values there are from it up to the greatest; 0 if they are
+        more than n_most, and then nothing has been sorted.
+    """
+    least = greatest = values[0]
+    for row in range(values.shape[0]):
+        least = min(least, values[row])
+        greatest = max(greatest, values[row])
+    # Values may be so far apart that their distance is beyond int64.
+    n_values = np.uint64(greatest) - np.uint64(least) + np.uint64(1)
+    if n_values > np.uint64(offsets.shape[0] - 1) or n_values == np.uint64(0):
+        return least, 0
+    offsets[:] = 0
+    for row in range(values.shape[0]):
+        offsets[values[row] - least + 1] += 1
+    for value in range(offsets.shape[0] - 1):
+        offsets[value + 1] += offsets[value]
+    cursors = offsets.copy()
+    for row in range(values.shape[0]):
+        places[row] = cursors[values[row] - least]
+        cursors[values[row] - least] += 1
+    return least, int(np.int64(n_values))

@@ -27,12 +27,12 @@ __all__ = ["DealtPane", "DensePanes", "PaneGroups"]
 _CAPACITY_LEAST = 64
 # A pane with fewer than one in so many of all keys has too much room.
 _SPARSE = 4
-# Of so few keys, room for all does not matter.
-_FEW_KEYS = 1 << 10
+# Room for so many groups does not matter.
+_LITTLE_ROOM = 1 << 14
 # Below any pane.
 _NO_PANE = -(1 << 63)
-# Panes whose memory is kept for the next ones.
-_FREE_MAX = 2
+# Panes whose memory is kept for the next ones, and bytes of each of them.
+_FREE_MAX, _FREE_BYTES_MAX = 2, 1 << 23
 
 
 class PaneGroups(NamedTuple):
@@ -261,7 +261,8 @@ class DensePanes:
 
     def _look_at(self, n_groups: int) -> None:
         """Leave these keys if few of them occur in a pane that has had most of its rows."""
-        if n_groups * _SPARSE < self.n_keys and self.n_keys > _FEW_KEYS:
+        is_sparse = n_groups * _SPARSE < self.n_keys
+        if is_sparse and self.n_keys * (len(self._panes) + 1) > _LITTLE_ROOM:
             self._is_leaving = True
 
     def _pop(self, limit: int) -> list[tuple[int, _Pane]]:
@@ -269,7 +270,7 @@ class DensePanes:
         return [(number, self._panes.pop(number)) for number in numbers]
 
     def _recycle(self, pane: _Pane) -> None:
-        if len(self._free) < _FREE_MAX:
+        if len(self._free) < _FREE_MAX and pane.words.state_bytes <= _FREE_BYTES_MAX:
             pane.words.clear()
             self._free.append(pane)
 

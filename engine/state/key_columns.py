@@ -13,11 +13,13 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.engine.columns import array_from_buffers, fixed_values, is_view, plain, validity
+from millstream.engine.state.id_room import WordRoom
 from millstream.engine.state.string_table import StringTable
 from millstream.errors import SchemaError
 from millstream.kernels.bitmaps import expand_bits
 from millstream.kernels.compile import I64, U8
 from millstream.kernels.hashing import float_words
+from millstream.kernels.interning import number_codes
 
 __all__ = ["KeyColumn", "key_column"]
 
@@ -46,11 +48,12 @@ class KeyColumn(ABC):
         """Bytes that the column keeps besides its words."""
         return 0
 
-    def encode(self, array: pa.Array) -> tuple[list[I64], U8 | None]:
+    def encode(self, array: pa.Array, room: WordRoom) -> tuple[list[I64], U8 | None]:
         """Turn values into words.
 
         Args:
             array: Values of the column's type, or a dictionary of such.
+            room: Where words may lie.
 
         Returns:
             ``n_words`` arrays int64[n_rows], not to be written to: they may be Arrow's own memory.
@@ -63,14 +66,14 @@ class KeyColumn(ABC):
         array = plain(array)
         if array.type != self.type:
             raise SchemaError(f"a key of type {self.type} cannot be {array.type}")
-        words = self._words(array)
+        words = self._words(array, room)
         is_null = _null_flags(array)
         if is_null is not None:
             words = [np.where(is_null, 0, values) for values in words]
         return words, is_null
 
     @abstractmethod
-    def _words(self, array: pa.Array) -> list[I64]:
+    def _words(self, array: pa.Array, room: WordRoom) -> list[I64]:
         """Return the words of values; those of NULLs do not matter."""
 
     @abstractmethod
@@ -101,7 +104,7 @@ class _FixedColumn(KeyColumn):
         super().__init__(type_)
         self.has_words = type_.bit_width == 64
 
-    def _words(self, array: pa.Array) -> list[I64]:
+    def _words(self, array: pa.Array, room: WordRoom) -> list[I64]:
         values = fixed_values(array)
         if values.dtype == np.uint64:
             return [values.view(np.int64)]
@@ -115,7 +118,7 @@ class _FixedColumn(KeyColumn):
 class _FloatColumn(KeyColumn):
     """Floats: the bits of the value as a double, with one NaN and one zero."""
 
-    def _words(self, array: pa.Array) -> list[I64]:
+    def _words(self, array: pa.Array, room: WordRoom) -> list[I64]:
         values = fixed_values(array)
         if values.dtype == np.float16:
             values = values.astype(np.float32)
@@ -135,7 +138,7 @@ class _PairColumn(KeyColumn):
 
     n_words = 2
 
-    def _words(self, array: pa.Array) -> list[I64]:
+    def _words(self, array: pa.Array, room: WordRoom) -> list[I64]:
         values = fixed_values(array)
         return [np.ascontiguousarray(values[:, 0]), np.ascontiguousarray(values[:, 1])]
 
@@ -146,11 +149,11 @@ class _PairColumn(KeyColumn):
 class _NullColumn(KeyColumn):
     """The type of a bare NULL, which has no other value to tell it from."""
 
-    def encode(self, array: pa.Array) -> tuple[list[I64], U8 | None]:
+    def encode(self, array: pa.Array, room: WordRoom) -> tuple[list[I64], U8 | None]:
         return [np.zeros(len(array), np.int64)], None
 
-    def _words(self, array: pa.Array) -> list[I64]:
-        return self.encode(array)[0]
+    def _words(self, array: pa.Array, room: WordRoom) -> list[I64]:
+        return self.encode(array, room)[0]
 
     def decode(self, words: list[I64], is_null: U8 | None) -> pa.Array:
         return pa.nulls(len(words[0]))
@@ -169,19 +172,23 @@ class _TextColumn(KeyColumn):
     def state_bytes(self) -> int:
         return self._strings.state_bytes
 
-    def encode(self, array: pa.Array) -> tuple[list[I64], U8 | None]:
+    def encode(self, array: pa.Array, room: WordRoom) -> tuple[list[I64], U8 | None]:
         value_type = array.type.value_type if _is_dictionary(array.type) else array.type
         if _is_text(value_type) != _is_text(self.type) or not _is_bytes(value_type):
             raise SchemaError(f"a key of type {self.type} cannot be {array.type}")
-        return self._words(array), None
+        return self._words(array, room), None
 
-    def _words(self, array: pa.Array) -> list[I64]:
+    def _words(self, array: pa.Array, room: WordRoom) -> list[I64]:
         if _is_dictionary(array.type) and len(array.dictionary) < len(array):
             # Each entry is looked up once. The last number, for codes that are NULL, is NULL.
             numbers = np.append(self._strings.intern(plain(array.dictionary)), -1)
-            codes = array.indices.cast(pa.int64()).fill_null(len(numbers) - 1)
-            return [numbers[fixed_values(codes)]]
-        return [self._strings.intern(plain(array))]
+            codes = array.indices
+            if codes.null_count > 0:
+                codes = codes.cast(pa.int64()).fill_null(len(numbers) - 1)
+            words = room.of(len(array))
+            number_codes(fixed_values(codes), numbers, words)
+            return [words]
+        return [self._strings.intern(plain(array), room)]
 
     def decode(self, words: list[I64], is_null: U8 | None) -> pa.Array:
         if is_view(self.type):
@@ -196,11 +203,11 @@ class _TextColumn(KeyColumn):
 class _FixedBytesColumn(_TextColumn):
     """Binary values of one size, and decimals of 32 bytes: as binary ones."""
 
-    def encode(self, array: pa.Array) -> tuple[list[I64], U8 | None]:
+    def encode(self, array: pa.Array, room: WordRoom) -> tuple[list[I64], U8 | None]:
         array = plain(array)
         if array.type != self.type:
             raise SchemaError(f"a key of type {self.type} cannot be {array.type}")
-        return self._words(array), None
+        return self._words(array, room), None
 
     def decode(self, words: list[I64], is_null: U8 | None) -> pa.Array:
         values = self._strings.take(words[0], pa.large_binary())

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.engine.state.direct_index import DirectIndex
-from millstream.engine.state.id_room import IdRoom
+from millstream.engine.state.id_room import IdRoom, WordRoom
 from millstream.engine.state.key_columns import key_column
 from millstream.kernels.compile import I64, U8, U32
 from millstream.kernels.grouping import BLOCK_ROWS, assign_group_ids_at, rebuild_slots
@@ -78,6 +78,7 @@ class KeyTable:
         has_words = len(types) == 1 and self._columns[0].has_words
         self._word_type = self._columns[0].type if has_words else None
         self._places = _Places()
+        self._word_room = WordRoom()
         self._keys: I64
         self._slots = np.zeros(0, np.uint64)
         # Groups may be in the direct index alone.
@@ -134,6 +135,7 @@ class KeyTable:
         Raises:
             SchemaError: A column is not of its type.
         """
+        self._word_room.clear()
         encoded = list(map(self._encode, parts))
         if self._n_null_words > 0 or any(nulls is not None for _, nulls in encoded):
             for (words, nulls), part in zip(encoded, parts, strict=True):
@@ -248,7 +250,7 @@ class KeyTable:
                 return words, None
         nulls: list[U8 | None] = []
         for column, array in zip(self._columns, part.columns, strict=True):
-            values, is_null = column.encode(array)
+            values, is_null = column.encode(array, self._word_room)
             words += values
             nulls.append(is_null)
         assert words, "a key has at least one word"

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.engine.columns import array_from_buffers, fixed_values, offsets_and_data, plain
+from millstream.engine.state.id_room import WordRoom
 from millstream.engine.state.key_columns import key_column
 from millstream.engine.state.state_columns import (
     Arrivals,
@@ -104,7 +105,7 @@ class _Values:
         # A key has one zero and one NaN, but a value that is handed back is what came in.
         self._stored_type = _bits_type(type_)
         self._column = key_column(self._stored_type)
-        null_words, _ = self._column.encode(pa.nulls(1, self._stored_type))
+        null_words, _ = self._column.encode(pa.nulls(1, self._stored_type), WordRoom())
         self._fills = [int(words[0]) for words in null_words]
         self._words = [np.zeros(0, np.int64) for _ in self._fills]
         self._is_null = np.zeros(0, np.uint8)
@@ -113,7 +114,7 @@ class _Values:
     def put(self, values: pa.Array, group_ids: U32) -> None:
         """Give groups other values."""
         stored = values if self._stored_type == self._type else values.view(self._stored_type)
-        words, is_null = self._column.encode(stored)
+        words, is_null = self._column.encode(stored, WordRoom())
         for kept, new in zip(self._words, words, strict=True):
             kept[group_ids] = new
         self._is_null[group_ids] = 0 if is_null is None else is_null

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.engine.columns import offsets_and_data, validity
+from millstream.engine.state.id_room import WordRoom
 from millstream.errors import SchemaError
 from millstream.kernels.bitmaps import pack_bits
 from millstream.kernels.compile import I32, I64, U64
@@ -50,11 +51,12 @@ class StringTable:
         index = self._words.nbytes + self._slots.nbytes
         return self._offsets.nbytes + self._arena.nbytes + index
 
-    def intern(self, array: pa.Array) -> I64:
+    def intern(self, array: pa.Array, room: WordRoom | None = None) -> I64:
         """Number values; new ones get the next ids.
 
         Args:
             array: Text or binary, with 32- or 64-bit offsets, or values of a fixed size in bytes.
+            room: Where the numbers may lie.
 
         Returns:
             int64[n_rows].
@@ -64,7 +66,7 @@ class StringTable:
             data = np.concatenate([data, np.zeros(_DATA_BYTES_LEAST, np.uint8)])
             data.setflags(write=False)
         bitmap, bit_offset = validity(array)
-        ids = np.empty(len(array), np.int64)
+        ids = np.empty(len(array), np.int64) if room is None else room.of(len(array))
         row = 0
         while True:
             row, self.n_strings = intern_strings(

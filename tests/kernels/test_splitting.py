@@ -8,7 +8,7 @@ import numpy.typing as npt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millstream.kernels.splitting import split_groups
+from millstream.kernels.splitting import order_rows, split_groups
 
 INT64 = np.iinfo(np.int64)
 
@@ -26,3 +26,25 @@ def test_split_groups_keeps_the_order(values: npt.NDArray[np.int64], limit: int)
     assert rest[: len(values) - n_below].tolist() == [
         i for i, v in enumerate(values.tolist()) if v >= limit
     ]
+
+
+close_words = st.one_of(
+    st.integers(-3, 3), st.integers(INT64.min, INT64.min + 3), st.integers(INT64.max - 3, INT64.max)
+)
+
+
+@given(hnp.arrays(np.int64, st.integers(1, 50), elements=few_words | close_words))
+def test_rows_of_few_values_are_put_in_order(values: npt.NDArray[np.int64]) -> None:
+    listed = values.tolist()
+    n_values = max(listed) - min(listed) + 1
+    for n_most in {1, 3, 7, min(n_values, 100)}:
+        offsets, places = np.full(n_most + 1, -1), np.zeros(len(values), np.uint32)
+        least, n_found = order_rows(values, offsets, places)
+        assert least == min(listed)
+        assert n_found == (n_values if n_values <= n_most else 0)
+        if n_found > 0:
+            order = np.argsort(values, kind="stable")
+            assert places[order].tolist() == list(range(len(values)))
+            counts = [listed.count(least + index) for index in range(n_found)]
+            assert np.diff(offsets[: n_found + 1]).tolist() == counts
+            assert offsets[0] == 0

@@ -1,0 +1,71 @@
+"""Rows out of order: windows get what is theirs, whichever way rows go into their groups."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import millstream as ms
+from millstream.engine.operators import dense_lane
+
+N_ROWS = 60_000
+SECOND_US = 1_000_000
+SCHEMA = pa.schema([("at", pa.timestamp("us")), ("k", pa.int64()), ("v", pa.float64())])
+
+
+def rows_with_jitter(seconds: float, share_of_nulls: float) -> pa.Table:
+    """A thousand rows a second, each up to some seconds late; values are whole numbers."""
+    random = np.random.default_rng(3)
+    times = np.arange(N_ROWS) * 1000 - random.integers(0, int(seconds * SECOND_US) + 1, N_ROWS)
+    is_null = random.random(N_ROWS) < share_of_nulls
+    values = pa.array(random.integers(-50, 50, N_ROWS).astype(float), mask=is_null)
+    keys = random.integers(0, 97, N_ROWS)
+    return pa.table([pa.array(times, pa.timestamp("us")), keys, values], schema=SCHEMA)
+
+
+def answers(table: pa.Table, size_seconds: int, step_seconds: int) -> list[tuple[object, ...]]:
+    times = table["at"].cast(pa.int64()).to_numpy()
+    found = []
+    step, size = step_seconds * SECOND_US, size_seconds * SECOND_US
+    for end in range(times.min() // step * step + step, times.max() + size + 1, step):
+        rows = table.filter(pa.array((times < end) & (times >= end - size)))
+        groups = rows.group_by("k").aggregate([([], "count_all"), ("v", "sum"), ("v", "max")])
+        start = np.datetime64(end - size, "us").item()
+        found += [(start, *group) for group in zip(*groups.to_pydict().values(), strict=True)]
+    return sorted(found, key=str)
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+@pytest.mark.parametrize("batch_rows", [500, 20_000])
+@pytest.mark.parametrize(("size", "step"), [(7, 7), (6, 2), (20, 1)])
+@pytest.mark.parametrize("share_of_nulls", [0.0, 0.001])
+def test_windows_of_rows_out_of_order(partitions, batch_rows, size, step, share_of_nulls) -> None:
+    table = rows_with_jitter(3, share_of_nulls)
+    window = f"TUMBLING(at, INTERVAL '{size}' SECOND)"
+    if step < size:
+        window = f"SLIDING(at, INTERVAL '{size}' SECOND, INTERVAL '{step}' SECOND)"
+    session = ms.Session(partitions=partitions)
+    session.create_stream("t", SCHEMA, event_time="at", max_out_of_orderness="3 seconds")
+    query = session.sql(
+        "SELECT window_start, k, count(*) AS n, sum(v) AS s, max(v) AS m FROM t GROUP BY k"
+        f" WINDOW {window}"
+    )
+    result = query.run({"t": table}, batch_rows=batch_rows)
+    assert sorted(zip(*result.to_pydict().values(), strict=True), key=str) == answers(
+        table, size, step
+    )
+
+
+def test_rows_of_two_windows_are_put_in_order_by_window(monkeypatch) -> None:
+    n_orders = 0
+
+    def counted(*arguments):
+        nonlocal n_orders
+        n_orders += 1
+        return order_rows(*arguments)
+
+    order_rows = dense_lane.order_rows
+    monkeypatch.setattr(dense_lane, "order_rows", counted)
+    test_windows_of_rows_out_of_order(1, 20_000, 7, 7, 0.0)
+    assert n_orders > 0
