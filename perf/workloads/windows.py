@@ -75,7 +75,7 @@ def _case(
     *,
     keys: tuple[str, ...],
     others: Sequence[Contender] = (),
-    rows: int = 5_000_000,
+    rows: int = 10_000_000,
 ) -> Case:
     return Case(
         name=name,
