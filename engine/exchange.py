@@ -23,6 +23,7 @@ import pyarrow as pa
 from millstream.engine.operators.base import GroupsCollector
 from millstream.engine.pipeline import Link, step_of
 from millstream.engine.routing import split
+from millstream.engine.state.dense_panes import DensePanes
 from millstream.engine.state.pane_words import PaneWords
 from millstream.engine.step import AtHand, Contribution, SourceItem
 from millstream.planner.nodes import ExchangeKind
@@ -110,6 +111,10 @@ class Sender:
         for receiver, groups in enumerate(parts):
             if groups.n_groups > 0:
                 self._parts[receiver].append(groups)
+
+    def share_panes(self, panes: DensePanes) -> bool:
+        """Do not: receivers are in other threads."""
+        return False
 
     def end_step(self, item: SourceItem) -> None:
         self._n_steps_ended += 1

@@ -23,6 +23,7 @@ from millstream.engine.operators.base import (
 )
 from millstream.engine.sinks import BatchInfo, Sink
 from millstream.engine.source_rows import SourceRows
+from millstream.engine.state.dense_panes import DensePanes
 from millstream.engine.state.pane_words import PaneWords
 from millstream.engine.step import AtHand, SourceItem, Step, watermark_at
 from millstream.planner.nodes import WatermarkBound
@@ -159,6 +160,9 @@ class OperatorLink:
         assert self._groups_taker is not None, "asked for before"
         (groups,) = parts
         self._groups_taker.process_groups(groups, self._downstream)
+
+    def share_panes(self, panes: DensePanes) -> bool:
+        return self._groups_taker is not None and self._groups_taker.share_panes(panes)
 
     def end_step(self, item: SourceItem) -> None:
         step, operator, out = step_of(item), self.operator, self._downstream

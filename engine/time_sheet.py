@@ -10,6 +10,7 @@ from millstream.engine.operators.base import GroupsCollector
 from millstream.engine.pipeline import Link, RowsLink
 from millstream.engine.sinks import Sink
 from millstream.engine.source_rows import SourceRows
+from millstream.engine.state.dense_panes import DensePanes
 from millstream.engine.state.pane_words import PaneWords
 from millstream.engine.step import SourceItem
 from millstream.engine.turn import Turn
@@ -144,6 +145,9 @@ class TimedLink:
         before = self._switch(self._account)
         self._groups_taker.emit_groups(parts)
         self._switch(before)
+
+    def share_panes(self, panes: DensePanes) -> bool:
+        return self._groups_taker is not None and self._groups_taker.share_panes(panes)
 
     def end_step(self, item: SourceItem) -> None:
         before = self._switch(self._account)

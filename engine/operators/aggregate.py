@@ -318,6 +318,10 @@ class FinalAggregate(_Emitting):
         self._n_waiting += groups.n_groups
         self._merge_at_least(_GATHERED_ROWS_MAX)
 
+    def share_panes(self, panes: DensePanes) -> bool:
+        """Do not: what comes the general way goes into the same windows."""
+        return False
+
     def end_batch(self, out: Collector) -> None:
         if self._lane is not None:
             self._lane.settle()

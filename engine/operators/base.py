@@ -9,6 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 import pyarrow as pa
 
 from millstream.engine.source_rows import SourceRows
+from millstream.engine.state.dense_panes import DensePanes
 from millstream.engine.state.pane_words import PaneWords
 from millstream.kernels.compile import I64
 
@@ -41,6 +42,13 @@ class GroupsCollector(Protocol):
 
     def emit_groups(self, parts: Sequence[PaneWords]) -> None:
         """Hand on groups of a pane, those of each receiver; they are not written to afterwards."""
+
+    def share_panes(self, panes: DensePanes) -> bool:
+        """Offer panes that groups are kept in from now on; say whether the receiver reads them.
+
+        Then they need not be handed on: the receiver is in the same thread, and asks the panes
+        itself when it is told of the watermark.
+        """
 
 
 class Counters:
@@ -138,3 +146,6 @@ class TakesGroups(Protocol):
 
     def process_groups(self, groups: PaneWords, out: Collector) -> None:
         """Take in groups of a pane that count in all of its windows."""
+
+    def share_panes(self, panes: DensePanes) -> bool:
+        """Take groups from panes where they are kept; return False if it would not."""

@@ -53,6 +53,11 @@ class DenseGroups:
         """Say whether :meth:`for_node` returns one."""
         return cls.for_node(node, rows_schema, Calls(node.calls, rows_schema, {})) is not None
 
+    @property
+    def has_groups(self) -> bool:
+        """Whether there are groups, waiting ones included."""
+        return bool(self._waiting or self.panes.numbers())
+
     def add(self, groups: PaneWords) -> bool:
         """Add groups as they come out of state or, returning False, do not."""
         if not self.panes.takes(groups.pane):

@@ -86,7 +86,7 @@ class DenseLane:
         rest: list[Located[AnyRows]] = []
         for rows, panes in located:
             runs = self._runs(rows, panes)
-            if runs is None:
+            if runs is None or not all(self.panes.takes(pane) for _, pane in runs):
                 rest.append((rows, panes))
             else:
                 pieces += runs

@@ -18,6 +18,7 @@ from millstream.engine.operators.reduction import Reduction
 from millstream.engine.operators.windowing import or_all_windows, pane_words, word_per_row
 from millstream.engine.row_watermarks import RowWatermarks
 from millstream.engine.source_rows import SourceRows
+from millstream.engine.state.dense_panes import DensePanes
 from millstream.engine.state.key_table import Word
 from millstream.engine.step import AtHand
 from millstream.kernels.compile import I64, U32
@@ -61,11 +62,14 @@ class PartialAggregate:
         )
         self._out: Collector | None = None
         self._groups_out: GroupsCollector | None = None
+        # Whether the other phase takes dense groups from where they are.
+        self._are_panes_shared = False
         self._dense = None
         if node.window is not None or not self._is_deferred:
             self._dense = DenseLane.for_node(node, self._grouping.calls, self._grouping.grid)
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
+        self._look_behind(out)
         grid = self._grouping.grid
         if grid is None:
             if self._add_dense([(batch, 0)], out):
@@ -83,6 +87,7 @@ class PartialAggregate:
         return not self._grouping.keeps_rows
 
     def process_rows(self, parts: Sequence[SourceRows], out: Collector) -> None:
+        self._look_behind(out)
         grouping, grid = self._grouping, self._grouping.grid
         # Without windows, all rows are in one pane.
         panes = [0 if grid is None else grid.panes_of(rows) for rows in parts]
@@ -158,12 +163,12 @@ class PartialAggregate:
 
     @property
     def state_rows(self) -> int:
-        n_dense = 0 if self._dense is None else self._dense.panes.n_groups
+        n_dense = 0 if self._own_panes is None else self._own_panes.n_groups
         return self._grouping.state.n_groups + n_dense
 
     @property
     def state_bytes(self) -> int:
-        n_bytes = 0 if self._dense is None else self._dense.panes.state_bytes
+        n_bytes = 0 if self._own_panes is None else self._own_panes.state_bytes
         return self._grouping.state_bytes + n_bytes
 
     def held_back(self) -> HeldBack | None:
@@ -171,8 +176,8 @@ class PartialAggregate:
         if grouping.grid is None or not self._is_deferred:
             return None
         panes = grouping.state.prefix_words(0)
-        if self._dense is not None:
-            panes = np.concatenate([panes, self._dense.panes.panes()])
+        if self._own_panes is not None:
+            panes = np.concatenate([panes, self._own_panes.panes()])
         return grouping.held_back(grouping.grid.open_ends(panes, self._closed_below))
 
     def _flush_all(self, out: Collector) -> None:
@@ -180,18 +185,17 @@ class PartialAggregate:
         self._flush(out, slice(0, self._grouping.state.n_groups), np.empty(0, np.uint32))
 
     def _flush_dense(self, closed_below: int, out: Collector) -> None:
-        if self._dense is None:
+        panes, groups_out = self._own_panes, self._groups_out
+        if panes is None:
             return
-        n_old = 0
-        dealt = None
-        groups_out = self._groups_collector(out)
+        n_old, dealt = 0, None
         if groups_out is not None:
-            dealt = self._dense.panes.deal(closed_below, groups_out.n_receivers)
+            dealt = panes.deal(closed_below, groups_out.n_receivers)
             for pane in dealt or ():
                 groups_out.emit_groups(pane.parts)
                 n_old += pane.n_old
         if dealt is None:
-            for groups in self._dense.panes.close(closed_below):
+            for groups in panes.close(closed_below):
                 words = self._prefix(groups.pane, None)
                 prefix = [word_per_row(word, groups.n_groups) for word in words]
                 out.emit(partial_batch(self._grouping.node, groups.keys, prefix, groups.states))
@@ -199,13 +203,19 @@ class PartialAggregate:
         # Rows have been counted already, but not that old keys make new groups.
         self._reduction.observe(0, n_old)
 
-    def _groups_collector(self, out: Collector) -> GroupsCollector | None:
-        if out is not self._out:
-            # Asking for a protocol takes long, so it is done once.
-            self._out = out
-            takes_groups = isinstance(out, GroupsCollector) and out.n_receivers > 0
-            self._groups_out = cast("GroupsCollector", out) if takes_groups else None
-        return self._groups_out
+    @property
+    def _own_panes(self) -> DensePanes | None:
+        """Dense groups that have to be handed on."""
+        return None if self._dense is None or self._are_panes_shared else self._dense.panes
+
+    def _look_behind(self, out: Collector) -> None:
+        """Find out what the other phase takes, the first time that it is there."""
+        if self._out is not None or self._dense is None:
+            return
+        self._out = out
+        if isinstance(out, GroupsCollector) and out.n_receivers > 0:
+            self._groups_out = cast("GroupsCollector", out)
+            self._are_panes_shared = out.share_panes(self._dense.panes)
 
     def _flush(self, out: Collector, group_ids: U32 | slice, rest: U32) -> None:
         if len(rest) == self._grouping.state.n_groups:

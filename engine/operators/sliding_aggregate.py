@@ -19,6 +19,7 @@ from millstream.engine.operators.emission import emit_together
 from millstream.engine.operators.grouping import held_windows
 from millstream.engine.operators.partials import PartialColumns
 from millstream.engine.operators.windowing import ALL_WINDOWS, WindowGrid
+from millstream.engine.state.dense_panes import DensePanes
 from millstream.engine.state.pane_runs import PaneRuns, WindowGroups
 from millstream.engine.state.pane_windows import PaneWindows
 from millstream.engine.state.pane_words import PaneWords
@@ -57,8 +58,7 @@ class SlidingAggregate:
         self._dense = DenseGroups.for_node(node, rows_schema, self._calls)
         self._windows: PaneWindows | None = None
         if self._dense is not None:
-            n_panes = node.window.size // node.window.step
-            self._windows = PaneWindows(self._dense.panes, n_panes)
+            self._windows = self._windows_of(self._dense.panes)
         self._closed_below = NO_WATERMARK
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
@@ -87,6 +87,13 @@ class SlidingAggregate:
         assert specs is not None, "state that is words on both sides"
         keys, states = groups.arrays(self._key_types, specs)
         self._runs.add_run(groups.pane, keys, states, groups.n_groups)
+
+    def share_panes(self, panes: DensePanes) -> bool:
+        if self._dense is None or self._dense.has_groups:
+            return False
+        self._dense = None
+        self._windows = self._windows_of(panes)
+        return True
 
     def end_batch(self, out: Collector) -> None:
         if self._dense is not None:
@@ -152,6 +159,11 @@ class SlidingAggregate:
         last_panes = self._grid.last_panes_between(self._panes(), least, limit)
         ends = self._grid.bounds(np.array(last_panes, np.int64))[1]
         return held_windows(self._node, ends)
+
+    def _windows_of(self, panes: DensePanes) -> PaneWindows:
+        window = self._node.window
+        assert window is not None, "windows that overlap"
+        return PaneWindows(panes, window.size // window.step)
 
     def _is_over(self, panes: I64) -> Bool:
         over: Bool = self._grid.last_of_all(panes) < self._closed_below
