@@ -8,6 +8,7 @@ import pytest
 
 import millstream as ms
 from millstream.engine.operators import dense_lane
+from millstream.engine.operators.dense_groups import DenseGroups
 
 N_ROWS = 60_000
 SECOND_US = 1_000_000
@@ -94,3 +95,18 @@ def test_windows_that_begin_with_late_rows_lose_none(partitions) -> None:
             counts[second] = counts.get(second, 0) + row["n"]
     # The row of second 3 came behind a watermark of 5, and is late for the window that ends at 4.
     assert counts == {0: 5, 2: 7, 4: 7, 6: 3, 8: 1, 26: 1, 28: 1, 30: 1}
+
+
+@pytest.mark.parametrize(("size", "step"), [(7, 7), (6, 2)])
+def test_groups_that_are_refused_meet_those_of_their_window(monkeypatch, size, step) -> None:
+    # Of the two partitions that send groups of a window, one is taken densely and one is not.
+    add, n_calls = DenseGroups.add, 0
+
+    def add_every_second(self, groups):
+        nonlocal n_calls
+        n_calls += 1
+        return n_calls % 2 == 0 and add(self, groups)
+
+    monkeypatch.setattr(DenseGroups, "add", add_every_second)
+    test_windows_of_rows_out_of_order(2, 20_000, size, step, 0.0)
+    assert n_calls > 10

@@ -110,6 +110,21 @@ def test_a_sum_with_its_extremes_is_what_each_is_alone(type_, n_groups, share_of
     np.testing.assert_array_equal(maxima, states[3].to_numpy(zero_copy_only=False))
 
 
+def test_states_with_extremes_are_merged_each_for_itself() -> None:
+    # Rows take a sum and both extremes of a column at once; of states each has values of its own.
+    specs = [WordSpec(opcode, "v") for opcode in RANGES[pa.int64()]]
+    words = Words(specs, merges=False)
+    words.reallocate(3, slice(0, 0))
+    values = pa.array([5, -2, 9, 1], pa.int64())
+    bounds = np.array([0, 4], np.int64)
+    words.update([[values] * 3], bounds, ids(0, 0, 1, 1), 2, new_have_rows=True)
+    # Into states that have taken no rows yet, which would make steps be done one by one for a while.
+    other = Words(specs, merges=False)
+    other.reallocate(3, slice(0, 0))
+    other.merge(words.take(ids(0, 1, 1)), ids(0, 1, 2), 3)
+    assert taken(other, 0, 1, 2) == [[3, 10, 10], [-2, 1, 1], [5, 9, 9]]
+
+
 def of_rows(specs, array, group_ids, n_groups) -> list[pa.Array]:
     """The states of some accumulators after rows that came in two micro-batches."""
     words = Words(specs, merges=False)

@@ -140,6 +140,23 @@ def test_a_table_function_without_group_by_passes_rows_through(plan, find):
     assert node.window == Window("hop", "ts", pa.timestamp("ms"), 10_000, 5_000)
 
 
+@pytest.mark.parametrize(
+    ("columns", "having", "kept"),
+    [
+        ("window_start, count(*) AS n", "", ["window_start"]),
+        ("window_time, window_start, count(*) AS n", "", ["window_start", "window_time"]),
+        ("count(*) AS n", "", []),
+        ("count(*) AS n", "HAVING window_end > '2020-01-01'", ["window_end"]),
+    ],
+)
+def test_columns_of_windows_that_nobody_reads_are_not_made(find, columns, having, kept):
+    for window in ("TUMBLING(1s)", "SESSION(1s)"):
+        sql = f"SELECT {columns} FROM trades GROUP BY symbol WINDOW {window} {having}"
+        (aggregate,) = find(sql, Aggregate)
+        assert list(aggregate.window_columns) == kept
+        assert aggregate.schema.names == [*kept, *aggregate.keys, aggregate.calls[0].name]
+
+
 def test_grouping_by_less_than_the_window_aggregates_rows_with_windows(find):
     sql = (
         "SELECT symbol, max(window_end) FROM TUMBLE(trades, ts, INTERVAL '5' "
