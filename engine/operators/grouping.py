@@ -14,9 +14,9 @@ from millstream.engine.source_rows import SourceRows
 from millstream.engine.state.accumulators import Accumulators
 from millstream.engine.state.dense_panes import PaneGroups
 from millstream.engine.state.group_state import GroupState
-from millstream.engine.state.id_room import IdRoom
 from millstream.engine.state.key_table import KeyPart, Word
 from millstream.engine.state.places import RowPlaces
+from millstream.engine.state.rooms import IdRoom
 from millstream.engine.step import AtHand
 from millstream.kernels.compile import I64, U32
 from millstream.planner.nodes import Aggregate as AggregateNode

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from millstream.engine.state.id_room import IdRoom
 from millstream.engine.state.key_table import KeyPart, KeyTable
 from millstream.engine.state.pane_words import KeyOwners, PaneWords, state_kinds, state_places
+from millstream.engine.state.rooms import IdRoom
 from millstream.engine.state.words import Words, WordSpec
 from millstream.kernels.aggregation import Opcode
 from millstream.kernels.compile import I64, U32

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.engine.state.accumulators import Accumulators, AccumulatorSpec
-from millstream.engine.state.id_room import IdRoom
 from millstream.engine.state.key_table import KeyPart, KeyTable, Word
 from millstream.engine.state.pane_words import PaneWords, state_kinds, state_places
+from millstream.engine.state.rooms import IdRoom
 from millstream.engine.state.words import WordSpec
 from millstream.kernels.compile import I64, U32
 from millstream.kernels.splitting import split_groups

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.engine.columns import array_from_buffers, fixed_values, is_view, plain, validity
-from millstream.engine.state.id_room import WordRoom
+from millstream.engine.state.rooms import WordRoom
 from millstream.engine.state.string_table import StringTable
 from millstream.errors import SchemaError
 from millstream.kernels.bitmaps import expand_bits

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.engine.state.direct_index import DirectIndex
-from millstream.engine.state.id_room import IdRoom, WordRoom
 from millstream.engine.state.key_columns import key_column
+from millstream.engine.state.rooms import IdRoom, WordRoom
 from millstream.kernels.compile import I64, U8, U32
 from millstream.kernels.grouping import BLOCK_ROWS, assign_group_ids_at, rebuild_slots
 

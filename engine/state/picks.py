@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.engine.columns import array_from_buffers, fixed_values, offsets_and_data, plain
-from millstream.engine.state.id_room import WordRoom
 from millstream.engine.state.key_columns import key_column
+from millstream.engine.state.rooms import WordRoom
 from millstream.engine.state.state_columns import (
     Arrivals,
     StateColumn,

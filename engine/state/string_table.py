@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.engine.columns import offsets_and_data, validity
-from millstream.engine.state.id_room import WordRoom
+from millstream.engine.state.rooms import WordRoom
 from millstream.errors import SchemaError
 from millstream.kernels.bitmaps import pack_bits
 from millstream.kernels.compile import I32, I64, U64

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 
 from millstream.engine.operators.dense_groups import DenseGroups
 from millstream.engine.routing import hash_columns, split
-from millstream.engine.state import dense_panes, id_room, pane_windows, pane_words
+from millstream.engine.state import dense_panes, pane_windows, pane_words, rooms
 from millstream.engine.state.dense_panes import DensePanes, PaneGroups
-from millstream.engine.state.id_room import IdRoom
 from millstream.engine.state.key_table import KeyPart, KeyTable
 from millstream.engine.state.pane_windows import PaneWindows
 from millstream.engine.state.pane_words import KeyOwners, PaneWords
 from millstream.engine.state.places import RowPlaces
+from millstream.engine.state.rooms import IdRoom
 from millstream.engine.state.words import WordSpec
 from millstream.kernels.aggregation import Opcode
 from millstream.kernels.partitioning import find_owners
@@ -480,7 +480,7 @@ def test_groups_as_words_and_groups_as_arrays_are_added_up_together() -> None:
 
 
 def test_room_for_ids_is_used_again_grows_and_is_kept_up_to_a_maximum() -> None:
-    with patch.object(id_room, "_KEPT_ROWS_MAX", 100):
+    with patch.object(rooms, "_KEPT_ROWS_MAX", 100):
         room = IdRoom()
         some = room.of(30)
         assert (some.dtype, len(some), len(room.of(0))) == (np.uint32, 30, 0)

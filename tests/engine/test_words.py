@@ -118,7 +118,7 @@ def test_states_with_extremes_are_merged_each_for_itself() -> None:
     values = pa.array([5, -2, 9, 1], pa.int64())
     bounds = np.array([0, 4], np.int64)
     words.update([[values] * 3], bounds, ids(0, 0, 1, 1), 2, new_have_rows=True)
-    # Into states that have taken no rows yet, which would make steps be done one by one for a while.
+    # Into states without rows, whose changes would make steps be done one by one for a while.
     other = Words(specs, merges=False)
     other.reallocate(3, slice(0, 0))
     other.merge(words.take(ids(0, 1, 1)), ids(0, 1, 2), 3)
