@@ -40,7 +40,7 @@ days = st.integers(-2, 2)
 decimals = st.sampled_from([Decimal(10**37), Decimal(-1), Decimal(2**64), Decimal(0)])
 few = st.integers(1, 3)
 # Few keys are never too many, unless there is too little room for any.
-rooms = st.sampled_from([0, dense_panes._LITTLE_ROOM])
+little_rooms = st.sampled_from([0, dense_panes._LITTLE_ROOM])
 integers = st.sampled_from([-(2**63), -3, 0, 4, 2**63 - 1])
 doubles = st.sampled_from([-2.5, -0.0, 0.0, 0.25, 7.0, math.inf, -math.inf, math.nan])
 KEYS: dict[str, tuple[list[pa.DataType], st.SearchStrategy[tuple[Any, ...]]]] = {
@@ -174,7 +174,7 @@ def test_groups_reach_the_partitions_that_own_their_keys(name: str, data: st.Dat
     senders = st.integers(0, len(exchange.senders) - 1)
     limits = st.none() | st.integers(-3, 3)
     steps = st.lists(st.tuples(senders, rows_of_panes, limits), max_size=6)
-    with patch.object(dense_panes, "_LITTLE_ROOM", data.draw(rooms)):
+    with patch.object(dense_panes, "_LITTLE_ROOM", data.draw(little_rooms)):
         for number, drawn, limit in data.draw(steps):
             sender = exchange.senders[number]
             exchange.add(sender, [batch_of(key_types, *pane_and_rows) for pane_and_rows in drawn])
@@ -362,7 +362,7 @@ def test_windows_out_of_panes_are_those_of_dictionaries(
     with patch.object(pane_windows, "_FEW_PANES", few_panes):
         panes = DensePanes([pa.int64()], WINDOW_SPECS, merges=True)
         windows = PaneWindows(panes, k)
-    asks_for_empty_windows, room = data.draw(st.booleans()), data.draw(rooms)
+    asks_for_empty_windows, room = data.draw(st.booleans()), data.draw(little_rooms)
 
     def first_of(last: int) -> int:
         return last // k * k if kind == "cumulate" else last - k + 1
