@@ -12,7 +12,14 @@ import numpy as np
 from millstream.kernels.compile import F64, I64, U32, U64, kernel, short_kernel
 from millstream.kernels.compile import _pointer as pointer
 
-__all__ = ["combine_panes", "deal_groups", "fill_words"]
+__all__ = [
+    "add_pane",
+    "add_pane_shortly",
+    "are_same_words",
+    "combine_panes",
+    "deal_groups",
+    "fill_words",
+]
 
 # As opcodes of accumulators are numbered; a test holds this against them.
 _COUNT, _SUM_I64, _SUM_U64, _MIN_I64, _MAX_I64 = 0, 1, 2, 3, 4
@@ -142,6 +149,42 @@ def _add(opcode: int, n: int, words_at: int, sums_at: int) -> None:
         _add_unsigned(opcode, n, pointer(words_at, np.uint64), pointer(sums_at, np.uint64))
     else:
         _add_words(opcode, n, pointer(words_at, np.int64), pointer(sums_at, np.int64))
+
+
+@kernel
+def _add_pane(opcodes: I64, words: I64, sums: I64, n_keys: int) -> None:
+    for index in range(opcodes.shape[0]):
+        _add(opcodes[index], n_keys, words[index], sums[index])
+
+
+@kernel
+def add_pane(opcodes: I64, words: I64, sums: I64, n_keys: int) -> None:
+    """Add accumulators to those of the same keys.
+
+    Args:
+        opcodes: int64[n_accumulators], opcodes of :mod:`millstream.kernels.aggregation`.
+        words: int64[n_accumulators], addresses of what is added. The caller keeps everything alive.
+            Unchecked.
+        sums: int64[n_accumulators], addresses of what it is added to.
+        n_keys: Number of keys.
+    """
+    _add_pane(opcodes, words, sums, n_keys)
+
+
+@short_kernel
+def add_pane_shortly(opcodes: I64, words: I64, sums: I64, n_keys: int) -> None:
+    """Do what :func:`add_pane` does, for few keys."""
+    _add_pane(opcodes, words, sums, n_keys)
+
+
+@short_kernel
+def are_same_words(words: I64, others: I64) -> bool:
+    """Say whether int64[n_rows, n] and int64[n_rows, n] are the same."""
+    n_different = 0
+    for row in range(words.shape[0]):
+        for index in range(words.shape[1]):
+            n_different += words[row, index] != others[row, index]
+    return n_different == 0
 
 
 @kernel

@@ -229,7 +229,9 @@ class SingleAggregate(_Emitting):
         super().__init__(grouping, counters, changelog, owns_global_group=owns_global_group)
         self._lane: DenseLane | None = None
         if self._may_be_dense:
-            self._lane = DenseLane.for_node(node, grouping.calls, grouping.grid)
+            self._lane = DenseLane.for_node(
+                node, grouping.calls, grouping.grid, is_partial=False
+            )
         self._dense = None if self._lane is None else self._lane.panes
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
@@ -314,6 +316,7 @@ class FinalAggregate(_Emitting):
                 return
             self._lane.settle()
             self._leave_dense([groups.pane])
+        groups = groups.present()
         self._waiting.append(groups)
         self._n_waiting += groups.n_groups
         self._merge_at_least(_GATHERED_ROWS_MAX)

@@ -80,7 +80,8 @@ class DenseGroups:
         pane = int(panes[0])
         if not self.panes.takes(pane) or not bool((panes == pane).all()):
             return False
-        places = np.array([[*map(place_of, states), NOWHERE]], np.int64)
+        rows = [NOWHERE] if self.panes.counts_rows else []
+        places = np.array([[*map(place_of, states), *rows]], np.int64)
         if have_nulls(places):
             return False
         self.settle()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
 
+from millstream.engine.columns import array_from_buffers
 from millstream.engine.operators.calls import Calls
 from millstream.engine.operators.windowing import PaneCuts, WindowGrid
 from millstream.engine.routing import moved
@@ -16,6 +17,7 @@ from millstream.engine.source_rows import SourceRows
 from millstream.engine.state.dense_panes import DensePanes
 from millstream.engine.state.key_table import KeyPart, Word
 from millstream.engine.state.places import RowPlaces, have_nulls
+from millstream.engine.state.record_panes import KeyRows, RecordPanes
 from millstream.engine.state.words import WordSpec
 from millstream.kernels.compile import I64
 from millstream.kernels.splitting import order_rows
@@ -26,7 +28,7 @@ __all__ = ["AnyRows", "DenseLane", "Located"]
 AnyRows = TypeVar("AnyRows", pa.RecordBatch, SourceRows)
 Located: TypeAlias = tuple[AnyRows, Word | PaneCuts]
 """Rows and the pane of all of them, of runs, or of each: int64[n_rows]."""
-
+_Piece: TypeAlias = tuple[pa.RecordBatch | SourceRows, int]
 
 # Of rows that are put in order so many should have one pane, on average, in so many panes at most.
 _ORDERED_ROWS_LEAST, _ORDERED_PANES_MAX = 1 << 8, 1 << 6
@@ -40,9 +42,11 @@ class DenseLane:
         columns: What each accumulator takes, a column or None for the rows themselves.
         specs: The accumulators.
         grid: Of its windows, or None if all rows are in one pane.
+        is_partial: Whether groups are handed on with others of the same pane and key.
 
     Attributes:
-        panes: The groups.
+        panes: Groups of any keys.
+        records: Groups of keys that lie close to each other, which :meth:`add` prefers, or None.
     """
 
     def __init__(
@@ -51,26 +55,31 @@ class DenseLane:
         columns: Sequence[str | None],
         specs: Sequence[WordSpec],
         grid: WindowGrid | None,
+        *,
+        is_partial: bool,
     ) -> None:
         self._grid = grid
         schema = node.input.schema
         self._keys = node.keys
         key_types = [schema.field(key).type for key in node.keys]
         self.panes = DensePanes(key_types, specs, merges=False)
+        self.records: RecordPanes | None = None
+        if is_partial:
+            self.records = RecordPanes.for_keys(key_types, specs)
         self._values = list(dict.fromkeys(name for name in columns if name is not None))
         of_rows = [None] if self.panes.counts_rows else []
         self._places = RowPlaces([*columns, *of_rows], schema)
 
     @classmethod
     def for_node(
-        cls, node: AggregateNode, calls: Calls, grid: WindowGrid | None
+        cls, node: AggregateNode, calls: Calls, grid: WindowGrid | None, *, is_partial: bool
     ) -> DenseLane | None:
         """Return the lane of an aggregate, or None if its keys, calls or windows do not suit it."""
         columns = calls.columns_of_words()
         specs = [spec for spec in calls.specs if isinstance(spec, WordSpec)]
         if columns is None or not node.keys or calls.keeps_rows:
             return None
-        return cls(node, columns, specs, grid)
+        return cls(node, columns, specs, grid, is_partial=is_partial)
 
     def add(
         self, located: Sequence[Located[AnyRows]]
@@ -80,20 +89,25 @@ class DenseLane:
         Returns:
             What is left; how many rows have been added, and how many of them have new keys.
         """
-        if not self.panes.takes_rows:
-            return located, 0, 0
-        pieces: list[tuple[pa.RecordBatch | SourceRows, int]] = []
+        pieces: list[_Piece] = []
         rest: list[Located[AnyRows]] = []
         for rows, panes in located:
             runs = self._runs(rows, panes)
-            if runs is None or not all(self.panes.takes(pane) for _, pane in runs):
+            if runs is None:
                 rest.append((rows, panes))
             else:
-                pieces += runs
-        n_before = self.panes.n_keys
-        if not pieces or not self._add(pieces):
+                pieces += [(part, pane) for part, pane in runs if part.num_rows > 0]
+        n_pieces, n_before = len(pieces), self.panes.n_keys
+        n_rows = sum(rows.num_rows for rows, _ in pieces)
+        if self.records is not None:
+            pieces = self._add_records(self.records, pieces)
+        if pieces and self.panes.takes_rows and self._add(pieces):
+            pieces = []
+        if len(pieces) == n_pieces:
             return located, 0, 0
-        return rest, sum(rows.num_rows for rows, _ in pieces), self.panes.n_keys - n_before
+        n_left = sum(rows.num_rows for rows, _ in pieces)
+        left = cast("list[Located[AnyRows]]", pieces)
+        return [*rest, *left], n_rows - n_left, self.panes.n_keys - n_before
 
     def add_all(self, located: Sequence[Located[AnyRows]]) -> bool:
         """Add all of some rows or, returning False, none of them."""
@@ -137,6 +151,27 @@ class DenseLane:
             for index, (start, stop) in enumerate(bounds)
             if stop > start
         ]
+
+    def _add_records(self, records: RecordPanes, pieces: list[_Piece]) -> list[_Piece]:
+        """Add rows to records; return those that have none."""
+        places = self._places.of([rows for rows, _ in pieces])
+        if not pieces or have_nulls(places):
+            return pieces
+        (key,) = self._keys
+        parts = [KeyRows(rows.column(key), rows.num_rows, pane) for rows, pane in pieces]
+        left = records.add(parts, places)
+        if left is None:
+            return pieces
+        return [
+            (self._some(rows, indices), pane)
+            for (rows, pane), indices in zip(pieces, left, strict=True)
+            if len(indices) > 0
+        ]
+
+    def _some(self, rows: pa.RecordBatch | SourceRows, indices: I64) -> pa.RecordBatch:
+        names = list(dict.fromkeys((*self._keys, *self._values)))
+        batch = pa.RecordBatch.from_arrays([rows.column(name) for name in names], names)
+        return batch.take(array_from_buffers(indices, pa.int64(), None))
 
     def _add(self, pieces: Sequence[tuple[pa.RecordBatch | SourceRows, int]]) -> bool:
         batches = [rows for rows, _ in pieces]

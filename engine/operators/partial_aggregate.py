@@ -20,6 +20,7 @@ from millstream.engine.row_watermarks import RowWatermarks
 from millstream.engine.source_rows import SourceRows
 from millstream.engine.state.dense_panes import DensePanes
 from millstream.engine.state.key_table import Word
+from millstream.engine.state.record_panes import RecordPanes
 from millstream.engine.step import AtHand
 from millstream.kernels.compile import I64, U32
 from millstream.planner.nodes import Aggregate as AggregateNode
@@ -66,7 +67,9 @@ class PartialAggregate:
         self._are_panes_shared = False
         self._dense = None
         if node.window is not None or not self._is_deferred:
-            self._dense = DenseLane.for_node(node, self._grouping.calls, self._grouping.grid)
+            self._dense = DenseLane.for_node(
+                node, self._grouping.calls, self._grouping.grid, is_partial=True
+            )
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
         self._look_behind(out)
@@ -163,12 +166,12 @@ class PartialAggregate:
 
     @property
     def state_rows(self) -> int:
-        n_dense = 0 if self._own_panes is None else self._own_panes.n_groups
+        n_dense = sum(panes.n_groups for panes in self._own_panes)
         return self._grouping.state.n_groups + n_dense
 
     @property
     def state_bytes(self) -> int:
-        n_bytes = 0 if self._own_panes is None else self._own_panes.state_bytes
+        n_bytes = sum(panes.state_bytes for panes in self._own_panes)
         return self._grouping.state_bytes + n_bytes
 
     def held_back(self) -> HeldBack | None:
@@ -176,8 +179,8 @@ class PartialAggregate:
         if grouping.grid is None or not self._is_deferred:
             return None
         panes = grouping.state.prefix_words(0)
-        if self._own_panes is not None:
-            panes = np.concatenate([panes, self._own_panes.panes()])
+        for own in self._own_panes:
+            panes = np.concatenate([panes, np.array(own.numbers(), np.int64)])
         return grouping.held_back(grouping.grid.open_ends(panes, self._closed_below))
 
     def _flush_all(self, out: Collector) -> None:
@@ -185,28 +188,33 @@ class PartialAggregate:
         self._flush(out, slice(0, self._grouping.state.n_groups), np.empty(0, np.uint32))
 
     def _flush_dense(self, closed_below: int, out: Collector) -> None:
-        panes, groups_out = self._own_panes, self._groups_out
-        if panes is None:
-            return
-        n_old, dealt = 0, None
-        if groups_out is not None:
-            dealt = panes.deal(closed_below, groups_out.n_receivers)
-            for pane in dealt or ():
-                groups_out.emit_groups(pane.parts)
-                n_old += pane.n_old
-        if dealt is None:
-            for groups in panes.close(closed_below):
-                words = self._prefix(groups.pane, None)
-                prefix = [word_per_row(word, groups.n_groups) for word in words]
-                out.emit(partial_batch(self._grouping.node, groups.keys, prefix, groups.states))
-                n_old += groups.n_old
+        n_old = sum(self._hand_on(panes, closed_below, out) for panes in self._own_panes)
         # Rows have been counted already, but not that old keys make new groups.
         self._reduction.observe(0, n_old)
 
+    def _hand_on(self, panes: DensePanes | RecordPanes, closed_below: int, out: Collector) -> int:
+        """Hand on panes that have ended; return how many groups have not been counted as new."""
+        if self._groups_out is not None:
+            dealt = panes.deal(closed_below, self._groups_out.n_receivers)
+            if dealt is not None:
+                for pane in dealt:
+                    self._groups_out.emit_groups(pane.parts)
+                return sum(pane.n_old for pane in dealt)
+        n_old = 0
+        for groups in panes.close(closed_below):
+            words = self._prefix(groups.pane, None)
+            prefix = [word_per_row(word, groups.n_groups) for word in words]
+            out.emit(partial_batch(self._grouping.node, groups.keys, prefix, groups.states))
+            n_old += groups.n_old
+        return n_old
+
     @property
-    def _own_panes(self) -> DensePanes | None:
+    def _own_panes(self) -> list[DensePanes | RecordPanes]:
         """Dense groups that have to be handed on."""
-        return None if self._dense is None or self._are_panes_shared else self._dense.panes
+        if self._dense is None or self._are_panes_shared:
+            return []
+        records = self._dense.records
+        return [self._dense.panes] if records is None else [records, self._dense.panes]
 
     def _look_behind(self, out: Collector) -> None:
         """Find out what the other phase takes, the first time that it is there."""
@@ -216,6 +224,8 @@ class PartialAggregate:
         if isinstance(out, GroupsCollector) and out.n_receivers > 0:
             self._groups_out = cast("GroupsCollector", out)
             self._are_panes_shared = out.share_panes(self._dense.panes)
+            if self._are_panes_shared:
+                self._dense.records = None
 
     def _flush(self, out: Collector, group_ids: U32 | slice, rest: U32) -> None:
         if len(rest) == self._grouping.state.n_groups:

@@ -20,7 +20,7 @@ from millstream.engine.state.rooms import IdRoom
 from millstream.engine.state.words import Words, WordSpec
 from millstream.kernels.aggregation import Opcode
 from millstream.kernels.compile import I64, U32
-from millstream.kernels.panes import deal_groups
+from millstream.kernels.panes import add_pane, add_pane_shortly, deal_groups
 
 __all__ = ["DealtPane", "DensePanes", "PaneGroups"]
 
@@ -29,6 +29,8 @@ _CAPACITY_LEAST = 64
 _SPARSE = 4
 # Room for so many groups does not matter.
 _LITTLE_ROOM = 1 << 14
+# The words of so many keys are added while the GIL is kept.
+_FEW_KEYS = 1 << 14
 # Below any pane.
 _NO_PANE = -(1 << 63)
 # Panes whose memory is kept for the next ones, and bytes of each of them.
@@ -80,15 +82,23 @@ class DensePanes:
         self, key_types: Sequence[pa.DataType], specs: Sequence[WordSpec], *, merges: bool
     ) -> None:
         self._key_types = list(key_types)
-        self._merges = merges
         self._n_states = len(specs)
-        counts = [i for i, spec in enumerate(specs) if spec.opcode == Opcode.COUNT and not merges]
+        # Partial counts of the values of a column may be 0, but not those of rows.
+        counts = [
+            index
+            for index, spec in enumerate(specs)
+            if spec.opcode == Opcode.COUNT and (spec.column is None or not merges)
+        ]
         # By a count of rows it is known which groups there are.
         rows = WordSpec(Opcode.COUNT, None, counts_partials=True)
         self._specs = list(specs) if counts else [*specs, rows]
         self._count = counts[0] if counts else len(specs)
         self._steps = [*range(len(specs)), self._count]
         self._kinds = state_kinds(specs)
+        self._merge_opcodes = np.array([spec.merge_opcode for spec in self._specs], np.int64)
+        if self.counts_rows:
+            self._merge_opcodes[-1] = Opcode.SUM_I64
+        self._words = Words(self._specs, merges=merges)
         self._table = KeyTable(self._key_types)
         self._owners = KeyOwners(0)
         self._panes: dict[int, _Pane] = {}
@@ -155,12 +165,15 @@ class DensePanes:
         self._add(group_ids, bounds, panes, places, n_before)
 
     def add_words(self, parts: Sequence[PaneWords]) -> None:
-        """Add partial groups."""
+        """Add partial groups, to whose words nobody else writes any more."""
+        parts = [part.present() for part in parts if not self._add_in_order(part)]
+        if not parts:
+            return
         bounds = _bounds(part.n_groups for part in parts)
         n_before = self._table.n_groups
         keys = [part.keys(self._n_states) for part in parts]
         group_ids = self._table.assign_words(keys, [()] * len(parts), bounds, self._room)
-        places = state_places(parts, self._kinds, n_more=1)
+        places = state_places(parts, self._kinds, n_more=len(self._specs) - self._n_states)
         self._add(group_ids, bounds, [part.pane for part in parts], places, n_before)
 
     def close(self, limit: int) -> list[PaneGroups]:
@@ -232,6 +245,22 @@ class DensePanes:
         """Take rows of this pane and later ones only."""
         self._takes_from = max(self._takes_from, pane)
 
+    def _add_in_order(self, part: PaneWords) -> bool:
+        """Add groups in one go if their keys are numbered in their order, else return False."""
+        n_keys_before = self.n_keys
+        states = part.words[len(part.words) - self._n_states :]
+        knows_absent = part.rows is None or not self.counts_rows
+        if not knows_absent or not self._table.are_in_order(part.keys(self._n_states)):
+            return False
+        columns = list(states)
+        if self.counts_rows:
+            columns.append(np.ones(part.n_groups, np.int64))
+        if part.pane in self._panes:
+            self._panes[part.pane].add_in_order(self._merge_opcodes, columns)
+        else:
+            self._pane(part.pane, n_keys_before).adopt(columns)
+        return True
+
     def _add(
         self, group_ids: U32, bounds: I64, panes: Sequence[int], places: I64, n_keys_before: int
     ) -> None:
@@ -254,7 +283,7 @@ class DensePanes:
             if self._free:
                 pane = self._free.pop()
             else:
-                pane = _Pane(Words(self._specs, merges=self._merges))
+                pane = _Pane(self._words.anew())
             pane.n_keys_before = n_keys
             self._panes[number] = pane
         return pane
@@ -270,7 +299,8 @@ class DensePanes:
         return [(number, self._panes.pop(number)) for number in numbers]
 
     def _recycle(self, pane: _Pane) -> None:
-        if len(self._free) < _FREE_MAX and pane.words.state_bytes <= _FREE_BYTES_MAX:
+        is_small = pane.words.state_bytes <= _FREE_BYTES_MAX
+        if len(self._free) < _FREE_MAX and is_small and not pane.is_adopted:
             pane.words.clear()
             self._free.append(pane)
 
@@ -310,11 +340,13 @@ class DensePanes:
 class _Pane:
     """Accumulators of a pane, and how many keys there were before it."""
 
-    __slots__ = ("_addresses", "_capacity", "n_keys_before", "words")
+    __slots__ = ("_addresses", "_capacity", "is_adopted", "n_keys_before", "words")
 
     def __init__(self, words: Words) -> None:
         self.words = words
         self.n_keys_before = 0
+        # Whether memory came with partial groups, and may be a part of more.
+        self.is_adopted = False
         self._capacity = 0
         self._addresses: I64 | None = None
 
@@ -324,13 +356,30 @@ class _Pane:
             self._addresses = self.words.addresses()[steps]
         return self._addresses
 
+    def adopt(self, columns: Sequence[I64]) -> None:
+        """Begin with these accumulators of the first keys."""
+        self.words.adopt(columns)
+        self._capacity, self._addresses, self.is_adopted = len(columns[0]), None, True
+
+    def add_in_order(self, opcodes: I64, columns: Sequence[I64]) -> None:
+        """Add accumulators of the first keys by these opcodes."""
+        n_keys = len(columns[0])
+        self._reserve(n_keys)
+        self.words.make_room(n_keys)
+        at = np.array([words.ctypes.data for words in columns], np.int64)
+        add = add_pane_shortly if n_keys <= _FEW_KEYS else add_pane
+        add(opcodes, at, self.words.addresses(), n_keys)
+
     def add(self, places: I64, bounds: I64, group_ids: U32, n_keys: int) -> None:
+        self._reserve(n_keys)
+        # Of a key without rows nobody asks, so that it does not matter what is noted of it.
+        self.words.update_at(places, bounds, group_ids, n_keys, new_have_rows=True)
+
+    def _reserve(self, n_keys: int) -> None:
         if n_keys > self._capacity:
             before, self._capacity = self._capacity, _capacity(self._capacity, n_keys)
             self.words.reallocate(self._capacity, slice(0, before))
-            self._addresses = None
-        # Of a key without rows nobody asks, so that it does not matter what is noted of it.
-        self.words.update_at(places, bounds, group_ids, n_keys, new_have_rows=True)
+            self._addresses, self.is_adopted = None, False
 
 
 def _capacity(before: int, n_keys: int) -> int:

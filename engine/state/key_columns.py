@@ -34,11 +34,14 @@ class KeyColumn(ABC):
         n_words: Words per value.
         has_words: Whether a value without encodings is its own word where it lies.
         tells_values: Whether words tell the value by themselves, to any column of the type.
+        is_integral: Whether there is one word, and words of different values may lie close to each
+            other.
     """
 
     n_words = 1
     has_words = False
     tells_values = True
+    is_integral = False
 
     def __init__(self, type_: pa.DataType) -> None:
         self.type = type_
@@ -99,6 +102,8 @@ class KeyColumn(ABC):
 
 class _FixedColumn(KeyColumn):
     """Integers, booleans, dates, times, timestamps and durations: the value itself."""
+
+    is_integral = True
 
     def __init__(self, type_: pa.DataType) -> None:
         super().__init__(type_)
@@ -163,6 +168,7 @@ class _TextColumn(KeyColumn):
     """Text and binary: the number of the value in a table of values; NULL has one too."""
 
     tells_values = False
+    is_integral = True
 
     def __init__(self, type_: pa.DataType) -> None:
         super().__init__(type_)

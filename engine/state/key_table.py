@@ -13,6 +13,7 @@ from millstream.engine.state.key_columns import key_column
 from millstream.engine.state.rooms import IdRoom, WordRoom
 from millstream.kernels.compile import I64, U8, U32
 from millstream.kernels.grouping import BLOCK_ROWS, assign_group_ids_at, rebuild_slots
+from millstream.kernels.panes import are_same_words
 
 __all__ = ["KeyPart", "KeyTable", "Word"]
 
@@ -169,6 +170,23 @@ class KeyTable:
             rows = [_Address(at + row * stride) for row in range(len(words))]
             encoded.append([*prefix, *rows, *[0] * self._n_null_words])
         return self._assign(encoded, bounds, room)
+
+    def are_in_order(self, words: I64) -> bool:
+        """Say whether keys have the numbers from 0 on, in their order; new ones may get them.
+
+        Args:
+            words: int64[n_words, n_rows], keys as :meth:`words` of another table gives them.
+        """
+        n_rows, n_words = words.shape[1], len(words)
+        n_known = min(n_rows, self.n_groups)
+        if len(self._keys) != n_words or not are_same_words(
+            words[:, :n_known], self._keys[:, :n_known]
+        ):
+            return False
+        if n_known < n_rows:
+            bounds = np.array([0, n_rows - n_known], np.int64)
+            self.assign_words([words[:, n_known:]], [()], bounds, None)
+        return n_rows <= self.n_groups
 
     def words(self) -> I64 | None:
         """View the words of all keys, if they tell the keys to any table of the same types.

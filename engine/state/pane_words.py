@@ -35,15 +35,25 @@ class PaneWords(NamedTuple):
         pane: Its number.
         words: int64[n_key_words + n_accumulators, n_groups], keys first, each row in one piece.
             Nothing is NULL, and words tell the keys by themselves.
+        rows: The row of words that counts the rows of groups, if there may be groups without any,
+            which are none; else None.
     """
 
     pane: int
     words: I64
+    rows: int | None = None
 
     @property
     def n_groups(self) -> int:
         """Number of groups."""
         return int(self.words.shape[1])
+
+    def present(self) -> PaneWords:
+        """Return the groups that have rows."""
+        if self.rows is None:
+            return self
+        counts = self.words[self.rows]
+        return PaneWords(self.pane, np.compress(counts != 0, self.words, axis=1))
 
     def keys(self, n_states: int) -> I64:
         """View the words of keys: int64[n_key_words, n_groups]."""
@@ -77,7 +87,7 @@ def state_places(parts: Sequence[PaneWords], kinds: Sequence[int], n_more: int =
         int64[n_parts, n_accumulators + n_more, PLACE_WORDS].
     """
     places: list[tuple[int, int, int, int]] = []
-    for _, words in parts:
+    for _, words, _ in parts:
         stride = words.strides[0]
         at = words.ctypes.data + (len(words) - len(kinds)) * stride
         places += [(at + index * stride, kind, 0, 0) for index, kind in enumerate(kinds)]

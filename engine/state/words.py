@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,8 +127,19 @@ class Words:
         if rows is not None and not merges:
             counts = (i for i, spec in enumerate(specs) if spec.opcode == Opcode.COUNT)
             self._counts_shared = {step: rows for step in counts if step != rows}
+        self._counts_to_share = dict(self._counts_shared)
         # As long as a column has had no NULL its groups have all seen a value, and need no notes.
         self._is_complete = dict.fromkeys(first_steps, True)
+
+    def anew(self) -> Words:
+        """Return accumulators like these, without groups."""
+        words = copy(self)
+        words._program = self._program.copy()
+        words._values = [values[:0] for values in self._values]
+        words._seen = {column: seen[:0] for column, seen in self._seen.items()}
+        words._counts_shared = dict(self._counts_to_share)
+        words.clear()
+        return words
 
     def update(
         self,
@@ -231,6 +243,35 @@ class Words:
         """Forget all groups, and use the memory for others; nobody else may have it."""
         self._n_groups = self._n_ready = 0
         self._is_complete = dict.fromkeys(self._first_steps, True)
+
+    def make_room(self, n_groups: int) -> None:
+        """Let there be so many groups at least, new ones with what accumulators hold at first.
+
+        There is memory for them, and whoever asks gives all new groups a value of each accumulator.
+        """
+        n_before = self._n_groups
+        if n_groups > n_before:
+            self._make_ready(n_groups)
+            self._n_groups = n_groups
+            for seen in self._seen.values():
+                seen[n_before:n_groups] = 1
+
+    def adopt(self, states: Sequence[I64]) -> None:
+        """Forget all groups, and have others in arrays that nobody else writes to.
+
+        Args:
+            states: int64[n_groups] each, what each accumulator holds. None is NULL.
+        """
+        n_groups = len(states[0])
+        self._values = [
+            words.view(STATE_DTYPE[spec.opcode])
+            for words, spec in zip(states, self._specs, strict=True)
+        ]
+        self._program[:, Field.STATE] = [words.ctypes.data for words in states]
+        self._seen = {column: np.ones(n_groups, np.uint8) for column in self._seen}
+        self._n_groups = self._n_ready = n_groups
+        self._is_complete = dict.fromkeys(self._first_steps, True)
+        self._counts_shared.clear()
 
     def take(self, group_ids: U32 | slice) -> list[pa.Array]:
         """Return the states of some groups; a slice is not copied."""

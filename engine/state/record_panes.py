@@ -1,0 +1,430 @@
+"""Groups of panes by integer keys that lie close to each other: a record for each key of a range.
+
+A key's record is found by the key itself, in each pane at the same place, and has all running
+values of a column side by side. Keys out of the range are strays, which belong elsewhere; the range
+grows where that takes no more room than rows have been seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from millstream.engine.routing import hash_columns
+from millstream.engine.state.dense_panes import DealtPane, PaneGroups
+from millstream.engine.state.key_columns import KeyColumn, key_column
+from millstream.engine.state.pane_words import PaneWords
+from millstream.engine.state.record_layout import RecordLayout
+from millstream.engine.state.rooms import WordRoom
+from millstream.engine.state.words import WordSpec
+from millstream.kernels.compile import I64, U32
+from millstream.kernels.partitioning import find_owners
+from millstream.kernels.records import (
+    RecordColumn,
+    add_rows,
+    clear_records,
+    deal_records,
+    find_range,
+)
+
+__all__ = ["KeyRows", "RecordPanes"]
+
+# Room for so many keys does not matter; of more, there have to be as many rows.
+_LITTLE_ROOM, _KEYS_MAX = 1 << 14, 1 << 20
+# A pane with fewer than one in so many of all keys has too much room: so many such panes one after
+# the other, or one of so many keys, and the range is given up.
+_SPARSE, _SPARSE_PANES_MAX, _SPARSE_KEYS_MAX = 4, 3, 1 << 17
+# Strays are handed out so many at a time; with more than one in so many rows the range is given up.
+_STRAYS_MAX, _STRANGERS = 1 << 10, 8
+# Of the keys of a pane, one in so many may be without rows and be dealt out all the same: groups that
+# have the same keys in each partition, and in each pane, are quicker to add up.
+_ABSENT_SHARE = 8
+# Rows after which a range is looked for again; doubled each time that there is none.
+_TRY_ROWS_LEAST, _TRY_ROWS_MAX = 1 << 10, 1 << 24
+# Panes whose memory is kept for the next ones, and bytes of each of them.
+_FREE_MAX, _FREE_BYTES_MAX = 2, 1 << 23
+# A range begins at a multiple of a small part of it, so that it is the same in other partitions.
+_ALIGNED = 16
+_INT64_MIN, _INT64_MAX = -(1 << 63), (1 << 63) - 1
+_WORD_BYTES = 8
+_NO_ROWS: I64 = np.empty(0, np.int64)
+
+
+class KeyRows(NamedTuple):
+    """Rows of one pane.
+
+    Attributes:
+        keys: The key column.
+        n_rows: Number of rows, at least 1.
+        pane: Number of the pane.
+    """
+
+    keys: pa.Array
+    n_rows: int
+    pane: int
+
+
+class RecordPanes:
+    """Adds rows up by pane and key.
+
+    Values must not be NULL.
+
+    Args:
+        key_type: Type of the key column.
+        layout: What records hold.
+    """
+
+    def __init__(self, key_type: pa.DataType, layout: RecordLayout) -> None:
+        self._key_type = key_type
+        self._layout = layout
+        self._column = key_column(key_type)
+        self._room = WordRoom()
+        self._base = self._n_keys = 0
+        self._panes: dict[int, _Pane] = {}
+        self._free: list[_Pane] = []
+        self._owners = _Owners(0)
+        self._is_leaving = False
+        self._n_sparse = 0
+        self._strays = np.empty((_STRAYS_MAX, 2), np.int64)
+        self._n_rows = 0
+        self._rows_until_try = 0
+        self._try_rows = _TRY_ROWS_LEAST
+
+    @classmethod
+    def for_keys(
+        cls, key_types: Sequence[pa.DataType], specs: Sequence[WordSpec]
+    ) -> RecordPanes | None:
+        """Return panes for groups, or None if their keys or accumulators do not suit records."""
+        layout = RecordLayout.of(specs)
+        if layout is None or len(key_types) != 1 or not key_column(key_types[0]).is_integral:
+            return None
+        return cls(key_types[0], layout)
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups at most: each pane may have all keys."""
+        return len(self._panes) * self._n_keys
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of keys and accumulators."""
+        panes = [*self._panes.values(), *self._free]
+        return self._column.state_bytes + sum(pane.nbytes for pane in panes)
+
+    def numbers(self) -> list[int]:
+        """Return the panes that have groups, in the order in which they came."""
+        return list(self._panes)
+
+    def add(self, parts: Sequence[KeyRows], places: I64) -> list[I64] | None:
+        """Add rows that came one after the other.
+
+        Args:
+            parts: Rows of one pane each.
+            places: int64[n_parts, n_accumulators, PLACE_WORDS], where the values of each part lie.
+
+        Returns:
+            Per part the rows that have not been added, int64[n]; or None if no row has been.
+        """
+        n_rows = sum(part.n_rows for part in parts)
+        self._n_rows += n_rows
+        if self._is_leaving or not self._is_due(n_rows):
+            return None
+        self._room.clear()
+        words = [self._words(part.keys) for part in parts]
+        if any(part_words is None for part_words in words):
+            # Keys that are NULL have no record.
+            return None
+        at = [(where, part.n_rows) for (where, _), part in zip(words, parts, strict=True)]
+        keys = np.array(at, np.int64)
+        if self._n_keys == 0 and not self._begin(keys):
+            return None
+        panes = [self._pane(part.pane) for part in parts]
+        if self._is_leaving:
+            self._forget_empty()
+            return None
+        return self._add(keys, places, panes)
+
+    def close(self, limit: int) -> list[PaneGroups]:
+        """Give away the groups of all panes below a limit, in the order of the panes."""
+        closed = []
+        for dealt in self._deal(limit, _Owners(1), absent_share=0):
+            (groups,) = dealt.parts
+            keys = self._column.decode([groups.words[0]], None)
+            states = self._layout.arrays(groups.words[1:])
+            closed.append(PaneGroups(groups.pane, groups.n_groups, dealt.n_old, [keys], states))
+        self._begin_anew()
+        return closed
+
+    def deal(self, limit: int, n_partitions: int) -> list[DealtPane] | None:
+        """Do what :meth:`close` does, by the partitions that own the keys.
+
+        Returns:
+            None if keys have no words that tell them elsewhere; then nothing has been given away.
+        """
+        if not self._column.tells_values:
+            return None
+        if self._owners.n_partitions != n_partitions:
+            self._owners = _Owners(n_partitions)
+        absent_share = 0 if self._layout.rows is None else _ABSENT_SHARE
+        dealt = list(self._deal(limit, self._owners, absent_share))
+        self._begin_anew()
+        return dealt
+
+    def _is_due(self, n_rows: int) -> bool:
+        """Whether there is a range of keys, or one should be looked for."""
+        if self._n_keys == 0:
+            self._rows_until_try -= n_rows
+        return self._n_keys > 0 or self._rows_until_try <= 0
+
+    def _words(self, keys: pa.Array) -> tuple[int, object] | None:
+        """Return where keys lie as words and what keeps them there, or None if some are NULL."""
+        if self._column.has_words and keys.type == self._key_type and keys.null_count == 0:
+            return keys.buffers()[1].address + keys.offset * _WORD_BYTES, keys
+        (words,), is_null = self._column.encode(keys, self._room)
+        return None if is_null is not None else (words.ctypes.data, words)
+
+    def _begin(self, keys: I64) -> bool:
+        """Choose a range for the first keys, if they lie close enough to each other."""
+        least, greatest = find_range(keys)
+        base = _aligned(least, greatest - least + 1)
+        if not self._has_room(greatest - base + 1):
+            self._try_later()
+            return False
+        self._base, self._n_keys = base, greatest - base + 1
+        return True
+
+    def _has_room(self, n_keys: int) -> bool:
+        return n_keys <= _LITTLE_ROOM or n_keys <= min(self._n_rows, _KEYS_MAX)
+
+    def _try_later(self) -> None:
+        self._rows_until_try = self._try_rows
+        self._try_rows = min(2 * self._try_rows, _TRY_ROWS_MAX)
+
+    def _move_range(self, base: int, n_keys: int) -> None:
+        """Take a range that includes the one before."""
+        for pane in self._panes.values():
+            pane.move(self._base - base, self._n_keys, n_keys)
+        self._base, self._n_keys = base, n_keys
+        self._free.clear()
+
+    def _add(self, keys: I64, places: I64, panes: Sequence[_Pane]) -> list[I64]:
+        columns = self._layout.columns_of(places)
+        self._locate(columns, panes)
+        n_parts = len(keys)
+        part, row, n_strays = add_rows(keys, columns, self._base, self._n_keys, self._strays)
+        if n_strays == 0 and part == n_parts:
+            return [_NO_ROWS] * n_parts
+        runs = np.stack([np.arange(n_parts), np.zeros(n_parts, np.int64), keys[:, 1]], axis=1)
+        return self._add_rest(*self._split(runs, part, row, n_strays), keys, columns, panes)
+
+    def _add_rest(
+        self, strays: I64, rest: I64, keys: I64, columns: I64, panes: Sequence[_Pane]
+    ) -> list[I64]:
+        """Let the range grow by strays or leave them, and go on.
+
+        Runs of rows are int64[n_runs, 3]: part, first row and number of rows of each.
+        """
+        n_rows = int(keys[:, 1].sum())
+        left: list[I64] = []
+        while len(strays) + len(rest) > 0:
+            runs = np.concatenate([strays, rest])
+            if not self._has_grown(_keys_of(runs, keys)):
+                left.append(strays)
+                n_left = sum(map(len, left))
+                if n_left * _STRANGERS > n_rows - int(rest[:, 2].sum()):
+                    # Most of these keys are elsewhere.
+                    self._is_leaving = True
+                    left.append(rest)
+                    break
+                runs = rest
+            self._locate(columns, panes)
+            at = columns[runs[:, 0]]
+            shifts = at[:, :, RecordColumn.VALUE_KIND] & 3
+            at[:, :, RecordColumn.VALUES] += runs[:, 1:2] << shifts
+            found = add_rows(_keys_of(runs, keys), at, self._base, self._n_keys, self._strays)
+            strays, rest = self._split(runs, *found)
+        return _rows_of(left, len(keys))
+
+    @staticmethod
+    def _locate(columns: I64, panes: Sequence[_Pane]) -> None:
+        """Note where the records of each part are."""
+        for part, pane in enumerate(panes):
+            columns[part, :, RecordColumn.RECORDS] = pane.columns[:, 0]
+
+    def _split(self, runs: I64, run: int, row: int, n_strays: int) -> tuple[I64, I64]:
+        """Return runs of one stray each, and what is behind a row of a run."""
+        strays = self._strays[:n_strays]
+        found = np.ones((n_strays, 3), np.int64)
+        found[:, :2] = runs[strays[:, 0], :2]
+        found[:, 1] += strays[:, 1]
+        rest = runs[run:].copy()
+        rest[:1, 1] += row
+        rest[:1, 2] -= row
+        return found, rest
+
+    def _has_grown(self, keys: I64) -> bool:
+        """Let the range grow by some keys, if it does not become much larger by them."""
+        least, greatest = find_range(keys)
+        stop = max(greatest + 1, self._base + self._n_keys)
+        base = self._base
+        if least < base:
+            base = _aligned(least, stop - least)
+        n_keys = stop - base
+        if n_keys > max(_LITTLE_ROOM, 4 * self._n_keys) or not self._has_room(n_keys):
+            return False
+        # Keys that ascend, such as numbers of texts, find room for some more.
+        self._move_range(base, min(n_keys + n_keys // 4, _INT64_MAX - base))
+        return True
+
+    def _pane(self, number: int) -> _Pane:
+        pane = self._panes.get(number)
+        if pane is None:
+            if self._panes:
+                # However long panes wait for their end: not one more if they have too much room.
+                latest = next(reversed(self._panes.values()))
+                self._look_at(latest.n_groups())
+            pane = self._free.pop() if self._free else _Pane(self._layout, self._n_keys)
+            self._panes[number] = pane
+        return pane
+
+    def _look_at(self, n_groups: int) -> None:
+        """Leave this range if few of its keys occur in panes that have had most of their rows."""
+        is_sparse = n_groups * _SPARSE < self._n_keys
+        if not is_sparse or self._n_keys * (len(self._panes) + 1) <= _LITTLE_ROOM:
+            self._n_sparse = 0
+            self._try_rows = _TRY_ROWS_LEAST
+            return
+        # A single one may have been cut short, because its other rows went elsewhere.
+        self._n_sparse += 1
+        if self._n_sparse >= _SPARSE_PANES_MAX or self._n_keys > _SPARSE_KEYS_MAX:
+            self._is_leaving = True
+
+    def _deal(self, limit: int, owners: _Owners, absent_share: int) -> Iterator[DealtPane]:
+        states = self._layout.states
+        for number in sorted(number for number in self._panes if number < limit):
+            pane = self._panes.pop(number)
+            order, starts = owners.of(self._column, self._base, self._n_keys)
+            offsets = starts.copy()
+            chosen = np.empty(self._n_keys, np.uint32)
+            dealt = np.empty((1 + len(states), self._n_keys), np.int64)
+            n_groups = deal_records(
+                pane.columns, states, self._base, order, offsets, absent_share, chosen, dealt
+            )
+            self._look_at(n_groups)
+            if len(self._free) < _FREE_MAX and pane.nbytes <= _FREE_BYTES_MAX:
+                self._free.append(pane)
+            rows = None
+            if offsets[-1] > n_groups and self._layout.rows is not None:
+                rows = 1 + self._layout.rows
+            bounds = pairwise(offsets.tolist())
+            parts = [PaneWords(number, dealt[:, start:stop], rows) for start, stop in bounds]
+            yield DealtPane(n_groups, parts)
+
+    def _forget_empty(self) -> None:
+        """Forget panes that were made for rows which are not added."""
+        for number in [number for number, pane in self._panes.items() if pane.n_groups() == 0]:
+            del self._panes[number]
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Forget the range and all texts, if they are too many and no pane has any of them."""
+        if self._is_leaving and not self._panes:
+            self._column = key_column(self._key_type)
+            self._owners = _Owners(0)
+            self._base = self._n_keys = self._n_rows = self._n_sparse = 0
+            self._free.clear()
+            self._is_leaving = False
+            self._try_later()
+
+
+class _Pane:
+    """Records of a pane, one array per column of records.
+
+    Attributes:
+        arrays: The records.
+        columns: int64[n_columns, 3], where they lie, their form, and the words of one.
+    """
+
+    __slots__ = ("_layout", "arrays", "columns")
+
+    def __init__(self, layout: RecordLayout, n_keys: int) -> None:
+        self._layout = layout
+        self.arrays = [_records(form, width, n_keys) for form, width in layout.forms]
+        self._note()
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays)
+
+    def n_groups(self) -> int:
+        """Count the keys that have rows."""
+        (_, width), array = self._layout.forms[0], self.arrays[0]
+        return int(np.count_nonzero(array[::width]))
+
+    def move(self, offset: int, n_before: int, n_keys: int) -> None:
+        """Make room for so many keys, with the records that there are behind the first ones."""
+        for index, (form, width) in enumerate(self._layout.forms):
+            records = _records(form, width, n_keys)
+            records[width * offset : width * (offset + n_before)] = self.arrays[index]
+            self.arrays[index] = records
+        self._note()
+
+    def _note(self) -> None:
+        arrays = zip(self.arrays, self._layout.forms, strict=True)
+        self.columns = np.array(
+            [(array.ctypes.data, form, width) for array, (form, width) in arrays], np.int64
+        )
+
+
+class _Owners:
+    """The records of a range in the order of the partitions that own their keys."""
+
+    def __init__(self, n_partitions: int) -> None:
+        self.n_partitions = n_partitions
+        self._range = (0, 0)
+        self._order = np.zeros(0, np.uint32)
+        self._offsets = np.zeros(n_partitions + 1, np.int64)
+
+    def of(self, column: KeyColumn, base: int, n_keys: int) -> tuple[U32, I64]:
+        """Return the order, uint32[n_keys], and where each partition begins in it."""
+        if self._range != (base, n_keys):
+            self._range = base, n_keys
+            owners = np.zeros(n_keys, np.uint32)
+            if self.n_partitions > 1:
+                words = base + np.arange(n_keys, dtype=np.int64)
+                hashes = hash_columns([column.decode([words], None)])
+                find_owners(hashes, self.n_partitions, owners)
+            self._order = np.argsort(owners, kind="stable").astype(np.uint32)
+            counts = np.bincount(owners, minlength=self.n_partitions)
+            self._offsets[1:] = np.cumsum(counts)
+        return self._order, self._offsets
+
+
+def _records(form: int, width: int, n_keys: int) -> I64:
+    records = np.empty(width * n_keys, np.int64)
+    clear_records(form, records, 0, n_keys)
+    return records
+
+
+def _aligned(least: int, n_keys: int) -> int:
+    """Return a number that is hardly less, for a range of so many keys to begin at."""
+    step = 1 << max((n_keys // _ALIGNED).bit_length() - 1, 0)
+    return max(least // step * step, _INT64_MIN)
+
+
+def _keys_of(runs: I64, keys: I64) -> I64:
+    """Tell where the keys of runs lie, as kernels want to know."""
+    return np.stack([keys[runs[:, 0], 0] + _WORD_BYTES * runs[:, 1], runs[:, 2]], axis=1)
+
+
+def _rows_of(left: Sequence[I64], n_parts: int) -> list[I64]:
+    """Return the rows of each part that are in some runs, ascending."""
+    rows: list[list[I64]] = [[] for _ in range(n_parts)]
+    for runs in left:
+        for part, first, n_rows in runs.tolist():
+            rows[part].append(np.arange(first, first + n_rows))
+    return [np.sort(np.concatenate(found)) if found else _NO_ROWS for found in rows]
