@@ -1,8 +1,8 @@
 """Groups as records: all running values of a column side by side, found by the key itself.
 
 A key is an integer, and keys lie close to each other: the record of a key has the place of its
-distance from the least one. So no table is asked which group a row belongs to, and a row touches one
-line of the cache for each column.
+distance from the least one. So no table is asked which group a row belongs to, and a row touches
+one line of the cache for each column.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class RecordForm(IntEnum):
 
 
 class RecordColumn(IntEnum):
-    """What :func:`add_rows` is told of a column: addresses of its values, which are of a kind of
+    """What :func:`add_rows` is told of a column.
+
+    That is addresses of its values, which are of a kind of
     :class:`~millstream.kernels.aggregation.ValueKind`, and of the records, which have a form.
     """
 
@@ -204,9 +206,7 @@ def _add_block(
 
 
 @kernel
-def add_rows(
-    keys: I64, columns: I64, base: int, n_keys: int, strays: I64
-) -> tuple[int, int, int]:
+def add_rows(keys: I64, columns: I64, base: int, n_keys: int, strays: I64) -> tuple[int, int, int]:
     """Add rows to the records of their keys; strays, whose keys are out of range, are told of.
 
     Args:
@@ -285,7 +285,7 @@ def _clear(form: int, words: I64, doubles: F64, index: int) -> None:
 def _clear_chosen(at: int, form: int, chosen: U32, first: int, stop: int) -> None:
     words, doubles = pointer(at, np.int64), pointer(at, np.float64)
     for group in range(first, stop):
-        _clear(form, words, doubles, np.int64(chosen[group]))
+        _clear(form, words, doubles, int(np.int64(chosen[group])))
 
 
 @kernel

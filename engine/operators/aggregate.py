@@ -229,9 +229,7 @@ class SingleAggregate(_Emitting):
         super().__init__(grouping, counters, changelog, owns_global_group=owns_global_group)
         self._lane: DenseLane | None = None
         if self._may_be_dense:
-            self._lane = DenseLane.for_node(
-                node, grouping.calls, grouping.grid, is_partial=False
-            )
+            self._lane = DenseLane.for_node(node, grouping.calls, grouping.grid, is_partial=False)
         self._dense = None if self._lane is None else self._lane.panes
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:

@@ -97,17 +97,16 @@ class DenseLane:
                 rest.append((rows, panes))
             else:
                 pieces += [(part, pane) for part, pane in runs if part.num_rows > 0]
-        n_pieces, n_before = len(pieces), self.panes.n_keys
-        n_rows = sum(rows.num_rows for rows, _ in pieces)
+        n_rows, n_before = _n_rows(pieces), self.panes.n_keys
         if self.records is not None:
             pieces = self._add_records(self.records, pieces)
         if pieces and self.panes.takes_rows and self._add(pieces):
             pieces = []
-        if len(pieces) == n_pieces:
+        n_left = _n_rows(pieces)
+        if n_left == n_rows:
             return located, 0, 0
-        n_left = sum(rows.num_rows for rows, _ in pieces)
-        left = cast("list[Located[AnyRows]]", pieces)
-        return [*rest, *left], n_rows - n_left, self.panes.n_keys - n_before
+        rest += cast("list[Located[AnyRows]]", pieces)
+        return rest, n_rows - n_left, self.panes.n_keys - n_before
 
     def add_all(self, located: Sequence[Located[AnyRows]]) -> bool:
         """Add all of some rows or, returning False, none of them."""
@@ -183,6 +182,10 @@ class DenseLane:
         ]
         self.panes.add(parts, [pane for _, pane in pieces], places)
         return True
+
+
+def _n_rows(pieces: Sequence[_Piece]) -> int:
+    return sum(rows.num_rows for rows, _ in pieces)
 
 
 def _slices(rows: AnyRows, cuts: PaneCuts) -> list[tuple[AnyRows, int]]:

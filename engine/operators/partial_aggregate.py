@@ -75,14 +75,16 @@ class PartialAggregate:
         self._look_behind(out)
         grid = self._grouping.grid
         if grid is None:
-            if self._add_dense([(batch, 0)], out):
-                self._add(batch, [], out)
+            for rows, _ in self._add_dense([(batch, 0)], out):
+                self._add(rows, [], out)
             return
         panes = grid.assign(batch, self._watermarks.of(batch), self._late_rows)
         self._counters.rows_late += panes.n_late
-        if panes.first_ends is None and not self._add_dense([(panes.batch, panes.panes)], out):
+        if panes.first_ends is not None:
+            self._add(panes.batch, self._prefix(panes.panes, panes.first_ends), out)
             return
-        self._add(panes.batch, self._prefix(panes.panes, panes.first_ends), out)
+        for rows, pane in self._add_dense([(panes.batch, panes.panes)], out):
+            self._add(rows, self._prefix(pane_words(pane, rows.num_rows), None), out)
 
     @property
     def takes_rows(self) -> bool:
@@ -202,6 +204,9 @@ class PartialAggregate:
                 return sum(pane.n_old for pane in dealt)
         n_old = 0
         for groups in panes.close(closed_below):
+            if groups.n_groups == 0:
+                # All of its rows were strays.
+                continue
             words = self._prefix(groups.pane, None)
             prefix = [word_per_row(word, groups.n_groups) for word in words]
             out.emit(partial_batch(self._grouping.node, groups.keys, prefix, groups.states))

@@ -14,23 +14,21 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from millstream.engine.state.dense_pane import DensePane
 from millstream.engine.state.key_table import KeyPart, KeyTable
 from millstream.engine.state.pane_words import KeyOwners, PaneWords, state_kinds, state_places
 from millstream.engine.state.rooms import IdRoom
 from millstream.engine.state.words import Words, WordSpec
 from millstream.kernels.aggregation import Opcode
 from millstream.kernels.compile import I64, U32
-from millstream.kernels.panes import add_pane, add_pane_shortly, deal_groups
+from millstream.kernels.panes import deal_groups
 
 __all__ = ["DealtPane", "DensePanes", "PaneGroups"]
 
-_CAPACITY_LEAST = 64
 # A pane with fewer than one in so many of all keys has too much room.
 _SPARSE = 4
 # Room for so many groups does not matter.
 _LITTLE_ROOM = 1 << 14
-# The words of so many keys are added while the GIL is kept.
-_FEW_KEYS = 1 << 14
 # Below any pane.
 _NO_PANE = -(1 << 63)
 # Panes whose memory is kept for the next ones, and bytes of each of them.
@@ -101,8 +99,8 @@ class DensePanes:
         self._words = Words(self._specs, merges=merges)
         self._table = KeyTable(self._key_types)
         self._owners = KeyOwners(0)
-        self._panes: dict[int, _Pane] = {}
-        self._free: list[_Pane] = []
+        self._panes: dict[int, DensePane] = {}
+        self._free: list[DensePane] = []
         self._room = IdRoom()
         self._is_leaving = False
         self._takes_from = _NO_PANE
@@ -135,13 +133,13 @@ class DensePanes:
     @property
     def n_groups(self) -> int:
         """Number of groups at most: each pane may have all keys that there were in its time."""
-        return sum(pane.words.n_groups for pane in self._panes.values())
+        return sum(pane.n_groups for pane in self._panes.values())
 
     @property
     def state_bytes(self) -> int:
         """Bytes of keys and accumulators."""
         panes = [*self._panes.values(), *self._free]
-        return self._table.state_bytes + sum(pane.words.state_bytes for pane in panes)
+        return self._table.state_bytes + sum(pane.state_bytes for pane in panes)
 
     def panes(self) -> I64:
         """Return the panes that have groups: int64[n]."""
@@ -210,7 +208,7 @@ class DensePanes:
             the pane or it is given away; and for how many keys there are words.
         """
         pane = self._panes[number]
-        return pane.addresses(self._steps), pane.words.n_groups
+        return pane.addresses(self._steps), pane.n_groups
 
     def groups_of(self, number: int, sums: I64, n_groups: int) -> PaneGroups:
         """Return groups whose accumulators were summed up elsewhere.
@@ -252,13 +250,12 @@ class DensePanes:
         knows_absent = part.rows is None or not self.counts_rows
         if not knows_absent or not self._table.are_in_order(part.keys(self._n_states)):
             return False
-        columns = list(states)
         if self.counts_rows:
-            columns.append(np.ones(part.n_groups, np.int64))
+            states = np.concatenate([states, np.ones((1, part.n_groups), np.int64)])
         if part.pane in self._panes:
-            self._panes[part.pane].add_in_order(self._merge_opcodes, columns)
+            self._panes[part.pane].add_in_order(self._merge_opcodes, states)
         else:
-            self._pane(part.pane, n_keys_before).adopt(columns)
+            self._pane(part.pane, n_keys_before).adopt(states)
         return True
 
     def _add(
@@ -273,17 +270,17 @@ class DensePanes:
                 places[first:stop], rows - rows[0], ids, self.n_keys
             )
 
-    def _pane(self, number: int, n_keys: int) -> _Pane:
+    def _pane(self, number: int, n_keys: int) -> DensePane:
         pane = self._panes.get(number)
         if pane is None:
             if self._panes:
                 # However long panes wait for their end: not one more if they have too much room.
                 latest = next(reversed(self._panes.values()))
-                self._look_at(int(np.count_nonzero(latest.words.counts(self._count))))
+                self._look_at(int(np.count_nonzero(latest.counts(self._count))))
             if self._free:
                 pane = self._free.pop()
             else:
-                pane = _Pane(self._words.anew())
+                pane = DensePane(self._words.anew(), self._specs)
             pane.n_keys_before = n_keys
             self._panes[number] = pane
         return pane
@@ -294,19 +291,18 @@ class DensePanes:
         if is_sparse and self.n_keys * (len(self._panes) + 1) > _LITTLE_ROOM:
             self._is_leaving = True
 
-    def _pop(self, limit: int) -> list[tuple[int, _Pane]]:
+    def _pop(self, limit: int) -> list[tuple[int, DensePane]]:
         numbers = sorted(number for number in self._panes if number < limit)
         return [(number, self._panes.pop(number)) for number in numbers]
 
-    def _recycle(self, pane: _Pane) -> None:
-        is_small = pane.words.state_bytes <= _FREE_BYTES_MAX
+    def _recycle(self, pane: DensePane) -> None:
+        is_small = pane.state_bytes <= _FREE_BYTES_MAX
         if len(self._free) < _FREE_MAX and is_small and not pane.is_adopted:
-            pane.words.clear()
+            pane.clear()
             self._free.append(pane)
 
-    def _closed(self, number: int, pane: _Pane) -> PaneGroups:
-        words = pane.words
-        counts = words.counts(self._count)
+    def _closed(self, number: int, pane: DensePane) -> PaneGroups:
+        counts = pane.counts(self._count)
         n_groups = int(np.count_nonzero(counts))
         group_ids: U32 | slice = slice(0, n_groups)
         if n_groups < len(counts):
@@ -317,11 +313,11 @@ class DensePanes:
             n_groups,
             int(np.count_nonzero(counts[: pane.n_keys_before])),
             self._table.columns(group_ids),
-            words.take(group_ids)[: self._n_states],
+            pane.take(group_ids)[: self._n_states],
         )
 
-    def _dealt(self, number: int, pane: _Pane, keys: I64) -> DealtPane:
-        counts = pane.words.counts(self._count)
+    def _dealt(self, number: int, pane: DensePane, keys: I64) -> DealtPane:
+        counts = pane.counts(self._count)
         n_keys, owners = len(counts), self._owners
         of_keys = owners.of(self._table)[:n_keys]
         columns = np.concatenate([_rows_at(keys), pane.addresses(self._steps)[: self._n_states]])
@@ -335,56 +331,6 @@ class DensePanes:
         self._recycle(pane)
         parts = [PaneWords(number, dealt[:, start:stop]) for start, stop in pairwise(starts)]
         return DealtPane(n_old, parts)
-
-
-class _Pane:
-    """Accumulators of a pane, and how many keys there were before it."""
-
-    __slots__ = ("_addresses", "_capacity", "is_adopted", "n_keys_before", "words")
-
-    def __init__(self, words: Words) -> None:
-        self.words = words
-        self.n_keys_before = 0
-        # Whether memory came with partial groups, and may be a part of more.
-        self.is_adopted = False
-        self._capacity = 0
-        self._addresses: I64 | None = None
-
-    def addresses(self, steps: Sequence[int]) -> I64:
-        """Return where the accumulators of some steps lie, always the same steps."""
-        if self._addresses is None:
-            self._addresses = self.words.addresses()[steps]
-        return self._addresses
-
-    def adopt(self, columns: Sequence[I64]) -> None:
-        """Begin with these accumulators of the first keys."""
-        self.words.adopt(columns)
-        self._capacity, self._addresses, self.is_adopted = len(columns[0]), None, True
-
-    def add_in_order(self, opcodes: I64, columns: Sequence[I64]) -> None:
-        """Add accumulators of the first keys by these opcodes."""
-        n_keys = len(columns[0])
-        self._reserve(n_keys)
-        self.words.make_room(n_keys)
-        at = np.array([words.ctypes.data for words in columns], np.int64)
-        add = add_pane_shortly if n_keys <= _FEW_KEYS else add_pane
-        add(opcodes, at, self.words.addresses(), n_keys)
-
-    def add(self, places: I64, bounds: I64, group_ids: U32, n_keys: int) -> None:
-        self._reserve(n_keys)
-        # Of a key without rows nobody asks, so that it does not matter what is noted of it.
-        self.words.update_at(places, bounds, group_ids, n_keys, new_have_rows=True)
-
-    def _reserve(self, n_keys: int) -> None:
-        if n_keys > self._capacity:
-            before, self._capacity = self._capacity, _capacity(self._capacity, n_keys)
-            self.words.reallocate(self._capacity, slice(0, before))
-            self._addresses, self.is_adopted = None, False
-
-
-def _capacity(before: int, n_keys: int) -> int:
-    # A new pane will hardly get more keys than there are.
-    return max(_CAPACITY_LEAST, n_keys, 2 * before)
 
 
 def _bounds(n_rows: Iterable[int]) -> I64:

@@ -177,7 +177,7 @@ class KeyTable:
         Args:
             words: int64[n_words, n_rows], keys as :meth:`words` of another table gives them.
         """
-        n_rows, n_words = words.shape[1], len(words)
+        n_rows, n_words = int(words.shape[1]), len(words)
         n_known = min(n_rows, self.n_groups)
         if len(self._keys) != n_words or not are_same_words(
             words[:, :n_known], self._keys[:, :n_known]
@@ -186,7 +186,7 @@ class KeyTable:
         if n_known < n_rows:
             bounds = np.array([0, n_rows - n_known], np.int64)
             self.assign_words([words[:, n_known:]], [()], bounds, None)
-        return n_rows <= self.n_groups
+        return self.n_groups >= n_rows
 
     def words(self) -> I64 | None:
         """View the words of all keys, if they tell the keys to any table of the same types.

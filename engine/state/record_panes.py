@@ -38,10 +38,10 @@ _LITTLE_ROOM, _KEYS_MAX = 1 << 14, 1 << 20
 # A pane with fewer than one in so many of all keys has too much room: so many such panes one after
 # the other, or one of so many keys, and the range is given up.
 _SPARSE, _SPARSE_PANES_MAX, _SPARSE_KEYS_MAX = 4, 3, 1 << 17
-# Strays are handed out so many at a time; with more than one in so many rows the range is given up.
+# Strays are told of so many at a time; with more than one in so many rows the range is given up.
 _STRAYS_MAX, _STRANGERS = 1 << 10, 8
-# Of the keys of a pane, one in so many may be without rows and be dealt out all the same: groups that
-# have the same keys in each partition, and in each pane, are quicker to add up.
+# Of the keys of a pane, one in so many may be without rows and be dealt out all the same: groups
+# that have the same keys in each partition, and in each pane, are quicker to add up.
 _ABSENT_SHARE = 8
 # Rows after which a range is looked for again; doubled each time that there is none.
 _TRY_ROWS_LEAST, _TRY_ROWS_MAX = 1 << 10, 1 << 24
@@ -134,18 +134,17 @@ class RecordPanes:
         if self._is_leaving or not self._is_due(n_rows):
             return None
         self._room.clear()
-        words = [self._words(part.keys) for part in parts]
-        if any(part_words is None for part_words in words):
+        words = [place for part in parts if (place := self._words(part.keys)) is not None]
+        if len(words) < len(parts):
             # Keys that are NULL have no record.
             return None
         at = [(where, part.n_rows) for (where, _), part in zip(words, parts, strict=True)]
         keys = np.array(at, np.int64)
         if self._n_keys == 0 and not self._begin(keys):
             return None
-        panes = [self._pane(part.pane) for part in parts]
-        if self._is_leaving:
-            self._forget_empty()
+        if not all(self._has_pane(part.pane) for part in parts):
             return None
+        panes = [self._panes[part.pane] for part in parts]
         return self._add(keys, places, panes)
 
     def close(self, limit: int) -> list[PaneGroups]:
@@ -280,16 +279,18 @@ class RecordPanes:
         self._move_range(base, min(n_keys + n_keys // 4, _INT64_MAX - base))
         return True
 
-    def _pane(self, number: int) -> _Pane:
-        pane = self._panes.get(number)
-        if pane is None:
+    def _has_pane(self, number: int) -> bool:
+        """Make sure that there is a pane, unless panes have too much room."""
+        if number not in self._panes:
             if self._panes:
                 # However long panes wait for their end: not one more if they have too much room.
                 latest = next(reversed(self._panes.values()))
                 self._look_at(latest.n_groups())
+            if self._is_leaving:
+                return False
             pane = self._free.pop() if self._free else _Pane(self._layout, self._n_keys)
             self._panes[number] = pane
-        return pane
+        return True
 
     def _look_at(self, n_groups: int) -> None:
         """Leave this range if few of its keys occur in panes that have had most of their rows."""
@@ -323,12 +324,6 @@ class RecordPanes:
             bounds = pairwise(offsets.tolist())
             parts = [PaneWords(number, dealt[:, start:stop], rows) for start, stop in bounds]
             yield DealtPane(n_groups, parts)
-
-    def _forget_empty(self) -> None:
-        """Forget panes that were made for rows which are not added."""
-        for number in [number for number, pane in self._panes.items() if pane.n_groups() == 0]:
-            del self._panes[number]
-        self._begin_anew()
 
     def _begin_anew(self) -> None:
         """Forget the range and all texts, if they are too many and no pane has any of them."""

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.engine.operators.windowing import ALL_WINDOWS, WindowGrid
-from millstream.engine.state import dense_panes, pane_runs
+from millstream.engine.state import dense_pane, dense_panes, pane_runs
 from millstream.engine.state.dense_panes import DensePanes
 from millstream.engine.state.key_table import KeyPart
 from millstream.engine.state.pane_runs import PaneRuns, WindowGroups
@@ -214,9 +214,9 @@ def test_a_run_is_given_away_by_each_window_and_keys_are_not_copied() -> None:
 
 
 def test_the_least_capacity_is_for_a_handful_of_keys() -> None:
-    assert dense_panes._capacity(0, 3) == dense_panes._CAPACITY_LEAST
-    assert dense_panes._capacity(0, 1000) == 1000
-    assert dense_panes._capacity(1000, 1001) == 2000
+    assert dense_pane._capacity(0, 3) == dense_pane._CAPACITY_LEAST
+    assert dense_pane._capacity(0, 1000) == 1000
+    assert dense_pane._capacity(1000, 1001) == 2000
 
 
 def test_many_open_panes_of_few_keys_take_little_room() -> None:

@@ -131,7 +131,8 @@ def state_addresses(operators) -> list[int]:
     if dense.n_groups > 0:
         (pane,) = dense._panes.values()
         keys = dense._table.columns(slice(0, dense.n_keys))
-        return [keys[0].buffers()[1].address, *pane.words.addresses().tolist()]
+        arrays = [*keys, *pane.take(slice(0, pane.n_groups))]
+        return [array.buffers()[1].address for array in arrays]
     if state.n_groups == 0:
         return []
     columns = [*state.keys(slice(0, state.n_groups)), *state.accumulated(slice(0, state.n_groups))]
