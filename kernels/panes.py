@@ -188,18 +188,19 @@ def are_same_words(words: I64, others: I64) -> bool:
 
 
 @kernel
-def combine_panes(opcodes: I64, panes: I64, n_keys: I64, combined: I64) -> int:
+def combine_panes(opcodes: I64, counts: int, panes: I64, n_keys: I64, combined: I64) -> int:
     """Add the accumulators of panes up, key by key.
 
     Args:
         opcodes: int64[n_accumulators], opcodes of :mod:`millstream.kernels.aggregation`.
+        counts: The accumulator that counts rows.
         panes: int64[n_panes, n_accumulators], addresses of arrays, at least one pane. The caller
             keeps them alive. Unchecked.
         n_keys: int64[n_panes], how many keys each pane knows.
         combined: int64[n_accumulators, n_most], out: room for as many words as any pane has.
 
     Returns:
-        How many keys have a last accumulator other than 0.
+        How many keys have rows.
     """
     n_columns = opcodes.shape[0]
     for index in range(n_columns):
@@ -215,5 +216,5 @@ def combine_panes(opcodes: I64, panes: I64, n_keys: I64, combined: I64) -> int:
             n_filled = max(n_filled, n_words)
     n_present = 0
     for key in range(combined.shape[1]):
-        n_present += combined[n_columns - 1, key] != 0
+        n_present += combined[counts, key] != 0
     return n_present

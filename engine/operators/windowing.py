@@ -19,6 +19,7 @@ from millstream.engine.late_rows import LateRows
 from millstream.engine.source_rows import SourceRows
 from millstream.engine.state.key_table import Word
 from millstream.kernels.compile import I64, U8
+from millstream.kernels.panes import fill_words
 from millstream.kernels.splitting import find_changes
 from millstream.kernels.windows import (
     NO_PANE,
@@ -48,6 +49,8 @@ _WINDOW_START, _WINDOW_END, _ = WINDOW_COLUMNS
 # Rows that one pane has in a row, on average, if rows are worth being cut at the ends of panes: in
 # general, and where windows are put together from panes, which takes long if they are not cut.
 _CUT_ROWS_LEAST, _SHARED_CUT_ROWS_LEAST = 1 << 12, 1 << 8
+# Rows that are told their window while the GIL is kept.
+_FEW_ROWS = 1 << 15
 
 ALL_WINDOWS = -(1 << 63)
 """As the first end that a row counts in: all windows of its pane."""
@@ -303,13 +306,23 @@ def window_arrays(
         names: Which of ``WINDOW_COLUMNS``.
         n_rows: Number of rows if all are of one window, else each window is that of one row.
     """
-    arrays = []
-    for name in names:
-        times = starts if name == _WINDOW_START else ends if name == _WINDOW_END else ends - 1
-        if n_rows is not None:
-            times = np.full(n_rows, times[0], np.int64)
-        arrays.append(_time_array(times, type_))
-    return arrays
+    columns = [
+        starts if name == _WINDOW_START else ends if name == _WINDOW_END else ends - 1
+        for name in names
+    ]
+    if n_rows is not None:
+        columns = _repeated([int(times[0]) for times in columns], n_rows)
+    return [_time_array(times, type_) for times in columns]
+
+
+def _repeated(words: Sequence[int], n_rows: int) -> list[I64]:
+    """Return arrays of one word each."""
+    if n_rows > _FEW_ROWS:
+        return [np.full(n_rows, word, np.int64) for word in words]
+    rows = np.empty((len(words), n_rows), np.int64)
+    at = rows.ctypes.data + rows.strides[0] * np.arange(len(words))
+    fill_words(at, 0, n_rows, np.array(words, np.int64))
+    return list(rows)
 
 
 def or_all_windows(first_ends: I64 | None) -> Word:

@@ -69,13 +69,14 @@ class DensePane:
         """View what an accumulator that counts holds: int64[n_groups], not to be kept."""
         return self._words.counts(step) if self._block is None else self._block[step]
 
-    def addresses(self, steps: Sequence[int]) -> I64:
-        """Return where the accumulators of some steps lie, always the same steps."""
+    def addresses(self) -> I64:
+        """Return where the accumulators lie: int64[n_accumulators], good until something is added.
+
+        They hold something up to the number of groups.
+        """
         if self._addresses is None:
-            if self._block is None:
-                self._addresses = self._words.addresses()[steps]
-            else:
-                self._addresses = _rows_at(self._block)[steps]
+            block = self._block
+            self._addresses = self._words.addresses() if block is None else _rows_at(block)
         return self._addresses
 
     def take(self, group_ids: U32 | slice) -> list[pa.Array]:
@@ -103,15 +104,12 @@ class DensePane:
     def add_in_order(self, opcodes: I64, block: I64) -> None:
         """Add accumulators of the first keys by these opcodes."""
         n_keys = block.shape[1]
-        if self._block is not None and n_keys <= self._block.shape[1]:
-            at = _rows_at(self._block)
-        else:
+        if self._block is None or n_keys > self._block.shape[1]:
             self._leave_block()
             self._reserve(n_keys)
             self._words.make_room(n_keys)
-            at = self._words.addresses()
         add = add_pane_shortly if n_keys <= _FEW_KEYS else add_pane
-        add(opcodes, _rows_at(block), at, n_keys)
+        add(opcodes, _rows_at(block), self.addresses(), n_keys)
 
     def add(self, places: I64, bounds: I64, group_ids: U32, n_keys: int) -> None:
         """Add rows: see :meth:`Words.update_at`."""

@@ -74,6 +74,11 @@ class DensePanes:
         key_types: Types of the key columns, one or more.
         specs: The accumulators.
         merges: Whether rows are partial values of the accumulators themselves.
+
+    Attributes:
+        opcodes: int64[n_accumulators], what adds accumulators to each other; behind them, if none
+            of them does, there is one more that counts rows.
+        count_row: The accumulator that counts rows.
     """
 
     def __init__(
@@ -90,12 +95,11 @@ class DensePanes:
         # By a count of rows it is known which groups there are.
         rows = WordSpec(Opcode.COUNT, None, counts_partials=True)
         self._specs = list(specs) if counts else [*specs, rows]
-        self._count = counts[0] if counts else len(specs)
-        self._steps = [*range(len(specs)), self._count]
+        self.count_row = counts[0] if counts else len(specs)
         self._kinds = state_kinds(specs)
-        self._merge_opcodes = np.array([spec.merge_opcode for spec in self._specs], np.int64)
+        self.opcodes: I64 = np.array([spec.merge_opcode for spec in self._specs], np.int64)
         if self.counts_rows:
-            self._merge_opcodes[-1] = Opcode.SUM_I64
+            self.opcodes[-1] = Opcode.SUM_I64
         self._words = Words(self._specs, merges=merges)
         self._table = KeyTable(self._key_types)
         self._owners = KeyOwners(0)
@@ -104,12 +108,6 @@ class DensePanes:
         self._room = IdRoom()
         self._is_leaving = False
         self._takes_from = _NO_PANE
-
-    @property
-    def opcodes(self) -> I64:
-        """What adds accumulators to each other, and a count of rows behind them: int64[n + 1]."""
-        opcodes = [spec.merge_opcode for spec in self._specs[: self._n_states]]
-        return np.array([*opcodes, Opcode.SUM_I64], np.int64)
 
     @property
     def counts_rows(self) -> bool:
@@ -201,29 +199,30 @@ class DensePanes:
         return self.close(limit)
 
     def sums_at(self, number: int) -> tuple[I64, int]:
-        """Tell where a pane has its accumulators, and a count of rows behind them.
+        """Tell where a pane has its accumulators, those of ``opcodes``.
 
         Returns:
-            int64[n_accumulators + 1], addresses of 64-bit words, good until something is added to
+            int64[n_accumulators], addresses of 64-bit words, good until something is added to
             the pane or it is given away; and for how many keys there are words.
         """
         pane = self._panes[number]
-        return pane.addresses(self._steps), pane.n_groups
+        return pane.addresses(), pane.n_groups
 
     def groups_of(self, number: int, sums: I64, n_groups: int) -> PaneGroups:
         """Return groups whose accumulators were summed up elsewhere.
 
         Args:
             number: A pane to call them by.
-            sums: int64[n_accumulators + 1, n_keys], with a count of rows, which is 0 for keys that
-                have no group. The caller does not write to them any more.
+            sums: int64[n_accumulators, n_keys], those of ``opcodes``; keys that have no group have
+                no rows. The caller does not write to them any more.
             n_groups: How many keys have one.
         """
         key_ids: U32 | slice = slice(0, n_groups)
         if n_groups < sums.shape[1]:
-            present = np.flatnonzero(sums[-1])
+            present = np.flatnonzero(sums[self.count_row])
             sums, key_ids = np.take(sums, present, axis=1), present.astype(np.uint32)
-        _, states = PaneWords(number, sums).arrays([], self._specs[: self._n_states])
+        specs = self._specs[: self._n_states]
+        _, states = PaneWords(number, sums[: self._n_states]).arrays([], specs)
         return PaneGroups(number, n_groups, 0, self._table.columns(key_ids), states)
 
     def drop(self, numbers: Iterable[int]) -> None:
@@ -253,7 +252,7 @@ class DensePanes:
         if self.counts_rows:
             states = np.concatenate([states, np.ones((1, part.n_groups), np.int64)])
         if part.pane in self._panes:
-            self._panes[part.pane].add_in_order(self._merge_opcodes, states)
+            self._panes[part.pane].add_in_order(self.opcodes, states)
         else:
             self._pane(part.pane, n_keys_before).adopt(states)
         return True
@@ -276,7 +275,7 @@ class DensePanes:
             if self._panes:
                 # However long panes wait for their end: not one more if they have too much room.
                 latest = next(reversed(self._panes.values()))
-                self._look_at(int(np.count_nonzero(latest.counts(self._count))))
+                self._look_at(int(np.count_nonzero(latest.counts(self.count_row))))
             if self._free:
                 pane = self._free.pop()
             else:
@@ -302,7 +301,7 @@ class DensePanes:
             self._free.append(pane)
 
     def _closed(self, number: int, pane: DensePane) -> PaneGroups:
-        counts = pane.counts(self._count)
+        counts = pane.counts(self.count_row)
         n_groups = int(np.count_nonzero(counts))
         group_ids: U32 | slice = slice(0, n_groups)
         if n_groups < len(counts):
@@ -317,10 +316,10 @@ class DensePanes:
         )
 
     def _dealt(self, number: int, pane: DensePane, keys: I64) -> DealtPane:
-        counts = pane.counts(self._count)
+        counts = pane.counts(self.count_row)
         n_keys, owners = len(counts), self._owners
         of_keys = owners.of(self._table)[:n_keys]
-        columns = np.concatenate([_rows_at(keys), pane.addresses(self._steps)[: self._n_states]])
+        columns = np.concatenate([_rows_at(keys), pane.addresses()[: self._n_states]])
         dealt = np.empty((len(columns), n_keys), np.int64)
         n_old = int(np.count_nonzero(counts[: pane.n_keys_before]))
         is_ordered = owners.n_ordered == n_keys

@@ -27,13 +27,13 @@ _NO_PANE = -(1 << 63)
 
 
 class _Sums(NamedTuple):
-    """Accumulators by key: int64[n_accumulators + 1, n_keys], the last one a count.
+    """Accumulators by key: int64[n_accumulators, n_keys].
 
     Attributes:
-        at: int64[n_accumulators + 1], addresses of the rows.
+        at: int64[n_accumulators], addresses of the rows.
         n_keys: Keys from the first on that there are sums of.
         words: The memory, or None if somebody else has it.
-        n_groups: How many keys have a count other than 0, where the memory is here.
+        n_groups: How many keys have rows, where the memory is here.
     """
 
     at: I64
@@ -52,7 +52,6 @@ class PaneWindows:
 
     def __init__(self, panes: DensePanes, n_panes_most: int) -> None:
         self._panes = panes
-        self._opcodes = panes.opcodes
         self._keeps_sums = n_panes_most > _FEW_PANES
         # Sums from each of these panes up to the middle.
         self._front: dict[int, _Sums] = {}
@@ -137,8 +136,8 @@ class PaneWindows:
 
     def _sum(self, parts: Sequence[_Sums]) -> _Sums:
         n_keys = np.array([part.n_keys for part in parts], np.int64)
-        words = np.empty((len(self._opcodes), n_keys.max()), np.int64)
+        words = np.empty((len(self._panes.opcodes), n_keys.max()), np.int64)
         at = np.array([part.at for part in parts])
-        n_groups = combine_panes(self._opcodes, at, n_keys, words)
+        n_groups = combine_panes(self._panes.opcodes, self._panes.count_row, at, n_keys, words)
         rows_at = words.ctypes.data + words.strides[0] * np.arange(len(words))
         return _Sums(rows_at, words.shape[1], words, n_groups)

@@ -413,7 +413,7 @@ def test_a_pane_has_a_part_in_few_sums_however_many_windows_it_is_in() -> None:
             windows.window(last - 99, last)
             windows.drop(last - 98)
     # Three sums, of two parts each.
-    assert 0 < sum(len(call.args[1]) for call in combined.call_args_list) <= 6 * 500
+    assert 0 < sum(len(call.args[2]) for call in combined.call_args_list) <= 6 * 500
 
 
 @pytest.mark.parametrize("few_panes", [0, 8])

@@ -131,7 +131,7 @@ def combined(opcodes: Sequence[Opcode], panes: Sequence[Sequence[npt.NDArray[Any
     n_keys = np.array([len(states[0]) for states in panes], np.int64)
     sums = np.full((len(opcodes), n_keys.max()), UNTOUCHED, np.int64)
     at = np.array([addresses(states) for states in panes])
-    n_present = combine_panes(np.array(opcodes, np.int64), at, n_keys, sums)
+    n_present = combine_panes(np.array(opcodes, np.int64), len(opcodes) - 1, at, n_keys, sums)
     rows = [row.view(STATE_DTYPE[opcode]) for opcode, row in zip(opcodes, sums, strict=True)]
     return rows, n_present
 
