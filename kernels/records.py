@@ -11,7 +11,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from millstream.kernels.compile import F64, I64, U32, kernel
+from millstream.kernels.compile import F64, I64, U8, U32, kernel
 from millstream.kernels.compile import _pointer as pointer
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "RecordWord",
     "add_rows",
     "clear_records",
+    "count_distinct",
     "deal_records",
     "find_range",
 ]
@@ -266,6 +267,26 @@ def find_range(keys: I64) -> tuple[int, int]:
 
 
 @kernel
+def count_distinct(keys: I64, base: int, is_there: U8) -> int:
+    """Count different keys.
+
+    Args:
+        keys: int64[n_parts, 2], as for :func:`add_rows`.
+        base: Least key that there may be.
+        is_there: uint8[n_keys], zeros, for the keys from ``base`` on, which all keys are of:
+            unchecked. Out: 1 for those that there are.
+    """
+    n_distinct = 0
+    for part in range(keys.shape[0]):
+        words = pointer(keys[part, 0], np.int64)
+        for row in range(keys[part, 1]):
+            key = words[row] - base
+            n_distinct += is_there[key] == 0
+            is_there[key] = 1
+    return n_distinct
+
+
+@kernel
 def _clear(form: int, words: I64, doubles: F64, index: int) -> None:
     if form == _ROWS:
         words[index] = 0
@@ -337,10 +358,11 @@ def deal_records(
     order: U32,
     offsets: I64,
     absent_share: int,
+    clears: bool,
     chosen: U32,
     dealt: I64,
 ) -> int:
-    """Copy the groups of a pane, those of each partition side by side, and clear their records.
+    """Copy the groups of a pane, those of each partition side by side.
 
     Args:
         records: int64[n_columns, 3], per column of records their address, form, and words each. The
@@ -353,6 +375,7 @@ def deal_records(
             its groups begin in ``dealt``.
         absent_share: Where at most one in so many records has no rows, up to the last one that has,
             those without are groups too. 0 for never.
+        clears: Whether the records hold nothing afterwards, or are not needed any more.
         chosen: uint32[n_keys], out: the record of each group.
         dealt: int64[1 + n_states, n_keys], out: keys and states of the groups.
 
@@ -373,6 +396,6 @@ def deal_records(
             stride = records[column, 2]
             for group in range(first, stop):
                 dealt[1 + state, group] = words[stride * np.int64(chosen[group])]
-        for column in range(records.shape[0]):
+        for column in range(records.shape[0] if clears else 0):
             _clear_chosen(records[column, 0], records[column, 1], chosen, first, stop)
     return n_present

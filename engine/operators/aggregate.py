@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.engine.columns import array_from_buffers
-from millstream.engine.event_time import NO_WATERMARK
+from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END
 from millstream.engine.late_rows import LateRows
 from millstream.engine.operators.base import Collector, Counters, HeldBack
 from millstream.engine.operators.changelog import Changelog
@@ -229,13 +229,20 @@ class SingleAggregate(_Emitting):
         super().__init__(grouping, counters, changelog, owns_global_group=owns_global_group)
         self._lane: DenseLane | None = None
         if self._may_be_dense:
-            self._lane = DenseLane.for_node(node, grouping.calls, grouping.grid, is_partial=False)
+            self._lane = DenseLane.for_node(node, grouping.calls, grouping.grid, has_records=False)
         self._dense = None if self._lane is None else self._lane.panes
+        # Groups whose results come at the end of the input.
+        self._last: DenseLane | None = None
+        if node.window is None and node.emit == "final":
+            self._last = DenseLane.for_node(
+                node, grouping.calls, None, has_panes=False, has_records=True
+            )
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
         grouping = self._grouping
         if grouping.grid is None:
-            self._note(grouping.add_rows(batch, ()))
+            for rows in self._add_last([batch]):
+                self._note(grouping.add_rows(rows, ()))
             return
         assigned = grouping.grid.assign(batch, self._watermarks.of(batch), self._late_rows)
         self._counters.rows_late += assigned.n_late
@@ -256,13 +263,48 @@ class SingleAggregate(_Emitting):
 
     def process_rows(self, parts: Sequence[SourceRows], out: Collector) -> None:
         grid = self._grouping.grid
-        prefixes: list[tuple[Word, ...]] = [() for _ in parts]
-        if grid is not None:
+        if grid is None:
+            rows_left = self._add_last(parts)
+            if rows_left:
+                self._note(self._grouping.add_parts(rows_left, [()] * len(rows_left)))
+        else:
             located = [(rows, grid.panes_of(rows)) for rows in parts]
             if self._add_dense(located):
                 return
             prefixes = [(pane_words(panes, rows.num_rows),) for rows, panes in located]
-        self._note(self._grouping.add_parts(parts, prefixes))
+            self._note(self._grouping.add_parts(parts, prefixes))
+
+    def end_input(self, out: Collector) -> None:
+        if self._last is not None:
+            self._end_last(self._last, out)
+        super().end_input(out)
+
+    @property
+    def state_rows(self) -> int:
+        records = None if self._last is None else self._last.records
+        return super().state_rows + (0 if records is None else records.n_groups)
+
+    @property
+    def state_bytes(self) -> int:
+        records = None if self._last is None else self._last.records
+        return super().state_bytes + (0 if records is None else records.state_bytes)
+
+    def _add_last(self, parts: Sequence[AnyRows]) -> Sequence[AnyRows]:
+        """Add rows to groups that stay until the end of the input; return those that have none."""
+        if self._last is None:
+            return parts
+        rest, _, _ = self._last.add([(rows, 0) for rows in parts])
+        return [rows for rows, _ in rest]
+
+    def _end_last(self, lane: DenseLane, out: Collector) -> None:
+        state, records = self._grouping.state, lane.records
+        assert records is not None, "a lane of records alone"
+        for groups in records.close(WATERMARK_END):
+            if state.n_groups == 0:
+                out.emit(self._grouping.results_of_pane(groups))
+            else:
+                # Some keys may have groups on both sides.
+                state.merge(KeyPart(groups.keys, (), groups.n_groups), groups.states)
 
     def _add_dense(self, located: Sequence[Located[AnyRows]]) -> bool:
         """Add rows where that is quickest or, returning False, none; then the state gets them."""

@@ -42,11 +42,13 @@ class DenseLane:
         columns: What each accumulator takes, a column or None for the rows themselves.
         specs: The accumulators.
         grid: Of its windows, or None if all rows are in one pane.
-        is_partial: Whether groups are handed on with others of the same pane and key.
+        has_panes: Whether groups of any keys are kept; else those of records alone.
+        has_records: Whether :meth:`add` prefers records, where keys lie close to each other. Then
+            there may be two groups of one pane and key, one here and one there.
 
     Attributes:
         panes: Groups of any keys.
-        records: Groups of keys that lie close to each other, which :meth:`add` prefers, or None.
+        records: Groups of keys that lie close to each other, or None.
     """
 
     def __init__(
@@ -56,15 +58,17 @@ class DenseLane:
         specs: Sequence[WordSpec],
         grid: WindowGrid | None,
         *,
-        is_partial: bool,
+        has_panes: bool,
+        has_records: bool,
     ) -> None:
+        self._has_panes = has_panes
         self._grid = grid
         schema = node.input.schema
         self._keys = node.keys
         key_types = [schema.field(key).type for key in node.keys]
         self.panes = DensePanes(key_types, specs, merges=False)
         self.records: RecordPanes | None = None
-        if is_partial:
+        if has_records:
             self.records = RecordPanes.for_keys(key_types, specs)
         self._values = list(dict.fromkeys(name for name in columns if name is not None))
         of_rows = [None] if self.panes.counts_rows else []
@@ -72,14 +76,21 @@ class DenseLane:
 
     @classmethod
     def for_node(
-        cls, node: AggregateNode, calls: Calls, grid: WindowGrid | None, *, is_partial: bool
+        cls,
+        node: AggregateNode,
+        calls: Calls,
+        grid: WindowGrid | None,
+        *,
+        has_panes: bool = True,
+        has_records: bool,
     ) -> DenseLane | None:
         """Return the lane of an aggregate, or None if its keys, calls or windows do not suit it."""
         columns = calls.columns_of_words()
         specs = [spec for spec in calls.specs if isinstance(spec, WordSpec)]
         if columns is None or not node.keys or calls.keeps_rows:
             return None
-        return cls(node, columns, specs, grid, is_partial=is_partial)
+        lane = cls(node, columns, specs, grid, has_panes=has_panes, has_records=has_records)
+        return lane if has_panes or lane.records is not None else None
 
     def add(
         self, located: Sequence[Located[AnyRows]]
@@ -100,7 +111,7 @@ class DenseLane:
         n_rows, n_before = _n_rows(pieces), self.panes.n_keys
         if self.records is not None:
             pieces = self._add_records(self.records, pieces)
-        if pieces and self.panes.takes_rows and self._add(pieces):
+        if pieces and self._has_panes and self.panes.takes_rows and self._add(pieces):
             pieces = []
         n_left = _n_rows(pieces)
         if n_left == n_rows:

@@ -98,9 +98,15 @@ class Grouping:
         return pa.RecordBatch.from_arrays(columns, schema=self.node.schema)
 
     def results_of_pane(self, groups: PaneGroups) -> pa.RecordBatch:
-        """Return the finished rows of a tumbling window, whose groups were kept elsewhere."""
-        assert self.grid is not None, "a pane is a part of windows"
-        columns = self.grid.columns_of_one(groups.pane, groups.n_groups, self.node.window_columns)
+        """Return the finished rows of groups that were kept elsewhere.
+
+        Args:
+            groups: Groups of a tumbling window or, without windows, of all rows.
+        """
+        columns: list[pa.Array] = []
+        if self.grid is not None:
+            names = self.node.window_columns
+            columns = self.grid.columns_of_one(groups.pane, groups.n_groups, names)
         columns += groups.keys
         columns += self.calls.results(groups.states, slice(0, groups.n_groups))
         return pa.RecordBatch.from_arrays(columns, schema=self.node.schema)

@@ -65,11 +65,14 @@ class PartialAggregate:
         self._groups_out: GroupsCollector | None = None
         # Whether the other phase takes dense groups from where they are.
         self._are_panes_shared = False
-        self._dense = None
-        if node.window is not None or not self._is_deferred:
-            self._dense = DenseLane.for_node(
-                node, self._grouping.calls, self._grouping.grid, is_partial=True
-            )
+        # Groups that stay until the end of the input need no panes.
+        self._dense = DenseLane.for_node(
+            node,
+            self._grouping.calls,
+            self._grouping.grid,
+            has_panes=node.window is not None or not self._is_deferred,
+            has_records=True,
+        )
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
         self._look_behind(out)

@@ -22,11 +22,12 @@ from millstream.engine.state.record_layout import RecordLayout
 from millstream.engine.state.rooms import WordRoom
 from millstream.engine.state.words import WordSpec
 from millstream.kernels.compile import I64, U32
-from millstream.kernels.partitioning import find_owners
+from millstream.kernels.partitioning import place_rows
 from millstream.kernels.records import (
     RecordColumn,
     add_rows,
     clear_records,
+    count_distinct,
     deal_records,
     find_range,
 )
@@ -190,10 +191,11 @@ class RecordPanes:
         """Choose a range for the first keys, if they lie close enough to each other."""
         least, greatest = find_range(keys)
         base = _aligned(least, greatest - least + 1)
-        if not self._has_room(greatest - base + 1):
+        n_keys = greatest - base + 1
+        if not (self._has_room(n_keys) or _is_dense(keys, base, n_keys)):
             self._try_later()
             return False
-        self._base, self._n_keys = base, greatest - base + 1
+        self._base, self._n_keys = base, n_keys
         return True
 
     def _has_room(self, n_keys: int) -> bool:
@@ -312,11 +314,20 @@ class RecordPanes:
             offsets = starts.copy()
             chosen = np.empty(self._n_keys, np.uint32)
             dealt = np.empty((1 + len(states), self._n_keys), np.int64)
+            is_kept = len(self._free) < _FREE_MAX and pane.nbytes <= _FREE_BYTES_MAX
             n_groups = deal_records(
-                pane.columns, states, self._base, order, offsets, absent_share, chosen, dealt
+                pane.columns,
+                states,
+                self._base,
+                order,
+                offsets,
+                absent_share,
+                is_kept,
+                chosen,
+                dealt,
             )
             self._look_at(n_groups)
-            if len(self._free) < _FREE_MAX and pane.nbytes <= _FREE_BYTES_MAX:
+            if is_kept:
                 self._free.append(pane)
             rows = None
             if offsets[-1] > n_groups and self._layout.rows is not None:
@@ -388,14 +399,14 @@ class _Owners:
         """Return the order, uint32[n_keys], and where each partition begins in it."""
         if self._range != (base, n_keys):
             self._range = base, n_keys
-            owners = np.zeros(n_keys, np.uint32)
+            self._order = np.arange(n_keys, dtype=np.uint32)
+            self._offsets[1:] = n_keys
             if self.n_partitions > 1:
                 words = base + np.arange(n_keys, dtype=np.int64)
                 hashes = hash_columns([column.decode([words], None)])
-                find_owners(hashes, self.n_partitions, owners)
-            self._order = np.argsort(owners, kind="stable").astype(np.uint32)
-            counts = np.bincount(owners, minlength=self.n_partitions)
-            self._offsets[1:] = np.cumsum(counts)
+                places = np.empty(n_keys, np.uint32)
+                place_rows(hashes, self.n_partitions, self._offsets, places)
+                self._order[places] = np.arange(n_keys, dtype=np.uint32)
         return self._order, self._offsets
 
 
@@ -409,6 +420,14 @@ def _aligned(least: int, n_keys: int) -> int:
     """Return a number that is hardly less, for a range of so many keys to begin at."""
     step = 1 << max((n_keys // _ALIGNED).bit_length() - 1, 0)
     return max(least // step * step, _INT64_MIN)
+
+
+def _is_dense(keys: I64, base: int, n_keys: int) -> bool:
+    """Whether so many different keys of a range have come at once that it is worth its room."""
+    if n_keys > min(_SPARSE * int(keys[:, 1].sum()) * 2, _KEYS_MAX):
+        return False
+    n_distinct: int = count_distinct(keys, base, np.zeros(n_keys, np.uint8))
+    return n_distinct * _SPARSE * 2 > n_keys
 
 
 def _keys_of(runs: I64, keys: I64) -> I64:
