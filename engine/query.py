@@ -288,13 +288,18 @@ class _OrderedCollector(Sink):
     def close(self) -> None:
         pass
 
+    def take(self) -> list[tuple[int, list[pa.RecordBatch]]]:
+        """Give away all batches, by step: the job, which knows the sink, may live for longer."""
+        steps, self.steps = self.steps, []
+        return steps
+
 
 def _merged(collectors: Sequence[_OrderedCollector], schema: pa.Schema) -> pa.Table:
     """Put results into the order of the input, and those of one micro-batch by partition."""
     steps = [
         (number, partition, batches)
         for partition, collector in enumerate(collectors)
-        for number, batches in collector.steps
+        for number, batches in collector.take()
     ]
     steps.sort(key=lambda step: step[:2])
     return pa.Table.from_batches([batch for _, _, batches in steps for batch in batches], schema)

@@ -19,6 +19,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from millstream.engine.column_memory import new_column
 from millstream.engine.columns import array_from_buffers, fixed_values
 from millstream.engine.operators.statistics import PAIR_STATISTICS, STATISTICS
 from millstream.engine.state.accumulators import AccumulatorSpec
@@ -217,7 +218,9 @@ def _divided(sums: pa.Array, counts: pa.Array) -> pa.Array:
     totals, divisors = fixed_values(sums), fixed_values(counts)
     if sums.null_count == 0:
         # NumPy divides in one call what takes two of Arrow's, which matters where groups are few.
-        return array_from_buffers(totals / divisors, pa.float64(), None)
+        quotients = new_column(len(totals), np.float64)
+        np.divide(totals, divisors, out=quotients)
+        return array_from_buffers(quotients, pa.float64(), None)
     return array_from_buffers(totals / np.maximum(divisors, 1), pa.float64(), valid_flags(sums))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from millstream.engine.column_memory import like, new_column
 from millstream.engine.columns import array_from_buffers, fixed_values, plain, validity
 from millstream.engine.state.frames import BoundedFrame, Fold, Frame, Ring
 from millstream.engine.state.keyed_rows import KeyColumns, KeyedRows
@@ -165,7 +166,7 @@ class Extreme:
         _, valid = inputs.column(self._column)
         words = inputs.values(self._column, np.float64 if self._is_float else np.int64)
         if not self._is_comparable:
-            comparable = np.empty(len(words), np.int64)
+            comparable = like(words.view(np.int64))
             to_comparable(words.view(np.int64), self._is_float, self._flip, comparable)
             words = _locked(comparable)
         if valid is not None:
@@ -229,7 +230,7 @@ class Ranks:
     def update(self, inputs: Inputs) -> None:
         rows = inputs.rows
         assert rows.times is not None, "ranks follow event time"
-        self.values = np.empty(rows.n_rows, np.int64)
+        self.values = new_column(rows.n_rows, np.int64)
         rank_rows(
             rows.group_ids,
             rows.times,

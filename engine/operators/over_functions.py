@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from millstream.engine.column_memory import new_column
 from millstream.engine.columns import array_from_buffers, plain
 from millstream.engine.operators.over_accumulators import (
     Accumulator,
@@ -214,8 +215,9 @@ class OverFunctions:
 
         def finish(inputs: Inputs) -> pa.Array:
             # Frames without values are NULL, whatever the division gives.
+            means: F64 = new_column(len(total.values), np.float64)
             with np.errstate(divide="ignore", invalid="ignore"):
-                means: F64 = total.values / count.values
+                np.divide(total.values, count.values, out=means)
             return as_array(means, call.result_type, count.seen)
 
         return finish

@@ -13,6 +13,7 @@ from typing import NamedTuple, overload
 import numpy as np
 import pyarrow as pa
 
+from millstream.engine.column_memory import new_columns
 from millstream.engine.columns import array_from_buffers, event_times
 from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END
 from millstream.engine.late_rows import LateRows
@@ -319,7 +320,7 @@ def _repeated(words: Sequence[int], n_rows: int) -> list[I64]:
     """Return arrays of one word each."""
     if n_rows > _FEW_ROWS:
         return [np.full(n_rows, word, np.int64) for word in words]
-    rows = np.empty((len(words), n_rows), np.int64)
+    rows = new_columns(len(words), n_rows)
     at = rows.ctypes.data + rows.strides[0] * np.arange(len(words))
     fill_words(at, 0, n_rows, np.array(words, np.int64))
     return list(rows)

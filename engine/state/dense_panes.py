@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from millstream.engine.column_memory import new_columns
 from millstream.engine.state.dense_pane import DensePane
 from millstream.engine.state.key_table import KeyPart, KeyTable
 from millstream.engine.state.pane_words import KeyOwners, PaneWords, state_kinds, state_places
@@ -320,7 +321,7 @@ class DensePanes:
         n_keys, owners = len(counts), self._owners
         of_keys = owners.of(self._table)[:n_keys]
         columns = np.concatenate([_rows_at(keys), pane.addresses()[: self._n_states]])
-        dealt = np.empty((len(columns), n_keys), np.int64)
+        dealt = new_columns(len(columns), n_keys)
         n_old = int(np.count_nonzero(counts[: pane.n_keys_before]))
         is_ordered = owners.n_ordered == n_keys
         deal_groups(counts, of_keys, owners.offsets, owners.order, is_ordered, columns, dealt)

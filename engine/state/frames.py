@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from millstream.engine.column_memory import like, new_column
 from millstream.engine.state.keyed_rows import KeyColumn, KeyColumns, KeyedRows
 from millstream.kernels.compile import I64
 from millstream.kernels.frames import (
@@ -200,7 +201,7 @@ class BoundedFrame(ABC):
             values: int64[n_rows], read-only: any words.
             ring: Of int64, made by this frame.
         """
-        out = np.empty_like(values)
+        out = like(values)
         first_values(
             *self.rows.by_key,
             self.preceding,
@@ -231,7 +232,7 @@ class BoundedFrame(ABC):
         self.starts = _NO_STARTS
 
     def _measured(self, rows: KeyedRows) -> I64:
-        lengths = np.empty(rows.n_rows, np.int64)
+        lengths = new_column(rows.n_rows, np.int64)
         measure_frames(
             *rows.by_key,
             self.preceding,
@@ -335,7 +336,9 @@ class RowFrame(BoundedFrame):
 
     def _measured(self, rows: KeyedRows) -> I64:
         if self._are_full:
-            return np.full(rows.n_rows, self.preceding + 1)
+            lengths = new_column(rows.n_rows, np.int64)
+            lengths.fill(self.preceding + 1)
+            return lengths
         return super()._measured(rows)
 
     def _drop(self, rows: KeyedRows) -> None:
@@ -360,7 +363,7 @@ class TimeFrame(BoundedFrame):
         self._times = self.new_ring(np.int64)
 
     def _find(self, rows: KeyedRows, needs: I64) -> None:
-        self.starts = np.empty(rows.n_rows, np.int64)
+        self.starts = new_column(rows.n_rows, np.int64)
         open_time_frames(
             *rows.by_key[:2],
             rows.sorted_times,
@@ -413,7 +416,7 @@ class _SlidingFold:
 
     def lane(self) -> tuple[Values, Values, Values, Values]:
         """Return what the kernel reads, keeps and writes in a new step."""
-        self.out = np.empty_like(self._values)
+        self.out = like(self._values)
         return self._values, self._ring.slots, self._backs.values, self.out
 
 

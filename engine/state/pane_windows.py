@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from millstream.engine.column_memory import new_columns
 from millstream.engine.state.dense_panes import DensePanes, PaneGroups
 from millstream.kernels.compile import I64
 from millstream.kernels.panes import combine_panes
@@ -136,7 +137,7 @@ class PaneWindows:
 
     def _sum(self, parts: Sequence[_Sums]) -> _Sums:
         n_keys = np.array([part.n_keys for part in parts], np.int64)
-        words = np.empty((len(self._panes.opcodes), n_keys.max()), np.int64)
+        words = new_columns(len(self._panes.opcodes), int(n_keys.max()))
         at = np.array([part.at for part in parts])
         n_groups = combine_panes(self._panes.opcodes, self._panes.count_row, at, n_keys, words)
         rows_at = words.ctypes.data + words.strides[0] * np.arange(len(words))

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from millstream.engine.column_memory import new_columns
 from millstream.engine.routing import hash_columns
 from millstream.engine.state.dense_panes import DealtPane, PaneGroups
 from millstream.engine.state.key_columns import KeyColumn, key_column
@@ -313,7 +314,7 @@ class RecordPanes:
             order, starts = owners.of(self._column, self._base, self._n_keys)
             offsets = starts.copy()
             chosen = np.empty(self._n_keys, np.uint32)
-            dealt = np.empty((1 + len(states), self._n_keys), np.int64)
+            dealt = new_columns(1 + len(states), self._n_keys)
             is_kept = len(self._free) < _FREE_MAX and pane.nbytes <= _FREE_BYTES_MAX
             n_groups = deal_records(
                 pane.columns,

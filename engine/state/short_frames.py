@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from millstream.engine.column_memory import like
 from millstream.engine.state.frames import Fold, Number, Ring, RowFrame, Values
 from millstream.engine.state.keyed_rows import KeyColumns, KeyedRows
 from millstream.kernels.sliding import ADD, GREATEST, LEAST, slide_shortly
@@ -107,7 +108,7 @@ class _ShortFold:
 
     def lane(self) -> tuple[Values, Values, Values]:
         """Return what the kernel reads, keeps and writes in a new step."""
-        self.out = np.empty_like(self._values)
+        self.out = like(self._values)
         return self._values, self._shared.ring.slots, self.out
 
 
