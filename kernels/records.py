@@ -23,6 +23,7 @@ __all__ = [
     "count_distinct",
     "deal_records",
     "find_range",
+    "sample_keys",
 ]
 
 
@@ -264,6 +265,31 @@ def find_range(keys: I64) -> tuple[int, int]:
             least = min(least, words[row])
             greatest = max(greatest, words[row])
     return least, greatest
+
+
+@kernel
+def sample_keys(keys: I64, sample: I64) -> int:
+    """Take keys at even distances.
+
+    Args:
+        keys: int64[n_parts, 2], as for :func:`add_rows`.
+        sample: int64[n_most], out.
+
+    Returns:
+        How many have been taken.
+    """
+    n_rows = 0
+    for part in range(keys.shape[0]):
+        n_rows += keys[part, 1]
+    step = n_rows // sample.shape[0] + 1
+    n_taken = skipped = 0
+    for part in range(keys.shape[0]):
+        words = pointer(keys[part, 0], np.int64)
+        for row in range(skipped, keys[part, 1], step):
+            sample[n_taken] = words[row]
+            n_taken += 1
+        skipped = (skipped - keys[part, 1]) % step
+    return n_taken
 
 
 @kernel

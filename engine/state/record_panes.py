@@ -31,6 +31,7 @@ from millstream.kernels.records import (
     count_distinct,
     deal_records,
     find_range,
+    sample_keys,
 )
 
 __all__ = ["KeyRows", "RecordPanes"]
@@ -49,6 +50,8 @@ _ABSENT_SHARE = 8
 _TRY_ROWS_LEAST, _TRY_ROWS_MAX = 1 << 10, 1 << 24
 # Panes whose memory is kept for the next ones, and bytes of each of them.
 _FREE_MAX, _FREE_BYTES_MAX = 2, 1 << 23
+# Keys by which a range is chosen where some are far from the others.
+_SAMPLE = 1 << 10
 # A range begins at a multiple of a small part of it, so that it is the same in other partitions.
 _ALIGNED = 16
 _INT64_MIN, _INT64_MAX = -(1 << 63), (1 << 63) - 1
@@ -194,8 +197,10 @@ class RecordPanes:
         base = _aligned(least, greatest - least + 1)
         n_keys = greatest - base + 1
         if not (self._has_room(n_keys) or _is_dense(keys, base, n_keys)):
-            self._try_later()
-            return False
+            base, n_keys = _range_of_most(keys)
+            if not self._has_room(n_keys):
+                self._try_later()
+                return False
         self._base, self._n_keys = base, n_keys
         return True
 
@@ -276,10 +281,12 @@ class RecordPanes:
         if least < base:
             base = _aligned(least, stop - least)
         n_keys = stop - base
+        if greatest >= self._base + self._n_keys:
+            # Keys that ascend, such as numbers of texts, find room for some more.
+            n_keys = min(n_keys + n_keys // 4, _INT64_MAX - base)
         if n_keys > max(_LITTLE_ROOM, 4 * self._n_keys) or not self._has_room(n_keys):
             return False
-        # Keys that ascend, such as numbers of texts, find room for some more.
-        self._move_range(base, min(n_keys + n_keys // 4, _INT64_MAX - base))
+        self._move_range(base, n_keys)
         return True
 
     def _has_pane(self, number: int) -> bool:
@@ -288,15 +295,18 @@ class RecordPanes:
             if self._panes:
                 # However long panes wait for their end: not one more if they have too much room.
                 latest = next(reversed(self._panes.values()))
-                self._look_at(latest.n_groups())
+                self._look_at(latest, latest.n_groups())
             if self._is_leaving:
                 return False
             pane = self._free.pop() if self._free else _Pane(self._layout, self._n_keys)
             self._panes[number] = pane
         return True
 
-    def _look_at(self, n_groups: int) -> None:
+    def _look_at(self, pane: _Pane, n_groups: int) -> None:
         """Leave this range if few of its keys occur in panes that have had most of their rows."""
+        if pane.is_looked_at:
+            return
+        pane.is_looked_at = True
         is_sparse = n_groups * _SPARSE < self._n_keys
         if not is_sparse or self._n_keys * (len(self._panes) + 1) <= _LITTLE_ROOM:
             self._n_sparse = 0
@@ -327,8 +337,9 @@ class RecordPanes:
                 chosen,
                 dealt,
             )
-            self._look_at(n_groups)
+            self._look_at(pane, n_groups)
             if is_kept:
+                pane.is_looked_at = False
                 self._free.append(pane)
             rows = None
             if offsets[-1] > n_groups and self._layout.rows is not None:
@@ -354,13 +365,15 @@ class _Pane:
     Attributes:
         arrays: The records.
         columns: int64[n_columns, 3], where they lie, their form, and the words of one.
+        is_looked_at: Whether it is known how many keys have rows.
     """
 
-    __slots__ = ("_layout", "arrays", "columns")
+    __slots__ = ("_layout", "arrays", "columns", "is_looked_at")
 
     def __init__(self, layout: RecordLayout, n_keys: int) -> None:
         self._layout = layout
         self.arrays = [_records(form, width, n_keys) for form, width in layout.forms]
+        self.is_looked_at = False
         self._note()
 
     @property
@@ -429,6 +442,19 @@ def _is_dense(keys: I64, base: int, n_keys: int) -> bool:
         return False
     n_distinct: int = count_distinct(keys, base, np.zeros(n_keys, np.uint8))
     return n_distinct * _SPARSE * 2 > n_keys
+
+
+def _range_of_most(keys: I64) -> tuple[int, int]:
+    """Return the least of a range of keys, and how many, that leaves out what seems to be far."""
+    sample = np.empty(_SAMPLE, np.int64)
+    n_keys: int = sample_keys(keys, sample)
+    ordered = np.sort(sample[:n_keys])
+    n_far = n_keys // (2 * _STRANGERS)
+    least, greatest = int(ordered[n_far]), int(ordered[n_keys - 1 - n_far])
+    more = (greatest - least) // 4
+    least, greatest = max(least - more, _INT64_MIN), min(greatest + more, _INT64_MAX - 1)
+    base = _aligned(least, greatest - least + 1)
+    return base, greatest - base + 1
 
 
 def _keys_of(runs: I64, keys: I64) -> I64:

@@ -1,0 +1,428 @@
+"""Panes of records against dictionaries, and queries whose keys lie close to each other, or not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import millstream as ms
+from millstream.engine.routing import split
+from millstream.engine.state import record_panes
+from millstream.engine.state.dense_panes import DensePanes
+from millstream.engine.state.pane_words import PaneWords
+from millstream.engine.state.places import place_of
+from millstream.engine.state.record_layout import RecordLayout
+from millstream.engine.state.record_panes import KeyRows, RecordPanes
+from millstream.engine.state.words import WordSpec
+from millstream.kernels.aggregation import Opcode
+
+ROWS = WordSpec(Opcode.COUNT, None)
+SPECS = [
+    ROWS,
+    WordSpec(Opcode.SUM_I64, "i"),
+    WordSpec(Opcode.MIN_I64, "i"),
+    WordSpec(Opcode.MAX_I64, "i"),
+    WordSpec(Opcode.COUNT, "i"),
+    WordSpec(Opcode.SUM_F64, "i"),
+    WordSpec(Opcode.MAX_F64, "f"),
+    WordSpec(Opcode.SUM_F64, "f"),
+]
+LIMIT = 1 << 40
+KEY_TYPES = {
+    "int64": (pa.int64(), lambda key: key),
+    "int8": (pa.int8(), lambda key: (key + 100) % 128),
+    "uint64": (pa.uint64(), lambda key: 2**63 + key % 1000),
+    "bool": (pa.bool_(), lambda key: key % 2 == 0),
+    "date": (pa.date32(), lambda key: key),
+    "time": (pa.timestamp("us"), lambda key: key),
+    "text": (pa.string(), lambda key: f"key {key}"),
+    "dictionary": (pa.dictionary(pa.int32(), pa.string()), lambda key: f"key {key}"),
+}
+
+
+def key_array(name: str, keys: Sequence[int | None]) -> pa.Array:
+    type_, make = KEY_TYPES[name]
+    values = [None if key is None else make(key) for key in keys]
+    if pa.types.is_dictionary(type_):
+        return pa.array(values, pa.string()).dictionary_encode()
+    if pa.types.is_temporal(type_):
+        return (
+            pa.array(values, pa.int64())
+            .cast(pa.int32() if name == "date" else pa.int64())
+            .cast(type_)
+        )
+    return pa.array(values, type_)
+
+
+class Rows:
+    """Rows of a pane with values of their own."""
+
+    def __init__(self, pane: int, keys: pa.Array, first: int) -> None:
+        self.pane, self.keys = pane, keys
+        numbers = np.arange(first, first + len(keys))
+        self.integers = pa.array((numbers * 7919) % 101 - 50, pa.int32())
+        self.doubles = pa.array((numbers % 13) / 4)
+
+    def places(self) -> list[tuple[int, int, int, int]]:
+        arrays = {None: None, "i": self.integers, "f": self.doubles}
+        return [place_of(arrays[spec.column]) for spec in SPECS]
+
+    def groups(self, rows: Sequence[int]) -> Iterator[tuple[Any, int, float]]:
+        keys = self.keys.to_pylist()
+        integers, doubles = self.integers.to_pylist(), self.doubles.to_pylist()
+        return ((keys[row], integers[row], doubles[row]) for row in rows)
+
+
+def by_definition(taken: Sequence[tuple[Any, int, float]]) -> tuple[Any, ...]:
+    integers, doubles = [row[1] for row in taken], [row[2] for row in taken]
+    n, total = len(taken), sum(integers)
+    return (n, total, min(integers), max(integers), n, float(total), max(doubles), sum(doubles))
+
+
+def add(panes: RecordPanes, parts: Sequence[Rows]) -> list[list[int]]:
+    """Add rows; return which of each part have been taken."""
+    places = np.array([part.places() for part in parts], np.int64)
+    left = panes.add([KeyRows(part.keys, len(part.keys), part.pane) for part in parts], places)
+    if left is None:
+        return [[] for _ in parts]
+    taken = []
+    for part, rows in zip(parts, left, strict=True):
+        assert rows.tolist() == sorted(set(rows.tolist()))
+        taken.append(sorted(set(range(len(part.keys))) - set(rows.tolist())))
+    return taken
+
+
+def dealt_groups(panes: RecordPanes, limit: int, n_partitions: int) -> list[tuple[int, int, Any]]:
+    """The groups of panes that end, in the partition of each, as (partition, pane, group)."""
+    found = []
+    for dealt in panes.deal(limit, n_partitions) or ():
+        n_groups = 0
+        for partition, groups in enumerate(dealt.parts):
+            keys, states = groups.present().arrays([panes._key_type], SPECS)
+            rows = zip(*(array.to_pylist() for array in [*keys, *states]), strict=True)
+            found += [(partition, groups.pane, row) for row in rows]
+            n_groups += len(keys[0])
+        assert dealt.n_old == n_groups
+    return found
+
+
+def closed_groups(panes: RecordPanes, limit: int) -> list[tuple[int, int, Any]]:
+    found = []
+    for groups in panes.close(limit):
+        arrays = [*groups.keys, *groups.states]
+        rows = list(zip(*(array.to_pylist() for array in arrays), strict=True))
+        assert len(rows) == groups.n_groups
+        found += [(0, groups.pane, row) for row in rows]
+    return found
+
+
+Expected = Mapping[tuple[int, Any], list[tuple[Any, int, float]]]
+
+
+def check(found: list[tuple[int, int, Any]], expected: Expected) -> None:
+    got = {(pane, row[0]): row[1:] for _, pane, row in found}
+    assert len(got) == len(found)
+    assert got == {key: by_definition(rows) for key, rows in expected.items()}
+
+
+@settings(max_examples=120, deadline=None)
+@given(data=st.data())
+def test_panes_add_up_what_dictionaries_do(data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(list(KEY_TYPES)))
+    with pytest.MonkeyPatch.context() as patch:
+        if data.draw(st.booleans()):
+            patch.setattr(record_panes, "_LITTLE_ROOM", 8)
+            patch.setattr(record_panes, "_STRAYS_MAX", data.draw(st.integers(1, 4)))
+            patch.setattr(record_panes, "_SPARSE_PANES_MAX", data.draw(st.integers(1, 3)))
+            patch.setattr(record_panes, "_TRY_ROWS_LEAST", data.draw(st.integers(1, 9)))
+        panes = RecordPanes.for_keys([KEY_TYPES[name][0]], SPECS)
+        assert panes is not None
+        expected: dict[tuple[int, Any], list[tuple[Any, int, float]]] = {}
+        any_key = st.integers(0, 9) | st.integers(-30, 60) | st.sampled_from([-(10**12), 10**12])
+        if name in ("bool", "date", "int8", "uint64"):
+            any_key = st.integers(0, 9) | st.integers(0, 60)
+        n_rows = 0
+        for _ in range(data.draw(st.integers(1, 6))):
+            parts = []
+            for _ in range(data.draw(st.integers(1, 3))):
+                keys = data.draw(st.lists(any_key, min_size=1, max_size=30))
+                if data.draw(st.integers(0, 9)) == 0:
+                    keys[0] = None
+                parts.append(Rows(data.draw(st.integers(0, 3)), key_array(name, keys), n_rows))
+                n_rows += len(keys)
+            for part, rows in zip(parts, add(panes, parts), strict=True):
+                for row in part.groups(rows):
+                    expected.setdefault((part.pane, row[0]), []).append(row)
+            if data.draw(st.integers(0, 2)) == 0:
+                limit = data.draw(st.integers(0, 4))
+                ended = {at: expected.pop(at) for at in list(expected) if at[0] < limit}
+                check(give_away(panes, name, limit, data.draw(st.integers(1, 4))), ended)
+            assert {pane for pane, _ in expected} <= set(panes.numbers())
+        check(give_away(panes, name, LIMIT, data.draw(st.integers(1, 4))), expected)
+        assert panes.numbers() == []
+        assert panes.n_groups == 0
+
+
+def give_away(
+    panes: RecordPanes, name: str, limit: int, n_partitions: int
+) -> list[tuple[int, int, Any]]:
+    if name in ("text", "dictionary"):
+        # Numbers of texts tell nothing elsewhere.
+        assert panes.deal(limit, n_partitions) is None
+        return closed_groups(panes, limit)
+    found = dealt_groups(panes, limit, n_partitions)
+    for partition, _, row in found:
+        keys = pa.record_batch({"k": pa.array([row[0]], panes._key_type)})
+        owned = [part.num_rows for part in split(keys, ["k"], n_partitions)]
+        assert owned[partition] == 1
+    return found
+
+
+def int_panes() -> RecordPanes:
+    panes = RecordPanes.for_keys([pa.int64()], SPECS)
+    assert panes is not None
+    return panes
+
+
+def ints(pane: int, keys: Sequence[int] | np.ndarray, first: int = 0) -> Rows:
+    return Rows(pane, pa.array(keys, pa.int64()), first)
+
+
+def test_all_keys_of_a_range_are_dealt_out_if_few_have_no_rows() -> None:
+    panes = int_panes()
+    add(panes, [ints(0, np.arange(100)), ints(1, np.arange(95)), ints(2, np.arange(0, 100, 2))])
+    every, nearly, half = (pane.parts for pane in panes.deal(LIMIT, 1) or ())
+    assert every[0].rows is None
+    assert every[0].words[0].tolist() == list(range(100))
+    assert nearly[0].words[0].tolist() == list(range(95))
+    assert half[0].rows is None
+    assert half[0].words[0].tolist() == list(range(0, 100, 2))
+    add(panes, [ints(3, [key for key in range(100) if key % 20 != 7])])
+    ((some,),) = (pane.parts for pane in panes.deal(LIMIT, 1) or ())
+    # Keys without rows are told from others by their count.
+    assert some.words[0].tolist() == list(range(100))
+    assert some.rows == 1
+    assert some.present().words[0].tolist() == [key for key in range(100) if key % 20 != 7]
+
+
+def test_without_a_count_of_rows_only_keys_with_rows_are_dealt_out() -> None:
+    panes = RecordPanes.for_keys([pa.int64()], [WordSpec(Opcode.SUM_I64, "i")])
+    assert panes is not None
+    part = ints(0, [0, 1, 2, 3, 4, 6, 7, 8, 9])
+    places = np.array([[place_of(part.integers)]], np.int64)
+    panes.add([KeyRows(part.keys, 9, 0)], places)
+    ((groups,),) = (pane.parts for pane in panes.deal(LIMIT, 1) or ())
+    assert groups.rows is None
+    assert groups.words[0].tolist() == [0, 1, 2, 3, 4, 6, 7, 8, 9]
+
+
+def test_strays_are_left_and_do_not_disturb_the_others() -> None:
+    panes = int_panes()
+    keys = np.arange(1000) % 100
+    assert add(panes, [ints(0, keys)]) == [list(range(1000))]
+    keys[[3, 500]] = 10**15, -(10**15)
+    expected = [row for row in range(1000) if row not in (3, 500)]
+    assert add(panes, [ints(0, keys), ints(1, [10**15])]) == [expected, []]
+    # No group comes of a pane whose rows are all strays.
+    assert {pane for _, pane, _ in dealt_groups(panes, LIMIT, 2)} == {0}
+
+
+def test_a_range_grows_by_keys_that_are_close_to_it() -> None:
+    panes = int_panes()
+    for first in range(0, 5000, 500):
+        keys = np.arange(first, first + 600)
+        assert add(panes, [ints(0, keys), ints(1, -keys)]) == [list(range(600))] * 2
+    assert {row[0] for _, _, row in dealt_groups(panes, LIMIT, 3)} == set(range(-5099, 5100))
+
+
+def test_a_range_is_given_up_where_most_keys_are_strays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_panes, "_LITTLE_ROOM", 64)
+    panes = int_panes()
+    add(panes, [ints(0, np.arange(50))])
+    assert add(panes, [ints(0, 10**9 + np.arange(50) * 1000)]) == [[]]
+    # It takes nothing any more until what it has is given away.
+    assert add(panes, [ints(0, np.arange(50))]) == [[]]
+    assert len(dealt_groups(panes, LIMIT, 1)) == 50
+    monkeypatch.setattr(record_panes, "_LITTLE_ROOM", 1 << 14)
+    n_tries = next(n for n in range(100) if add(panes, [ints(1, 10**9 + np.arange(50))]) != [[]])
+    assert n_tries > 0
+
+
+def test_a_range_is_given_up_after_some_panes_with_too_much_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(record_panes, "_LITTLE_ROOM", 64)
+    panes = int_panes()
+    add(panes, [ints(0, np.arange(1000))])
+    for pane in (1, 2, 3):
+        assert add(panes, [ints(pane, [1, 2])]) == [[0, 1]]
+        assert len(dealt_groups(panes, pane, 1)) == (1000 if pane == 1 else 2)
+    assert len(dealt_groups(panes, LIMIT, 1)) == 2
+    assert add(panes, [ints(4, [1, 2])]) == [[]]
+
+
+@pytest.mark.parametrize("n_keys", [1 << 15, 1 << 18])
+def test_many_keys_are_taken_at_once_if_most_of_the_range_has_come(n_keys: int) -> None:
+    rng = np.random.default_rng(1)
+    dense, sparse = int_panes(), int_panes()
+    assert len(add(dense, [ints(0, rng.integers(0, n_keys, n_keys // 2))])[0]) > n_keys // 3
+    few = np.where(rng.random(n_keys // 2) < 0.5, 0, n_keys - 1)
+    assert add(sparse, [ints(0, few)]) == [[]]
+
+
+def test_records_take_no_more_than_twice_what_they_hold() -> None:
+    panes = int_panes()
+    add(panes, [ints(0, np.arange(10_000))])
+    n_words = 1 + len(SPECS)
+    assert panes.state_bytes <= 2 * 8 * n_words * 10_000
+
+
+@pytest.mark.parametrize(
+    ("types", "specs"),
+    [
+        ([pa.float64()], [ROWS]),
+        ([pa.decimal128(10, 2)], [ROWS]),
+        ([pa.null()], [ROWS]),
+        ([pa.int64(), pa.int64()], [ROWS]),
+        ([pa.int64()], [WordSpec(Opcode.BIT_AND, "i")]),
+        ([pa.int64()], [ROWS, WordSpec(Opcode.MIN_U64, "i")]),
+    ],
+)
+def test_other_keys_and_accumulators_have_no_records(types, specs) -> None:
+    assert RecordPanes.for_keys(types, specs) is None
+
+
+def test_a_layout_has_one_record_for_what_takes_the_same_values() -> None:
+    layout = RecordLayout(SPECS)
+    assert len(layout.forms) == 3
+    assert layout.rows == 0
+    assert RecordLayout([WordSpec(Opcode.COUNT, "i")]).rows is None
+    assert RecordLayout([ROWS]).forms == [(0, 1)]
+
+
+def words_of(pane: int, keys: Sequence[int], counts: Sequence[int], *, absent: bool) -> PaneWords:
+    words = [keys, counts, [count * 10 for count in counts]]
+    return PaneWords(pane, np.array(words, np.int64), 1 if absent else None)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_partial_groups_in_any_order_add_up(data: st.DataObject) -> None:
+    has_rows = data.draw(st.booleans())
+    specs = [ROWS if has_rows else WordSpec(Opcode.COUNT, "i"), WordSpec(Opcode.SUM_I64, "i")]
+    panes = DensePanes([pa.int64()], specs, merges=True)
+    expected: dict[tuple[int, int], list[int]] = {}
+    for _ in range(data.draw(st.integers(1, 8))):
+        pane = data.draw(st.integers(0, 2))
+        keys = list(range(data.draw(st.integers(1, 6))))
+        if data.draw(st.integers(0, 2)) == 0:
+            keys = data.draw(st.permutations(keys))
+        absent = has_rows and data.draw(st.booleans())
+        count = st.integers(0 if absent else 1, 3)
+        counts = data.draw(st.lists(count, min_size=len(keys), max_size=len(keys)))
+        panes.add_words([words_of(pane, keys, counts, absent=absent)])
+        for key, n in zip(keys, counts, strict=True):
+            if n > 0:
+                sums = expected.setdefault((pane, key), [0, 0])
+                sums[0] += n
+                sums[1] += 10 * n
+    got = {}
+    for groups in panes.close(LIMIT):
+        arrays = [*groups.keys, *groups.states]
+        for key, *states in zip(*(array.to_pylist() for array in arrays), strict=True):
+            got[groups.pane, key] = states
+    assert got == expected
+
+
+SQL = "SELECT k, count(*) AS n, sum(v) AS s, min(v) AS a, max(v) AS b FROM t GROUP BY k"
+WINDOWS = {
+    "all": "",
+    "tumble": " WINDOW TUMBLING(ts, INTERVAL '1' SECOND)",
+    "hop": " WINDOW SLIDING(ts, INTERVAL '2' SECOND, INTERVAL '1' SECOND)",
+}
+
+
+def keys_with(kind: str, n_rows: int, rng: np.random.Generator) -> np.ndarray:
+    keys = rng.integers(0, 200, n_rows)
+    if kind == "outliers":
+        keys[rng.random(n_rows) < 0.01] = rng.choice([-1, 10**12, -(2**63), 2**63 - 1])
+    elif kind == "growing":
+        keys += np.arange(n_rows) // 20
+    elif kind == "sparse":
+        keys *= 10**9
+    elif kind == "turning sparse":
+        keys[n_rows // 2 :] *= 10**9
+    return keys
+
+
+@pytest.mark.parametrize("partitions", [1, 2, 3])
+@pytest.mark.parametrize("window", list(WINDOWS))
+@pytest.mark.parametrize("kind", ["close", "outliers", "growing", "sparse", "turning sparse"])
+def test_queries_have_one_answer_whatever_their_keys(kind, window, partitions, monkeypatch) -> None:
+    n_rows, n_added = 20_000, 0
+    rng = np.random.default_rng(5)
+    times = np.arange(n_rows) * 300
+    if window != "all":
+        # Some rows are out of order, and a few late.
+        times = np.maximum(times - (rng.random(n_rows) < 0.01) * rng.integers(0, 900_000), 0)
+    table = pa.table(
+        {
+            "ts": times.astype("datetime64[us]"),
+            "k": keys_with(kind, n_rows, rng),
+            "v": rng.integers(-1000, 1000, n_rows).astype(np.int32),
+        }
+    )
+    take = RecordPanes.add
+
+    def spied(panes: RecordPanes, parts: Sequence[KeyRows], places: Any) -> Any:
+        nonlocal n_added
+        left = take(panes, parts, places)
+        if left is not None:
+            n_added += sum(part.n_rows for part in parts) - sum(map(len, left))
+        return left
+
+    monkeypatch.setattr(RecordPanes, "add", spied)
+
+    def rows_of(n_partitions: int) -> list[tuple[Any, ...]]:
+        session = ms.Session(partitions=n_partitions)
+        session.create_stream("t", table.schema, event_time="ts", max_out_of_orderness="500 ms")
+        select = SQL if window == "all" else SQL.replace("SELECT k", "SELECT window_end, k")
+        result = session.sql(select + WINDOWS[window] + " EMIT FINAL").run(
+            {"t": table}, batch_rows=3000
+        )
+        rows = zip(*(column.to_pylist() for column in result.columns), strict=True)
+        return sorted(rows)
+
+    got, n_by_records = rows_of(partitions), n_added
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordPanes, "for_keys", classmethod(lambda *_: None))
+        expected = rows_of(1)
+    assert got == expected
+    if kind != "turning sparse":
+        uses_records = window == "all" or partitions > 1
+        assert (n_by_records > n_rows // 2) == (uses_records and kind != "sparse")
+
+
+@pytest.mark.parametrize("kind", ["close", "outliers", "growing"])
+def test_changes_go_through_records_too(kind) -> None:
+    keys = keys_with(kind, 5000, np.random.default_rng(6))
+    values = np.arange(5000.0)
+    table = pa.table({"k": keys, "v": values})
+    session = ms.Session(partitions=2)
+    session.create_stream("t", table.schema)
+    result = session.sql(f"{SQL} EMIT CHANGES").run({"t": table}, batch_rows=500)
+    last = {row["k"]: row for row in result.to_pylist() if row["_op"] in ("+I", "+U")}
+    for key in np.unique(keys).tolist():
+        mine = values[keys == key]
+        row = last.pop(key)
+        assert row["n"] == len(mine)
+        assert math.isclose(row["s"], mine.sum())
+        assert (row["a"], row["b"]) == (mine.min(), mine.max())
+    assert not last
