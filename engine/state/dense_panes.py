@@ -247,8 +247,8 @@ class DensePanes:
         """Add groups in one go if their keys are numbered in their order, else return False."""
         n_keys_before = self.n_keys
         states = part.words[len(part.words) - self._n_states :]
-        knows_absent = part.rows is None or not self.counts_rows
-        if not knows_absent or not self._table.are_in_order(part.keys(self._n_states)):
+        assert part.rows is None or not self.counts_rows, "absent groups have a count of 0"
+        if not self._table.are_in_order(part.keys(self._n_states)):
             return False
         if self.counts_rows:
             states = np.concatenate([states, np.ones((1, part.n_groups), np.int64)])

@@ -242,6 +242,15 @@ def test_a_range_grows_by_keys_that_are_close_to_it() -> None:
     assert {row[0] for _, _, row in dealt_groups(panes, LIMIT, 3)} == set(range(-5099, 5100))
 
 
+def test_panes_that_wait_to_be_used_again_grow_with_the_range() -> None:
+    panes = int_panes()
+    add(panes, [ints(pane, np.arange(100)) for pane in range(3)])
+    assert len(dealt_groups(panes, LIMIT, 1)) == 300
+    add(panes, [ints(3, np.arange(9000)), ints(4, np.arange(9000))])
+    found = dealt_groups(panes, LIMIT, 2)
+    assert sorted(row[0] for _, pane, row in found if pane == 4) == list(range(9000))
+
+
 def test_a_range_is_given_up_where_most_keys_are_strays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record_panes, "_LITTLE_ROOM", 64)
     panes = int_panes()
@@ -362,11 +371,15 @@ def keys_with(kind: str, n_rows: int, rng: np.random.Generator) -> np.ndarray:
     return keys
 
 
+# With a filter rows come as batches that DataFusion made.
+@pytest.mark.parametrize("where", ["", " WHERE v <> 3"])
 @pytest.mark.parametrize("partitions", [1, 2, 3])
 @pytest.mark.parametrize("window", list(WINDOWS))
 @pytest.mark.parametrize("kind", ["close", "outliers", "growing", "sparse", "turning sparse"])
-def test_queries_have_one_answer_whatever_their_keys(kind, window, partitions, monkeypatch) -> None:
-    n_rows, n_added = 20_000, 0
+def test_queries_have_one_answer_whatever_their_keys(
+    kind, window, partitions, where, monkeypatch
+) -> None:
+    n_rows, n_added, n_calls = 20_000, 0, 0
     rng = np.random.default_rng(5)
     times = np.arange(n_rows) * 300
     if window != "all":
@@ -382,7 +395,11 @@ def test_queries_have_one_answer_whatever_their_keys(kind, window, partitions, m
     take = RecordPanes.add
 
     def spied(panes: RecordPanes, parts: Sequence[KeyRows], places: Any) -> Any:
-        nonlocal n_added
+        nonlocal n_added, n_calls
+        n_calls += 1
+        if n_calls % refused == 0:
+            # Some keys get groups here and there.
+            return None
         left = take(panes, parts, places)
         if left is not None:
             n_added += sum(part.n_rows for part in parts) - sum(map(len, left))
@@ -390,21 +407,35 @@ def test_queries_have_one_answer_whatever_their_keys(kind, window, partitions, m
 
     monkeypatch.setattr(RecordPanes, "add", spied)
 
-    def rows_of(n_partitions: int) -> list[tuple[Any, ...]]:
+    def rows_of(n_partitions: int, batch_rows: int) -> list[tuple[Any, ...]]:
         session = ms.Session(partitions=n_partitions)
         session.create_stream("t", table.schema, event_time="ts", max_out_of_orderness="500 ms")
         select = SQL if window == "all" else SQL.replace("SELECT k", "SELECT window_end, k")
-        result = session.sql(select + WINDOWS[window] + " EMIT FINAL").run(
-            {"t": table}, batch_rows=3000
-        )
+        select = select.replace(" GROUP", f"{where} GROUP")
+        query = session.sql(select + WINDOWS[window] + " EMIT FINAL")
+        out: list[pa.RecordBatch] = []
+        with query.start(out.append) as job:
+            for batch in table.to_batches(max_chunksize=batch_rows):
+                job.push("t", batch)
+                # What waits would be taken together.
+                job._runtime.ask(lambda operators: None, list(range(n_partitions)), 5.0)
+        result = pa.Table.from_batches(out, query.schema)
         rows = zip(*(column.to_pylist() for column in result.columns), strict=True)
         return sorted(rows)
 
-    got, n_by_records = rows_of(partitions), n_added
+    refused = 10**6
+    got, n_by_records = rows_of(partitions, 3000), n_added
+    # In one piece, and in small ones of which every other is refused.
+    others = [rows_of(partitions, n_rows)]
+    refused = 2
+    others.append(rows_of(partitions, 500))
+    monkeypatch.setattr(DensePanes, "takes_rows", property(lambda panes: False))
+    others.append(rows_of(partitions, 5000))
     with monkeypatch.context() as patch:
         patch.setattr(RecordPanes, "for_keys", classmethod(lambda *_: None))
-        expected = rows_of(1)
+        expected = rows_of(1, 3000)
     assert got == expected
+    assert others == [expected] * 3
     if kind != "turning sparse":
         uses_records = window == "all" or partitions > 1
         assert (n_by_records > n_rows // 2) == (uses_records and kind != "sparse")
