@@ -18,6 +18,7 @@ from millstream.engine.column_memory import new_columns
 from millstream.engine.routing import hash_columns
 from millstream.engine.state.dense_panes import DealtPane, PaneGroups
 from millstream.engine.state.key_columns import KeyColumn, key_column
+from millstream.engine.state.key_range import KeyRange, are_too_many
 from millstream.engine.state.pane_words import PaneWords
 from millstream.engine.state.record_layout import RecordLayout
 from millstream.engine.state.rooms import WordRoom
@@ -28,33 +29,21 @@ from millstream.kernels.records import (
     RecordColumn,
     add_rows,
     clear_records,
-    count_distinct,
     deal_records,
-    find_range,
-    sample_keys,
 )
 
 __all__ = ["KeyRows", "RecordPanes"]
 
-# Room for so many keys does not matter; of more, there have to be as many rows.
-_LITTLE_ROOM, _KEYS_MAX = 1 << 14, 1 << 20
-# A pane with fewer than one in so many of all keys has too much room: so many such panes one after
-# the other, or one of so many keys, and the range is given up.
-_SPARSE, _SPARSE_PANES_MAX, _SPARSE_KEYS_MAX = 4, 3, 1 << 17
-# Strays are told of so many at a time; with more than one in so many rows the range is given up.
-_STRAYS_MAX, _STRANGERS = 1 << 10, 8
+# So many panes one after the other that have too much room, or one of so many keys, and the range
+# is given up.
+_SPARSE_PANES_MAX, _SPARSE_KEYS_MAX = 3, 1 << 17
+# Strays are told of so many at a time.
+_STRAYS_MAX = 1 << 10
 # Of the keys of a pane, one in so many may be without rows and be dealt out all the same: groups
 # that have the same keys in each partition, and in each pane, are quicker to add up.
 _ABSENT_SHARE = 8
-# Rows after which a range is looked for again; doubled each time that there is none.
-_TRY_ROWS_LEAST, _TRY_ROWS_MAX = 1 << 10, 1 << 24
 # Panes whose memory is kept for the next ones, and bytes of each of them.
 _FREE_MAX, _FREE_BYTES_MAX = 2, 1 << 23
-# Keys by which a range is chosen where some are far from the others.
-_SAMPLE = 1 << 10
-# A range begins at a multiple of a small part of it, so that it is the same in other partitions.
-_ALIGNED = 16
-_INT64_MIN, _INT64_MAX = -(1 << 63), (1 << 63) - 1
 _WORD_BYTES = 8
 _NO_ROWS: I64 = np.empty(0, np.int64)
 
@@ -88,16 +77,13 @@ class RecordPanes:
         self._layout = layout
         self._column = key_column(key_type)
         self._room = WordRoom()
-        self._base = self._n_keys = 0
+        self._range = KeyRange()
         self._panes: dict[int, _Pane] = {}
         self._free: list[_Pane] = []
         self._owners = _Owners(0)
         self._is_leaving = False
         self._n_sparse = 0
         self._strays = np.empty((_STRAYS_MAX, 2), np.int64)
-        self._n_rows = 0
-        self._rows_until_try = 0
-        self._try_rows = _TRY_ROWS_LEAST
 
     @classmethod
     def for_keys(
@@ -112,7 +98,7 @@ class RecordPanes:
     @property
     def n_groups(self) -> int:
         """Number of groups at most: each pane may have all keys."""
-        return len(self._panes) * self._n_keys
+        return len(self._panes) * self._range.n_keys
 
     @property
     def state_bytes(self) -> int:
@@ -134,9 +120,8 @@ class RecordPanes:
         Returns:
             Per part the rows that have not been added, int64[n]; or None if no row has been.
         """
-        n_rows = sum(part.n_rows for part in parts)
-        self._n_rows += n_rows
-        if self._is_leaving or not self._is_due(n_rows):
+        is_due = self._range.is_due(sum(part.n_rows for part in parts))
+        if self._is_leaving or not is_due:
             return None
         self._room.clear()
         words = [place for part in parts if (place := self._words(part.keys)) is not None]
@@ -145,7 +130,7 @@ class RecordPanes:
             return None
         at = [(where, part.n_rows) for (where, _), part in zip(words, parts, strict=True)]
         keys = np.array(at, np.int64)
-        if self._n_keys == 0 and not self._begin(keys):
+        if self._range.n_keys == 0 and not self._range.begin(keys):
             return None
         if not all(self._has_pane(part.pane) for part in parts):
             return None
@@ -178,12 +163,6 @@ class RecordPanes:
         self._begin_anew()
         return dealt
 
-    def _is_due(self, n_rows: int) -> bool:
-        """Whether there is a range of keys, or one should be looked for."""
-        if self._n_keys == 0:
-            self._rows_until_try -= n_rows
-        return self._n_keys > 0 or self._rows_until_try <= 0
-
     def _words(self, keys: pa.Array) -> tuple[int, object] | None:
         """Return where keys lie as words and what keeps them there, or None if some are NULL."""
         if self._column.has_words and keys.type == self._key_type and keys.null_count == 0:
@@ -191,38 +170,23 @@ class RecordPanes:
         (words,), is_null = self._column.encode(keys, self._room)
         return None if is_null is not None else (words.ctypes.data, words)
 
-    def _begin(self, keys: I64) -> bool:
-        """Choose a range for the first keys, if they lie close enough to each other."""
-        least, greatest = find_range(keys)
-        base = _aligned(least, greatest - least + 1)
-        n_keys = greatest - base + 1
-        if not (self._has_room(n_keys) or _is_dense(keys, base, n_keys)):
-            base, n_keys = _range_of_most(keys)
-            if not self._has_room(n_keys):
-                self._try_later()
-                return False
-        self._base, self._n_keys = base, n_keys
-        return True
-
-    def _has_room(self, n_keys: int) -> bool:
-        return n_keys <= _LITTLE_ROOM or n_keys <= min(self._n_rows, _KEYS_MAX)
-
-    def _try_later(self) -> None:
-        self._rows_until_try = self._try_rows
-        self._try_rows = min(2 * self._try_rows, _TRY_ROWS_MAX)
-
-    def _move_range(self, base: int, n_keys: int) -> None:
-        """Take a range that includes the one before."""
+    def _has_grown(self, keys: I64) -> bool:
+        """Let the range grow by some keys, and all panes with it."""
+        base, n_keys = self._range.base, self._range.n_keys
+        if not self._range.grow(keys):
+            return False
         for pane in self._panes.values():
-            pane.move(self._base - base, self._n_keys, n_keys)
-        self._base, self._n_keys = base, n_keys
+            pane.move(base - self._range.base, n_keys, self._range.n_keys)
         self._free.clear()
+        return True
 
     def _add(self, keys: I64, places: I64, panes: Sequence[_Pane]) -> list[I64]:
         columns = self._layout.columns_of(places)
         self._locate(columns, panes)
         n_parts = len(keys)
-        part, row, n_strays = add_rows(keys, columns, self._base, self._n_keys, self._strays)
+        part, row, n_strays = add_rows(
+            keys, columns, self._range.base, self._range.n_keys, self._strays
+        )
         if n_strays == 0 and part == n_parts:
             return [_NO_ROWS] * n_parts
         runs = np.stack([np.arange(n_parts), np.zeros(n_parts, np.int64), keys[:, 1]], axis=1)
@@ -242,7 +206,7 @@ class RecordPanes:
             if not self._has_grown(_keys_of(runs, keys)):
                 left.append(strays)
                 n_left = sum(map(len, left))
-                if n_left * _STRANGERS > n_rows - int(rest[:, 2].sum()):
+                if are_too_many(n_left, n_rows - int(rest[:, 2].sum())):
                     # Most of these keys are elsewhere.
                     self._is_leaving = True
                     left.append(rest)
@@ -252,7 +216,9 @@ class RecordPanes:
             at = columns[runs[:, 0]]
             shifts = at[:, :, RecordColumn.VALUE_KIND] & 3
             at[:, :, RecordColumn.VALUES] += runs[:, 1:2] << shifts
-            found = add_rows(_keys_of(runs, keys), at, self._base, self._n_keys, self._strays)
+            found = add_rows(
+                _keys_of(runs, keys), at, self._range.base, self._range.n_keys, self._strays
+            )
             strays, rest = self._split(runs, *found)
         return _rows_of(left, len(keys))
 
@@ -273,22 +239,6 @@ class RecordPanes:
         rest[:1, 2] -= row
         return found, rest
 
-    def _has_grown(self, keys: I64) -> bool:
-        """Let the range grow by some keys, if it does not become much larger by them."""
-        least, greatest = find_range(keys)
-        stop = max(greatest + 1, self._base + self._n_keys)
-        base = self._base
-        if least < base:
-            base = _aligned(least, stop - least)
-        n_keys = stop - base
-        if greatest >= self._base + self._n_keys:
-            # Keys that ascend, such as numbers of texts, find room for some more.
-            n_keys = min(n_keys + n_keys // 4, _INT64_MAX - base)
-        if n_keys > max(_LITTLE_ROOM, 4 * self._n_keys) or not self._has_room(n_keys):
-            return False
-        self._move_range(base, n_keys)
-        return True
-
     def _has_pane(self, number: int) -> bool:
         """Make sure that there is a pane, unless panes have too much room."""
         if number not in self._panes:
@@ -298,7 +248,7 @@ class RecordPanes:
                 self._look_at(latest, latest.n_groups())
             if self._is_leaving:
                 return False
-            pane = self._free.pop() if self._free else _Pane(self._layout, self._n_keys)
+            pane = self._free.pop() if self._free else _Pane(self._layout, self._range.n_keys)
             self._panes[number] = pane
         return True
 
@@ -307,29 +257,28 @@ class RecordPanes:
         if pane.is_looked_at:
             return
         pane.is_looked_at = True
-        is_sparse = n_groups * _SPARSE < self._n_keys
-        if not is_sparse or self._n_keys * (len(self._panes) + 1) <= _LITTLE_ROOM:
+        if not self._range.is_sparse(n_groups, len(self._panes) + 1):
             self._n_sparse = 0
-            self._try_rows = _TRY_ROWS_LEAST
+            self._range.is_good()
             return
         # A single one may have been cut short, because its other rows went elsewhere.
         self._n_sparse += 1
-        if self._n_sparse >= _SPARSE_PANES_MAX or self._n_keys > _SPARSE_KEYS_MAX:
+        if self._n_sparse >= _SPARSE_PANES_MAX or self._range.n_keys > _SPARSE_KEYS_MAX:
             self._is_leaving = True
 
     def _deal(self, limit: int, owners: _Owners, absent_share: int) -> Iterator[DealtPane]:
         states = self._layout.states
         for number in sorted(number for number in self._panes if number < limit):
             pane = self._panes.pop(number)
-            order, starts = owners.of(self._column, self._base, self._n_keys)
+            order, starts = owners.of(self._column, self._range.base, self._range.n_keys)
             offsets = starts.copy()
-            chosen = np.empty(self._n_keys, np.uint32)
-            dealt = new_columns(1 + len(states), self._n_keys)
+            chosen = np.empty(self._range.n_keys, np.uint32)
+            dealt = new_columns(1 + len(states), self._range.n_keys)
             is_kept = len(self._free) < _FREE_MAX and pane.nbytes <= _FREE_BYTES_MAX
             n_groups = deal_records(
                 pane.columns,
                 states,
-                self._base,
+                self._range.base,
                 order,
                 offsets,
                 absent_share,
@@ -353,10 +302,10 @@ class RecordPanes:
         if self._is_leaving and not self._panes:
             self._column = key_column(self._key_type)
             self._owners = _Owners(0)
-            self._base = self._n_keys = self._n_rows = self._n_sparse = 0
+            self._range.give_up()
+            self._n_sparse = 0
             self._free.clear()
             self._is_leaving = False
-            self._try_later()
 
 
 class _Pane:
@@ -428,33 +377,6 @@ def _records(form: int, width: int, n_keys: int) -> I64:
     records = np.empty(width * n_keys, np.int64)
     clear_records(form, records, 0, n_keys)
     return records
-
-
-def _aligned(least: int, n_keys: int) -> int:
-    """Return a number that is hardly less, for a range of so many keys to begin at."""
-    step = 1 << max((n_keys // _ALIGNED).bit_length() - 1, 0)
-    return max(least // step * step, _INT64_MIN)
-
-
-def _is_dense(keys: I64, base: int, n_keys: int) -> bool:
-    """Whether so many different keys of a range have come at once that it is worth its room."""
-    if n_keys > min(_SPARSE * int(keys[:, 1].sum()) * 2, _KEYS_MAX):
-        return False
-    n_distinct: int = count_distinct(keys, base, np.zeros(n_keys, np.uint8))
-    return n_distinct * _SPARSE * 2 > n_keys
-
-
-def _range_of_most(keys: I64) -> tuple[int, int]:
-    """Return the least of a range of keys, and how many, that leaves out what seems to be far."""
-    sample = np.empty(_SAMPLE, np.int64)
-    n_keys: int = sample_keys(keys, sample)
-    ordered = np.sort(sample[:n_keys])
-    n_far = n_keys // (2 * _STRANGERS)
-    least, greatest = int(ordered[n_far]), int(ordered[n_keys - 1 - n_far])
-    more = (greatest - least) // 4
-    least, greatest = max(least - more, _INT64_MIN), min(greatest + more, _INT64_MAX - 1)
-    base = _aligned(least, greatest - least + 1)
-    return base, greatest - base + 1
 
 
 def _keys_of(runs: I64, keys: I64) -> I64:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import millstream as ms
 from millstream.engine.routing import split
-from millstream.engine.state import record_panes
+from millstream.engine.state import key_range, record_panes
 from millstream.engine.state.dense_panes import DensePanes
 from millstream.engine.state.pane_words import PaneWords
 from millstream.engine.state.places import place_of
@@ -138,10 +138,10 @@ def test_panes_add_up_what_dictionaries_do(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(list(KEY_TYPES)))
     with pytest.MonkeyPatch.context() as patch:
         if data.draw(st.booleans()):
-            patch.setattr(record_panes, "_LITTLE_ROOM", 8)
+            patch.setattr(key_range, "_LITTLE_ROOM", 8)
             patch.setattr(record_panes, "_STRAYS_MAX", data.draw(st.integers(1, 4)))
             patch.setattr(record_panes, "_SPARSE_PANES_MAX", data.draw(st.integers(1, 3)))
-            patch.setattr(record_panes, "_TRY_ROWS_LEAST", data.draw(st.integers(1, 9)))
+            patch.setattr(key_range, "_TRY_ROWS_LEAST", data.draw(st.integers(1, 9)))
         panes = RecordPanes.for_keys([KEY_TYPES[name][0]], SPECS)
         assert panes is not None
         expected: dict[tuple[int, Any], list[tuple[Any, int, float]]] = {}
@@ -252,14 +252,14 @@ def test_panes_that_wait_to_be_used_again_grow_with_the_range() -> None:
 
 
 def test_a_range_is_given_up_where_most_keys_are_strays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record_panes, "_LITTLE_ROOM", 64)
+    monkeypatch.setattr(key_range, "_LITTLE_ROOM", 64)
     panes = int_panes()
     add(panes, [ints(0, np.arange(50))])
     assert add(panes, [ints(0, 10**9 + np.arange(50) * 1000)]) == [[]]
     # It takes nothing any more until what it has is given away.
     assert add(panes, [ints(0, np.arange(50))]) == [[]]
     assert len(dealt_groups(panes, LIMIT, 1)) == 50
-    monkeypatch.setattr(record_panes, "_LITTLE_ROOM", 1 << 14)
+    monkeypatch.setattr(key_range, "_LITTLE_ROOM", 1 << 14)
     n_tries = next(n for n in range(100) if add(panes, [ints(1, 10**9 + np.arange(50))]) != [[]])
     assert n_tries > 0
 
@@ -267,7 +267,7 @@ def test_a_range_is_given_up_where_most_keys_are_strays(monkeypatch: pytest.Monk
 def test_a_range_is_given_up_after_some_panes_with_too_much_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(record_panes, "_LITTLE_ROOM", 64)
+    monkeypatch.setattr(key_range, "_LITTLE_ROOM", 64)
     panes = int_panes()
     add(panes, [ints(0, np.arange(1000))])
     for pane in (1, 2, 3):
