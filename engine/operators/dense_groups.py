@@ -28,13 +28,20 @@ class DenseGroups:
     Args:
         key_types: Types of the key columns, one or more.
         specs: The accumulators.
+        keeps_panes: As for :class:`DensePanes`.
 
     Attributes:
         panes: The groups. Before it is asked for anything, :meth:`settle` has to be called.
     """
 
-    def __init__(self, key_types: Sequence[pa.DataType], specs: Sequence[WordSpec]) -> None:
-        self.panes = DensePanes(key_types, specs, merges=True)
+    def __init__(
+        self,
+        key_types: Sequence[pa.DataType],
+        specs: Sequence[WordSpec],
+        *,
+        keeps_panes: bool = False,
+    ) -> None:
+        self.panes = DensePanes(key_types, specs, merges=True, keeps_panes=keeps_panes)
         self._waiting: list[PaneWords] = []
         self._n_waiting = 0
 
@@ -46,7 +53,9 @@ class DenseGroups:
         specs = words_of(calls)
         if specs is None or not node.keys:
             return None
-        return cls([rows_schema.field(key).type for key in node.keys], specs)
+        assert node.window is not None, "groups of panes"
+        key_types = [rows_schema.field(key).type for key in node.keys]
+        return cls(key_types, specs, keeps_panes=node.window.kind != "tumble")
 
     @classmethod
     def suits(cls, node: AggregateNode, rows_schema: pa.Schema) -> bool:

@@ -23,8 +23,8 @@ _FEW_KEYS = 1 << 14
 class DensePane:
     """Accumulators of a pane.
 
-    As long as all that comes are partial groups in the order of the keys, they stay where they came
-    to, in a block of words; else they are kept as any others.
+    As long as all that comes are partial groups in the order of the keys, they are a block of words
+    that others are added to; else they are kept as any others.
 
     Args:
         words: Accumulators without groups.
@@ -39,6 +39,7 @@ class DensePane:
         "_addresses",
         "_block",
         "_capacity",
+        "_room",
         "_specs",
         "_words",
         "is_adopted",
@@ -54,6 +55,8 @@ class DensePane:
         # int64[n_accumulators, n_groups], each row in one piece.
         self._block: I64 | None = None
         self._addresses: I64 | None = None
+        # Memory for blocks, if they are copied: int64[n_accumulators, n_most].
+        self._room: I64 | None = None
 
     @property
     def n_groups(self) -> int:
@@ -63,6 +66,8 @@ class DensePane:
     @property
     def state_bytes(self) -> int:
         """Bytes of accumulators."""
+        if self._room is not None:
+            return self._room.nbytes
         return self._words.state_bytes if self._block is None else self._block.nbytes
 
     def counts(self, step: int) -> I64:
@@ -93,6 +98,15 @@ class DensePane:
     def clear(self) -> None:
         """Forget all groups, and use the memory for others; nobody else may have it."""
         self._words.clear()
+        self._block = self._addresses = None
+
+    def copy(self, block: I64) -> None:
+        """Do what :meth:`adopt` does with accumulators that others go on to use."""
+        n_keys = block.shape[1]
+        if self._room is None or self._room.shape[1] < n_keys:
+            self._room = np.empty(block.shape, np.int64)
+        self._block, self._addresses = self._room[:, :n_keys], None
+        np.copyto(self._block, block)
 
     def adopt(self, block: I64) -> None:
         """Begin with accumulators of the first keys: int64[n_accumulators, n_keys].
@@ -122,7 +136,7 @@ class DensePane:
         if self._block is not None:
             self._words.adopt(list(self._block))
             self._capacity = self._block.shape[1]
-            self._block = self._addresses = None
+            self._block = self._addresses = self._room = None
 
     def _reserve(self, n_keys: int) -> None:
         if n_keys > self._capacity:

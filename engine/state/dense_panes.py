@@ -75,6 +75,8 @@ class DensePanes:
         key_types: Types of the key columns, one or more.
         specs: The accumulators.
         merges: Whether rows are partial values of the accumulators themselves.
+        keeps_panes: Whether panes stay until :meth:`drop`. Then partial groups are copied: what
+            they lie in may be much larger.
 
     Attributes:
         opcodes: int64[n_accumulators], what adds accumulators to each other; behind them, if none
@@ -83,8 +85,14 @@ class DensePanes:
     """
 
     def __init__(
-        self, key_types: Sequence[pa.DataType], specs: Sequence[WordSpec], *, merges: bool
+        self,
+        key_types: Sequence[pa.DataType],
+        specs: Sequence[WordSpec],
+        *,
+        merges: bool,
+        keeps_panes: bool = False,
     ) -> None:
+        self._keeps_panes = keeps_panes
         self._key_types = list(key_types)
         self._n_states = len(specs)
         # Partial counts of the values of a column may be 0, but not those of rows.
@@ -254,6 +262,8 @@ class DensePanes:
             states = np.concatenate([states, np.ones((1, part.n_groups), np.int64)])
         if part.pane in self._panes:
             self._panes[part.pane].add_in_order(self.opcodes, states)
+        elif self._keeps_panes:
+            self._pane(part.pane, n_keys_before).copy(states)
         else:
             self._pane(part.pane, n_keys_before).adopt(states)
         return True

@@ -89,7 +89,9 @@ class PaneWindows:
         parts = self._summed(first, last) if self._keeps_sums else self._of_panes(first, last)
         if not parts:
             return None
-        sums = parts[0] if len(parts) == 1 and parts[0].words is not None else self._sum(parts)
+        sums = parts[0]
+        if len(parts) > 1 or sums.words is None:
+            sums = self._sum(parts, leaves=True)
         assert sums.words is not None, "sums of its own"
         return self._panes.groups_of(last, sums.words, sums.n_groups)
 
@@ -135,9 +137,11 @@ class PaneWindows:
         self._middle = self._back_last = last
         self._back = None
 
-    def _sum(self, parts: Sequence[_Sums]) -> _Sums:
+    def _sum(self, parts: Sequence[_Sums], *, leaves: bool = False) -> _Sums:
+        """Add sums up, in memory that leaves with a window or stays here."""
         n_keys = np.array([part.n_keys for part in parts], np.int64)
-        words = new_columns(len(self._panes.opcodes), int(n_keys.max()))
+        shape = len(self._panes.opcodes), int(n_keys.max())
+        words = new_columns(*shape) if leaves else np.empty(shape, np.int64)
         at = np.array([part.at for part in parts])
         n_groups = combine_panes(self._panes.opcodes, self._panes.count_row, at, n_keys, words)
         rows_at = words.ctypes.data + words.strides[0] * np.arange(len(words))

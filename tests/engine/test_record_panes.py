@@ -326,7 +326,8 @@ def words_of(pane: int, keys: Sequence[int], counts: Sequence[int], *, absent: b
 def test_partial_groups_in_any_order_add_up(data: st.DataObject) -> None:
     has_rows = data.draw(st.booleans())
     specs = [ROWS if has_rows else WordSpec(Opcode.COUNT, "i"), WordSpec(Opcode.SUM_I64, "i")]
-    panes = DensePanes([pa.int64()], specs, merges=True)
+    keeps_panes = data.draw(st.booleans())
+    panes = DensePanes([pa.int64()], specs, merges=True, keeps_panes=keeps_panes)
     expected: dict[tuple[int, int], list[int]] = {}
     for _ in range(data.draw(st.integers(1, 8))):
         pane = data.draw(st.integers(0, 2))
@@ -336,12 +337,19 @@ def test_partial_groups_in_any_order_add_up(data: st.DataObject) -> None:
         absent = has_rows and data.draw(st.booleans())
         count = st.integers(0 if absent else 1, 3)
         counts = data.draw(st.lists(count, min_size=len(keys), max_size=len(keys)))
-        panes.add_words([words_of(pane, keys, counts, absent=absent)])
+        groups = words_of(pane, keys, counts, absent=absent)
+        panes.add_words([groups])
+        if keeps_panes:
+            groups.words.fill(-1)
         for key, n in zip(keys, counts, strict=True):
             if n > 0:
                 sums = expected.setdefault((pane, key), [0, 0])
                 sums[0] += n
                 sums[1] += 10 * n
+        if keeps_panes and data.draw(st.integers(0, 3)) == 0:
+            # The memory of panes that are dropped is used again.
+            panes.drop([pane])
+            expected = {at: sums for at, sums in expected.items() if at[0] != pane}
     got = {}
     for groups in panes.close(LIMIT):
         arrays = [*groups.keys, *groups.states]
