@@ -66,9 +66,10 @@ class DensePane:
     @property
     def state_bytes(self) -> int:
         """Bytes of accumulators."""
+        n_bytes = self._words.state_bytes
         if self._room is not None:
-            return self._room.nbytes
-        return self._words.state_bytes if self._block is None else self._block.nbytes
+            return n_bytes + self._room.nbytes
+        return n_bytes if self._block is None else n_bytes + self._block.nbytes
 
     def counts(self, step: int) -> I64:
         """View what an accumulator that counts holds: int64[n_groups], not to be kept."""

@@ -70,15 +70,22 @@ class KeyRange:
         n_keys = stop - base
         if greatest >= self.base + self.n_keys:
             # Keys that ascend, such as numbers of texts, find room for some more.
-            n_keys = min(n_keys + n_keys // 4, _INT64_MAX - base)
+            n_keys = min(n_keys + n_keys // 4, _INT64_MAX + 1 - base)
         if n_keys > max(_LITTLE_ROOM, 4 * self.n_keys) or not self._has_room(n_keys):
             return False
+        # Else whoever goes on with these keys would never come to an end.
+        assert base <= least, "the least key is in the range"
+        assert greatest < base + n_keys, "the greatest key is in the range"
         self.base, self.n_keys = base, n_keys
         return True
 
     def is_sparse(self, n_groups: int, n_panes: int) -> bool:
         """Say whether a pane has too few groups for its room, where so many panes have as much."""
         return n_groups * _SPARSE < self.n_keys and self.n_keys * n_panes > _LITTLE_ROOM
+
+    def suits(self, n_rows: int, n_panes: int) -> bool:
+        """Say whether so many rows are enough for new panes to begin with."""
+        return self.n_keys * n_panes <= max(_LITTLE_ROOM, _SPARSE * n_rows)
 
     def is_good(self) -> None:
         """Note that the range was worth its room."""
@@ -124,6 +131,6 @@ def _range_of_most(keys: I64) -> tuple[int, int]:
     n_far = n_keys // (2 * _STRANGERS)
     least, greatest = int(ordered[n_far]), int(ordered[n_keys - 1 - n_far])
     more = (greatest - least) // 4
-    least, greatest = max(least - more, _INT64_MIN), min(greatest + more, _INT64_MAX - 1)
+    least, greatest = max(least - more, _INT64_MIN), min(greatest + more, _INT64_MAX)
     base = _aligned(least, greatest - least + 1)
     return base, greatest - base + 1

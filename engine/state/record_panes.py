@@ -132,7 +132,7 @@ class RecordPanes:
         keys = np.array(at, np.int64)
         if self._range.n_keys == 0 and not self._range.begin(keys):
             return None
-        if not all(self._has_pane(part.pane) for part in parts):
+        if not self._have_panes(parts):
             return None
         panes = [self._panes[part.pane] for part in parts]
         return self._add(keys, places, panes)
@@ -165,7 +165,7 @@ class RecordPanes:
 
     def _words(self, keys: pa.Array) -> tuple[int, object] | None:
         """Return where keys lie as words and what keeps them there, or None if some are NULL."""
-        if self._column.has_words and keys.type == self._key_type and keys.null_count == 0:
+        if self._column.has_words and keys.type == self._column.type and keys.null_count == 0:
             return keys.buffers()[1].address + keys.offset * _WORD_BYTES, keys
         (words,), is_null = self._column.encode(keys, self._room)
         return None if is_null is not None else (words.ctypes.data, words)
@@ -239,8 +239,13 @@ class RecordPanes:
         rest[:1, 2] -= row
         return found, rest
 
+    def _have_panes(self, parts: Sequence[KeyRows]) -> bool:
+        """Make sure that there are the panes of some rows, unless they would have too much room."""
+        new = dict.fromkeys(part.pane for part in parts if part.pane not in self._panes)
+        n_rows = sum(part.n_rows for part in parts if part.pane in new)
+        return self._range.suits(n_rows, len(new)) and all(map(self._has_pane, new))
+
     def _has_pane(self, number: int) -> bool:
-        """Make sure that there is a pane, unless panes have too much room."""
         if number not in self._panes:
             if self._panes:
                 # However long panes wait for their end: not one more if they have too much room.
@@ -254,7 +259,8 @@ class RecordPanes:
 
     def _look_at(self, pane: _Pane, n_groups: int) -> None:
         """Leave this range if few of its keys occur in panes that have had most of their rows."""
-        if pane.is_looked_at:
+        if pane.is_looked_at or n_groups == 0:
+            # Its rows are yet to come, or went elsewhere.
             return
         pane.is_looked_at = True
         if not self._range.is_sparse(n_groups, len(self._panes) + 1):

@@ -135,6 +135,7 @@ class Words:
         """Return accumulators like these, without groups."""
         words = copy(self)
         words._program = self._program.copy()
+        words._program[:, [Field.STATE, Field.SEEN]] = 0
         words._values = [values[:0] for values in self._values]
         words._seen = {column: seen[:0] for column, seen in self._seen.items()}
         words._counts_shared = dict(self._counts_to_share)

@@ -270,11 +270,12 @@ def test_a_range_is_given_up_after_some_panes_with_too_much_room(
     monkeypatch.setattr(key_range, "_LITTLE_ROOM", 64)
     panes = int_panes()
     add(panes, [ints(0, np.arange(1000))])
+    few = [1, 2] * 125
     for pane in (1, 2, 3):
-        assert add(panes, [ints(pane, [1, 2])]) == [[0, 1]]
+        assert add(panes, [ints(pane, few)]) == [list(range(250))]
         assert len(dealt_groups(panes, pane, 1)) == (1000 if pane == 1 else 2)
     assert len(dealt_groups(panes, LIMIT, 1)) == 2
-    assert add(panes, [ints(4, [1, 2])]) == [[]]
+    assert add(panes, [ints(4, few)]) == [[]]
 
 
 @pytest.mark.parametrize("n_keys", [1 << 15, 1 << 18])

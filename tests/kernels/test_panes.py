@@ -17,7 +17,14 @@ from hypothesis import strategies as st
 from millstream.engine.state.word_states import IDENTITY, STATE_DTYPE
 from millstream.kernels import panes as kernels
 from millstream.kernels.aggregation import Opcode
-from millstream.kernels.panes import combine_panes, deal_groups, fill_words
+from millstream.kernels.panes import (
+    add_pane,
+    add_pane_shortly,
+    are_same_words,
+    combine_panes,
+    deal_groups,
+    fill_words,
+)
 
 I64 = npt.NDArray[np.int64]
 U32 = npt.NDArray[np.uint32]
@@ -227,6 +234,53 @@ def test_accumulators_of_all_opcodes_at_once_over_many_keys(sizes: list[int]) ->
         assert_same(sums[index], expected)
     assert n_present == np.count_nonzero(sums[-1])
     assert [[column.tobytes() for column in of_pane] for of_pane in states] == before
+
+
+@pytest.mark.parametrize("add", [add_pane, add_pane_shortly])
+@settings(max_examples=150)
+@given(data=st.data())
+def test_the_first_keys_of_a_pane_are_added_to(
+    add: Callable[..., None], data: st.DataObject
+) -> None:
+    opcodes = data.draw(st.lists(st.sampled_from(list(Opcode)), max_size=4))
+    n_keys, n_more = data.draw(st.integers(0, 9)), data.draw(st.integers(0, 3))
+    panes: list[list[npt.NDArray[Any]]] = [[], []]
+    for opcode in opcodes:
+        dtype = STATE_DTYPE[opcode]
+        values = st.sampled_from(EDGES[dtype.type]) | hnp.from_dtype(dtype)
+        if dtype == np.float64:
+            values = values.map(lambda value: value + 0.0)
+        for pane in panes:
+            pane.append(data.draw(hnp.arrays(dtype, n_keys + n_more, elements=values)))
+    words, sums = panes
+    none = np.zeros(n_keys, np.bool_)
+    expected = [
+        np.append(
+            combined_by_definition(opcode, [was[:n_keys], more[:n_keys]], [none, none]),
+            was[n_keys:],
+        )
+        for opcode, was, more in zip(opcodes, sums, words, strict=True)
+    ]
+    before = [column.tobytes() for column in words]
+    add(np.array(opcodes, np.int64), addresses(words), addresses(sums), n_keys)
+    for column, wanted in zip(sums, expected, strict=True):
+        assert_same(column, wanted)
+    assert [column.tobytes() for column in words] == before
+
+
+@given(data=st.data())
+def test_words_are_the_same_if_each_is(data: st.DataObject) -> None:
+    shape = data.draw(st.integers(0, 3)), data.draw(st.integers(0, 9))
+    # Views of larger arrays, as tables of keys have them, which differ elsewhere.
+    words = np.full((shape[0], shape[1] + 2), 1)[:, : shape[1]]
+    others = np.full((shape[0], shape[1] + 5), 2)[:, : shape[1]]
+    words[:] = others[:] = data.draw(hnp.arrays(np.int64, shape))
+    words.setflags(write=False)
+    assert are_same_words(words, others)
+    if others.size > 0:
+        at = data.draw(st.integers(0, shape[0] - 1)), data.draw(st.integers(0, shape[1] - 1))
+        others[at] ^= 1 << data.draw(st.integers(0, 62))
+        assert not are_same_words(words, others)
 
 
 @pytest.mark.parametrize(

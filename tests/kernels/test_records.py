@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from millstream.engine.state import record_layout
+from millstream.engine.state.word_states import IDENTITY, STATE_DTYPE
 from millstream.kernels import records as kernels
-from millstream.kernels.aggregation import ValueKind
+from millstream.kernels.aggregation import Opcode, ValueKind
 from millstream.kernels.records import (
     RecordForm,
     add_rows,
@@ -164,6 +166,28 @@ def test_rows_are_added_to_the_records_of_their_keys(data: st.DataObject) -> Non
                 assert column.row(key) == by_definition(column.form, found)
 
 
+@pytest.mark.parametrize(("form", "kind"), COLUMNS, ids=lambda member: member.name)
+def test_records_have_all_there_is_to_values_of_a_kind(form: RecordForm, kind: ValueKind) -> None:
+    rng, n_keys, n_rows = np.random.default_rng(9), 40, 200
+    dtype = np.dtype(KINDS[kind])
+    edges: list[Any] = [math.nan, math.inf, -math.inf, -0.0, 0.0, 1.5, -2.25]
+    if dtype.kind != "f":
+        info = np.iinfo(dtype)
+        edges = [info.min, info.min + 1, 0, 1, info.max // 2 + 1, info.max - 1, info.max]
+    keys = rng.integers(0, n_keys, n_rows)
+    values = rng.choice(np.array(edges, dtype), n_rows)
+    # Keys of one value each, mostly, as zeros are of one sign.
+    values = np.where(keys < 20, np.array(edges * 3, dtype)[keys % 20], values)
+    column = Column(form, kind, n_keys)
+    program = [(address(values), kind, address(column.records), form)]
+    places = np.array([(address(keys), n_rows)], np.int64)
+    strays = np.empty((0, 2), np.int64)
+    assert add_rows(places, np.array([program], np.int64), 0, n_keys, strays) == (1, 0, 0)
+    for key in range(n_keys):
+        with np.errstate(invalid="ignore", over="ignore"):
+            assert column.row(key) == by_definition(form, values[keys == key].tolist())
+
+
 def test_blocks_follow_each_other_and_strays_may_be_anywhere() -> None:
     rng = np.random.default_rng(3)
     keys = rng.integers(0, 50, 5000)
@@ -222,25 +246,28 @@ def test_a_sample_is_of_all_parts_at_even_distances(sizes: list[int], n_most: in
     assert (sample[n_taken:] == UNTOUCHED).all()
 
 
-@settings(max_examples=150, deadline=None)
-@given(data=st.data())
-def test_groups_are_dealt_out_by_partition(data: st.DataObject) -> None:
-    n_keys, n_partitions = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 4))
-    forms = data.draw(st.lists(st.sampled_from(list(RecordForm)), min_size=1, max_size=2))
+def check_dealt(
+    forms: Sequence[RecordForm],
+    counts: I64,
+    owners: I64,
+    n_partitions: int,
+    *,
+    share: int,
+    clears: bool,
+) -> None:
+    """Deal records of these keys out, and hold the groups against a definition."""
+    n_keys = len(counts)
     columns = [Column(form, ValueKind.I64, n_keys) for form in forms]
-    counts = data.draw(hnp.arrays(np.int64, n_keys, elements=st.integers(0, 2)))
     for number, column in enumerate(columns):
         width = N_WORDS[column.form]
         column.records[::width] = counts
         for word in range(1, width):
-            column.records[word::width] = 100 * number + 10 * word + np.arange(n_keys)
+            column.records[word::width] = 10_000 * (10 * number + word) + np.arange(n_keys)
     before = [column.records.copy() for column in columns]
-    owners = data.draw(hnp.arrays(np.int64, n_keys, elements=st.integers(0, n_partitions - 1)))
     order = np.argsort(owners, kind="stable").astype(np.uint32)
     n_of = np.bincount(owners, minlength=n_partitions)
     offsets = np.concatenate([[0], np.cumsum(n_of)]).astype(np.int64)
     states = [(c, w) for c, column in enumerate(columns) for w in range(N_WORDS[column.form])]
-    share, clears = data.draw(st.sampled_from([0, 1, 2, 4])), data.draw(st.booleans())
     chosen = np.empty(n_keys, np.uint32)
     dealt = np.full((1 + len(states), n_keys), UNTOUCHED, np.int64)
     table = [(address(column.records), column.form, N_WORDS[column.form]) for column in columns]
@@ -254,22 +281,46 @@ def test_groups_are_dealt_out_by_partition(data: st.DataObject) -> None:
     groups = range(n_used) if takes_all else present
     expected = [[key for key in groups if owners[key] == p] for p in range(n_partitions)]
     assert n_present == len(present)
+    assert offsets[0] == 0
     assert np.diff(offsets).tolist() == [len(keys) for keys in expected]
     in_order = [key for keys in expected for key in keys]
     n_groups = len(in_order)
     assert dealt[0, :n_groups].tolist() == [7 + key for key in in_order]
-    for row, (column, word) in enumerate(states, 1):
-        words = before[column][word :: N_WORDS[columns[column].form]]
+    for row, (number, word) in enumerate(states, 1):
+        words = before[number][word :: N_WORDS[columns[number].form]]
         assert dealt[row, :n_groups].tolist() == words[in_order].tolist()
     assert (dealt[:, n_groups:] == UNTOUCHED).all()
-    if clears:
-        # Also the next pane begins with nothing.
-        assert all(
-            (column.records.reshape(n_keys, -1)[present, 0] == 0).all() for column in columns
-        )
-        for column in columns:
-            empty = by_definition(column.form, [])
+    for column, was in zip(columns, before, strict=True):
+        empty = by_definition(column.form, [])
+        if clears:
+            # The next pane begins with nothing.
             assert all(column.row(key) == empty for key in present)
+        else:
+            assert column.records.tolist() == was.tolist()
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_groups_are_dealt_out_by_partition(data: st.DataObject) -> None:
+    n_keys, n_partitions = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 4))
+    check_dealt(
+        data.draw(st.lists(st.sampled_from(list(RecordForm)), min_size=1, max_size=2)),
+        data.draw(hnp.arrays(np.int64, n_keys, elements=st.integers(0, 2))),
+        data.draw(hnp.arrays(np.int64, n_keys, elements=st.integers(0, n_partitions - 1))),
+        n_partitions,
+        share=data.draw(st.sampled_from([0, 1, 2, 4])),
+        clears=data.draw(st.booleans()),
+    )
+
+
+@pytest.mark.parametrize("n_keys", [127, 128, 129, 1000])
+@pytest.mark.parametrize("share_absent", [0.0, 0.1, 0.5])
+def test_groups_of_many_keys_are_dealt_out_in_blocks(n_keys: int, share_absent: float) -> None:
+    rng = np.random.default_rng(n_keys)
+    counts = (rng.random(n_keys) >= share_absent).astype(np.int64)
+    owners = rng.integers(0, 3, n_keys)
+    for clears in (False, True):
+        check_dealt(list(RecordForm), counts, owners, 3, share=8, clears=clears)
 
 
 def test_records_are_cleared_from_one_to_another() -> None:
@@ -286,3 +337,17 @@ def test_records_are_cleared_from_one_to_another() -> None:
 @pytest.mark.parametrize("kind", [kind for kind in ValueKind if kind <= ValueKind.F32])
 def test_kinds_are_numbered_as_elsewhere(kind: ValueKind) -> None:
     assert getattr(kernels, f"_{kind.name}") == kind
+
+
+def test_records_are_as_wide_as_layouts_say() -> None:
+    assert record_layout._N_WORDS == N_WORDS
+
+
+@pytest.mark.parametrize("opcode", list(record_layout._WORDS), ids=lambda opcode: opcode.name)
+def test_records_without_rows_hold_what_accumulators_hold_at_first(opcode: Opcode) -> None:
+    # Keys without rows are dealt out too, and added up with others.
+    takes_doubles, word = record_layout._WORDS[opcode]
+    records = np.full(4, UNTOUCHED, np.int64)
+    clear_records(RecordForm.DOUBLES if takes_doubles else RecordForm.WORDS, records, 0, 1)
+    (state,) = records[word : word + 1].view(STATE_DTYPE[opcode])
+    np.testing.assert_equal(state, IDENTITY[opcode])
