@@ -99,7 +99,7 @@ def test_threads_cut_from_chunks_of_their_own() -> None:
 
 def test_results_are_free_as_soon_as_their_table_is_gone() -> None:
     # What the last step computed may be kept for as long as the job.
-    n_rows = 64 * N_ROWS
+    n_rows = 256 * N_ROWS
     table = pa.table({"k": np.arange(n_rows) % 7, "v": np.arange(float(n_rows))})
     session = ms.Session(partitions=2)
     session.create_stream("t", table.schema)
