@@ -123,6 +123,9 @@ class RecordPanes:
         is_due = self._range.is_due(sum(part.n_rows for part in parts))
         if self._is_leaving or not is_due:
             return None
+        # Asked before texts are looked up, which whoever takes these rows does again.
+        if self._range.n_keys > 0 and not self._have_panes(parts):
+            return None
         self._room.clear()
         words = [place for part in parts if (place := self._words(part.keys)) is not None]
         if len(words) < len(parts):
@@ -130,9 +133,7 @@ class RecordPanes:
             return None
         at = [(where, part.n_rows) for (where, _), part in zip(words, parts, strict=True)]
         keys = np.array(at, np.int64)
-        if self._range.n_keys == 0 and not self._range.begin(keys):
-            return None
-        if not self._have_panes(parts):
+        if self._range.n_keys == 0 and not (self._range.begin(keys) and self._have_panes(parts)):
             return None
         panes = [self._panes[part.pane] for part in parts]
         return self._add(keys, places, panes)
