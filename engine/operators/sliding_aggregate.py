@@ -85,7 +85,8 @@ class SlidingAggregate:
             return
         specs = words_of(self._calls)
         assert specs is not None, "state that is words on both sides"
-        groups = groups.present()
+        # They stay, and what they lie in may be much larger.
+        groups = groups.present().copied()
         keys, states = groups.arrays(self._key_types, specs)
         self._runs.add_run(groups.pane, keys, states, groups.n_groups)
 

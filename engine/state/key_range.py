@@ -87,7 +87,7 @@ class KeyRange:
         """Say whether so many rows are enough for new panes to begin with."""
         return self.n_keys * n_panes <= max(_LITTLE_ROOM, _SPARSE * n_rows)
 
-    def is_good(self) -> None:
+    def confirm(self) -> None:
         """Note that the range was worth its room."""
         self._try_rows = _TRY_ROWS_LEAST
 

@@ -55,6 +55,10 @@ class PaneWords(NamedTuple):
         counts = self.words[self.rows]
         return PaneWords(self.pane, np.compress(counts != 0, self.words, axis=1))
 
+    def copied(self) -> PaneWords:
+        """Return the groups in memory of their own."""
+        return self._replace(words=self.words.copy())
+
     def keys(self, n_states: int) -> I64:
         """View the words of keys: int64[n_key_words, n_groups]."""
         return self.words[: len(self.words) - n_states]

@@ -7,7 +7,7 @@ grows where that takes no more room than rows have been seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -124,7 +124,7 @@ class RecordPanes:
         if self._is_leaving or not is_due:
             return None
         # Asked before texts are looked up, which whoever takes these rows does again.
-        if self._range.n_keys > 0 and not self._have_panes(parts):
+        if self._range.n_keys > 0 and not self._make_panes(parts):
             return None
         self._room.clear()
         words = [place for part in parts if (place := self._words(part.keys)) is not None]
@@ -133,7 +133,7 @@ class RecordPanes:
             return None
         at = [(where, part.n_rows) for (where, _), part in zip(words, parts, strict=True)]
         keys = np.array(at, np.int64)
-        if self._range.n_keys == 0 and not (self._range.begin(keys) and self._have_panes(parts)):
+        if self._range.n_keys == 0 and not (self._range.begin(keys) and self._make_panes(parts)):
             return None
         panes = [self._panes[part.pane] for part in parts]
         return self._add(keys, places, panes)
@@ -141,7 +141,7 @@ class RecordPanes:
     def close(self, limit: int) -> list[PaneGroups]:
         """Give away the groups of all panes below a limit, in the order of the panes."""
         closed = []
-        for dealt in self._deal(limit, _Owners(1), absent_share=0):
+        for dealt in self._deal(limit, _Owners(1), absent_share=0, room=_own_room):
             (groups,) = dealt.parts
             keys = self._column.decode([groups.words[0]], None)
             states = self._layout.arrays(groups.words[1:])
@@ -160,7 +160,7 @@ class RecordPanes:
         if self._owners.n_partitions != n_partitions:
             self._owners = _Owners(n_partitions)
         absent_share = 0 if self._layout.rows is None else _ABSENT_SHARE
-        dealt = list(self._deal(limit, self._owners, absent_share))
+        dealt = list(self._deal(limit, self._owners, absent_share, new_columns))
         self._begin_anew()
         return dealt
 
@@ -171,8 +171,8 @@ class RecordPanes:
         (words,), is_null = self._column.encode(keys, self._room)
         return None if is_null is not None else (words.ctypes.data, words)
 
-    def _has_grown(self, keys: I64) -> bool:
-        """Let the range grow by some keys, and all panes with it."""
+    def _grow(self, keys: I64) -> bool:
+        """Let the range grow by some keys, and all panes with it; return False if it does not."""
         base, n_keys = self._range.base, self._range.n_keys
         if not self._range.grow(keys):
             return False
@@ -204,7 +204,7 @@ class RecordPanes:
         left: list[I64] = []
         while len(strays) + len(rest) > 0:
             runs = np.concatenate([strays, rest])
-            if not self._has_grown(_keys_of(runs, keys)):
+            if not self._grow(_keys_of(runs, keys)):
                 left.append(strays)
                 n_left = sum(map(len, left))
                 if are_too_many(n_left, n_rows - int(rest[:, 2].sum())):
@@ -240,22 +240,21 @@ class RecordPanes:
         rest[:1, 2] -= row
         return found, rest
 
-    def _have_panes(self, parts: Sequence[KeyRows]) -> bool:
-        """Make sure that there are the panes of some rows, unless they would have too much room."""
+    def _make_panes(self, parts: Sequence[KeyRows]) -> bool:
+        """Make the panes of some rows; return False if they would have too much room."""
         new = dict.fromkeys(part.pane for part in parts if part.pane not in self._panes)
         n_rows = sum(part.n_rows for part in parts if part.pane in new)
-        return self._range.suits(n_rows, len(new)) and all(map(self._has_pane, new))
+        return self._range.suits(n_rows, len(new)) and all(map(self._make_pane, new))
 
-    def _has_pane(self, number: int) -> bool:
-        if number not in self._panes:
-            if self._panes:
-                # However long panes wait for their end: not one more if they have too much room.
-                latest = next(reversed(self._panes.values()))
-                self._look_at(latest, latest.n_groups())
-            if self._is_leaving:
-                return False
-            pane = self._free.pop() if self._free else _Pane(self._layout, self._range.n_keys)
-            self._panes[number] = pane
+    def _make_pane(self, number: int) -> bool:
+        if self._panes:
+            # However long panes wait for their end: not one more if they have too much room.
+            latest = next(reversed(self._panes.values()))
+            self._look_at(latest, latest.n_groups())
+        if self._is_leaving:
+            return False
+        pane = self._free.pop() if self._free else _Pane(self._layout, self._range.n_keys)
+        self._panes[number] = pane
         return True
 
     def _look_at(self, pane: _Pane, n_groups: int) -> None:
@@ -266,21 +265,23 @@ class RecordPanes:
         pane.is_looked_at = True
         if not self._range.is_sparse(n_groups, len(self._panes) + 1):
             self._n_sparse = 0
-            self._range.is_good()
+            self._range.confirm()
             return
         # A single one may have been cut short, because its other rows went elsewhere.
         self._n_sparse += 1
         if self._n_sparse >= _SPARSE_PANES_MAX or self._range.n_keys > _SPARSE_KEYS_MAX:
             self._is_leaving = True
 
-    def _deal(self, limit: int, owners: _Owners, absent_share: int) -> Iterator[DealtPane]:
+    def _deal(
+        self, limit: int, owners: _Owners, absent_share: int, room: Callable[[int, int], I64]
+    ) -> Iterator[DealtPane]:
         states = self._layout.states
         for number in sorted(number for number in self._panes if number < limit):
             pane = self._panes.pop(number)
             order, starts = owners.of(self._column, self._range.base, self._range.n_keys)
             offsets = starts.copy()
             chosen = np.empty(self._range.n_keys, np.uint32)
-            dealt = new_columns(1 + len(states), self._range.n_keys)
+            dealt = room(1 + len(states), self._range.n_keys)
             is_kept = len(self._free) < _FREE_MAX and pane.nbytes <= _FREE_BYTES_MAX
             n_groups = deal_records(
                 pane.columns,
@@ -378,6 +379,11 @@ class _Owners:
                 place_rows(hashes, self.n_partitions, self._offsets, places)
                 self._order[places] = np.arange(n_keys, dtype=np.uint32)
         return self._order, self._offsets
+
+
+def _own_room(n_columns: int, n_rows: int) -> I64:
+    """Do what :func:`new_columns` does, for what may stay for long."""
+    return np.empty((n_columns, n_rows), np.int64)
 
 
 def _records(form: int, width: int, n_keys: int) -> I64:

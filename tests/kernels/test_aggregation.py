@@ -21,22 +21,11 @@ from millstream.kernels.aggregation import (
     ValueKind,
     accumulate,
 )
+from tests.kernels.value_types import DTYPES
 
 N_GROUPS = 5
 INT64 = np.iinfo(np.int64)
 
-DTYPES: dict[ValueKind, type[np.generic]] = {
-    ValueKind.I8: np.int8,
-    ValueKind.I16: np.int16,
-    ValueKind.I32: np.int32,
-    ValueKind.I64: np.int64,
-    ValueKind.U8: np.uint8,
-    ValueKind.U16: np.uint16,
-    ValueKind.U32: np.uint32,
-    ValueKind.U64: np.uint64,
-    ValueKind.F32: np.float32,
-    ValueKind.F64: np.float64,
-}
 SIGNED = [ValueKind.I8, ValueKind.I16, ValueKind.I32, ValueKind.I64]
 UNSIGNED = [ValueKind.U8, ValueKind.U16, ValueKind.U32, ValueKind.U64]
 FLOATS = [ValueKind.F32, ValueKind.F64]

@@ -26,6 +26,7 @@ from millstream.kernels.records import (
     find_range,
     sample_keys,
 )
+from tests.kernels.value_types import DTYPES
 
 I64 = npt.NDArray[np.int64]
 
@@ -33,19 +34,7 @@ INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 # What a kernel has to overwrite, or to leave alone.
 UNTOUCHED = -(2**40) + 17
 
-KINDS: dict[ValueKind, type[np.generic]] = {
-    ValueKind.I8: np.int8,
-    ValueKind.I16: np.int16,
-    ValueKind.I32: np.int32,
-    ValueKind.I64: np.int64,
-    ValueKind.U8: np.uint8,
-    ValueKind.U16: np.uint16,
-    ValueKind.U32: np.uint32,
-    ValueKind.U64: np.uint64,
-    ValueKind.F32: np.float32,
-    ValueKind.F64: np.float64,
-}
-INTEGERS = [kind for kind, dtype in KINDS.items() if issubclass(dtype, np.integer)]
+INTEGERS = [kind for kind, dtype in DTYPES.items() if issubclass(dtype, np.integer)]
 N_WORDS = {
     RecordForm.ROWS: 1,
     RecordForm.WORD_SUMS: 2,
@@ -55,7 +44,7 @@ N_WORDS = {
 }
 DOUBLES = (RecordForm.DOUBLE_SUMS, RecordForm.DOUBLES)
 COLUMNS = [(RecordForm.ROWS, ValueKind.I8)]
-COLUMNS += [(form, kind) for form in DOUBLES for kind in KINDS]
+COLUMNS += [(form, kind) for form in DOUBLES for kind in DTYPES]
 # Extremes of unsigned words have no form; of the narrower ones they are signed words.
 COLUMNS += [(RecordForm.WORD_SUMS, kind) for kind in INTEGERS]
 COLUMNS += [(RecordForm.WORDS, kind) for kind in INTEGERS if kind != ValueKind.U64]
@@ -106,7 +95,7 @@ def by_definition(form: RecordForm, values: Sequence[Any]) -> list[Any]:
 
 @st.composite
 def values_of(draw: st.DrawFn, kind: ValueKind, n_rows: int) -> npt.NDArray[Any]:
-    dtype = np.dtype(KINDS[kind])
+    dtype = np.dtype(DTYPES[kind])
     elements: st.SearchStrategy[Any] | None = None
     if dtype.kind == "f":
         # Sums in one order are the same to the last bit.
@@ -169,7 +158,7 @@ def test_rows_are_added_to_the_records_of_their_keys(data: st.DataObject) -> Non
 @pytest.mark.parametrize(("form", "kind"), COLUMNS, ids=lambda member: member.name)
 def test_records_have_all_there_is_to_values_of_a_kind(form: RecordForm, kind: ValueKind) -> None:
     rng, n_keys, n_rows = np.random.default_rng(9), 40, 200
-    dtype = np.dtype(KINDS[kind])
+    dtype = np.dtype(DTYPES[kind])
     edges: list[Any] = [math.nan, math.inf, -math.inf, -0.0, 0.0, 1.5, -2.25]
     if dtype.kind != "f":
         info = np.iinfo(dtype)

@@ -1,0 +1,153 @@
+"""Queries whose keys lie close to each other, or not: one answer, with records and without."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import millstream as ms
+from millstream.engine.operators.dense_groups import DenseGroups
+from millstream.engine.state.dense_panes import DensePanes
+from millstream.engine.state.pane_words import PaneWords
+from millstream.engine.state.record_panes import KeyRows, RecordPanes
+
+SQL = "SELECT k, count(*) AS n, sum(v) AS s, min(v) AS a, max(v) AS b FROM t GROUP BY k"
+WINDOWS = {
+    "all": "",
+    "tumble": " WINDOW TUMBLING(ts, INTERVAL '1' SECOND)",
+    "hop": " WINDOW SLIDING(ts, INTERVAL '2' SECOND, INTERVAL '1' SECOND)",
+}
+
+
+def keys_with(kind: str, n_rows: int, rng: np.random.Generator) -> np.ndarray:
+    keys = rng.integers(0, 200, n_rows)
+    if kind == "outliers":
+        keys[rng.random(n_rows) < 0.01] = rng.choice([-1, 10**12, -(2**63), 2**63 - 1])
+    elif kind == "growing":
+        keys += np.arange(n_rows) // 20
+    elif kind == "sparse":
+        keys *= 10**9
+    elif kind == "turning sparse":
+        keys[n_rows // 2 :] *= 10**9
+    return keys
+
+
+# With a filter rows come as batches that DataFusion made.
+@pytest.mark.parametrize("where", ["", " WHERE v <> 3"])
+@pytest.mark.parametrize("partitions", [1, 2, 3])
+@pytest.mark.parametrize("window", list(WINDOWS))
+@pytest.mark.parametrize("kind", ["close", "outliers", "growing", "sparse", "turning sparse"])
+def test_queries_have_one_answer_whatever_their_keys(
+    kind, window, partitions, where, monkeypatch
+) -> None:
+    n_rows, n_added, n_calls = 20_000, 0, 0
+    rng = np.random.default_rng(5)
+    times = np.arange(n_rows) * 300
+    if window != "all":
+        # Some rows are out of order, and a few late.
+        times = np.maximum(times - (rng.random(n_rows) < 0.01) * rng.integers(0, 900_000), 0)
+    table = pa.table(
+        {
+            "ts": times.astype("datetime64[us]"),
+            "k": keys_with(kind, n_rows, rng),
+            "v": rng.integers(-1000, 1000, n_rows).astype(np.int32),
+        }
+    )
+    take = RecordPanes.add
+
+    def spied(panes: RecordPanes, parts: Sequence[KeyRows], places: Any) -> Any:
+        nonlocal n_added, n_calls
+        n_calls += 1
+        if n_calls % refused == 0:
+            # Some keys get groups here and there.
+            return None
+        left = take(panes, parts, places)
+        if left is not None:
+            n_added += sum(part.n_rows for part in parts) - sum(map(len, left))
+        return left
+
+    monkeypatch.setattr(RecordPanes, "add", spied)
+
+    def rows_of(n_partitions: int, batch_rows: int) -> list[tuple[Any, ...]]:
+        session = ms.Session(partitions=n_partitions)
+        session.create_stream("t", table.schema, event_time="ts", max_out_of_orderness="500 ms")
+        select = SQL if window == "all" else SQL.replace("SELECT k", "SELECT window_end, k")
+        select = select.replace(" GROUP", f"{where} GROUP")
+        query = session.sql(select + WINDOWS[window] + " EMIT FINAL")
+        out: list[pa.RecordBatch] = []
+        with query.start(out.append) as job:
+            for batch in table.to_batches(max_chunksize=batch_rows):
+                job.push("t", batch)
+                # What waits would be taken together.
+                job._runtime.ask(lambda operators: None, list(range(n_partitions)), 5.0)
+        result = pa.Table.from_batches(out, query.schema)
+        rows = zip(*(column.to_pylist() for column in result.columns), strict=True)
+        return sorted(rows)
+
+    refused = 10**6
+    got, n_by_records = rows_of(partitions, 3000), n_added
+    # In one piece, and in small ones of which every other is refused.
+    others = [rows_of(partitions, n_rows)]
+    refused = 2
+    others.append(rows_of(partitions, 500))
+    monkeypatch.setattr(DensePanes, "takes_rows", property(lambda panes: False))
+    others.append(rows_of(partitions, 5000))
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordPanes, "for_keys", classmethod(lambda *_: None))
+        expected = rows_of(1, 3000)
+    assert got == expected
+    assert others == [expected] * 3
+    if kind != "turning sparse":
+        uses_records = window == "all" or partitions > 1
+        assert (n_by_records > n_rows // 2) == (uses_records and kind != "sparse")
+
+
+@pytest.mark.parametrize("kind", ["close", "outliers", "growing"])
+def test_changes_go_through_records_too(kind) -> None:
+    keys = keys_with(kind, 5000, np.random.default_rng(6))
+    values = np.arange(5000.0)
+    table = pa.table({"k": keys, "v": values})
+    session = ms.Session(partitions=2)
+    session.create_stream("t", table.schema)
+    result = session.sql(f"{SQL} EMIT CHANGES").run({"t": table}, batch_rows=500)
+    last = {row["k"]: row for row in result.to_pylist() if row["_op"] in ("+I", "+U")}
+    for key in np.unique(keys).tolist():
+        mine = values[keys == key]
+        row = last.pop(key)
+        assert row["n"] == len(mine)
+        assert math.isclose(row["s"], mine.sum())
+        assert (row["a"], row["b"]) == (mine.min(), mine.max())
+    assert not last
+
+
+@pytest.mark.parametrize("is_dense", [True, False])
+def test_panes_that_stay_are_in_memory_of_their_own(is_dense, monkeypatch) -> None:
+    times = (np.arange(5000) * 1000).astype("datetime64[us]")
+    table = pa.table({"ts": times, "k": np.arange(5000) % 50, "v": np.arange(5000)})
+    session = ms.Session(partitions=2)
+    session.create_stream("t", table.schema, event_time="ts")
+    query = session.sql(SQL + WINDOWS["hop"])
+    order = [(name, "ascending") for name in query.schema.names]
+    expected = query.run({"t": table}).sort_by(order)
+    settle = DenseGroups.settle
+    taken: list[PaneWords] = []
+
+    def add(groups: DenseGroups, words: PaneWords) -> bool:
+        taken.append(words)
+        return is_dense and add_before(groups, words)
+
+    def settle_and_overwrite(groups: DenseGroups) -> None:
+        settle(groups)
+        for words in taken:
+            words.words.fill(-1)
+
+    add_before = DenseGroups.add
+    monkeypatch.setattr(DenseGroups, "add", add)
+    monkeypatch.setattr(DenseGroups, "settle", settle_and_overwrite)
+    assert query.run({"t": table}).sort_by(order).equals(expected)
+    assert taken
