@@ -17,11 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import pyarrow as pa
 
 from millstream.engine.operators.base import GroupsCollector
-from millstream.engine.pipeline import Link, step_of
+from millstream.engine.pipeline import Link, StepsLink, step_of
 from millstream.engine.routing import split
 from millstream.engine.state.dense_panes import DensePanes
 from millstream.engine.state.pane_words import PaneWords
@@ -32,6 +33,8 @@ __all__ = ["Mail", "Receiver", "Sender"]
 
 # Rows for one receiver that are worth a message of their own.
 _EARLY_ROWS = 1 << 13
+# Steps that are processed at once if they wait. More would only hold up the first of them.
+_STEPS_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,7 @@ class Receiver:
         self._mail = mail
         self._downstream = downstream
         self._groups_taker = downstream if isinstance(downstream, GroupsCollector) else None
+        self._steps_taker = downstream if isinstance(downstream, StepsLink) else None
         self._next_step = 0
         self._arrived: dict[int, list[Contribution]] = {}
         self._early: dict[int, list[Contribution]] = {}
@@ -166,11 +170,60 @@ class Receiver:
             self._early.setdefault(contribution.early_for, []).append(contribution)
             self._process_early()
             return
+        self._arrive(contribution)
+        self._process_complete()
+
+    def take_all(self, contributions: Sequence[Contribution]) -> None:
+        """Take in several contributions, before any step is processed."""
+        for contribution in contributions:
+            if contribution.early_for is None:
+                self._arrive(contribution)
+            else:
+                self.take(contribution)
+        self._process_complete()
+
+    @cached_property
+    def takes_steps(self) -> bool:
+        """Whether steps that wait can be processed at once."""
+        return self._steps_taker is not None and self._steps_taker.takes_steps
+
+    def _arrive(self, contribution: Contribution) -> None:
         number = step_of(contribution.item).number
         self._arrived.setdefault(number, []).append(contribution)
+
+    def _process_complete(self) -> None:
         while self._is_complete(self._next_step):
-            self._process(self._arrived.pop(self._next_step))
-            self._process_early()
+            steps = self._steps_alike() if self.takes_steps else []
+            if len(steps) > 1:
+                self._process_steps(steps)
+            else:
+                self._process(self._arrived.pop(self._next_step))
+                self._process_early()
+
+    def _steps_alike(self) -> list[list[pa.RecordBatch | PaneWords]]:
+        """Return the parts of the next steps, as far as these can be processed at once."""
+        steps: list[list[pa.RecordBatch | PaneWords]] = []
+        kind: type | None = None
+        while len(steps) < _STEPS_MAX and self._is_complete(self._next_step + len(steps)):
+            contributions = self._arrived[self._next_step + len(steps)]
+            parts = [part for c in contributions for part in c.batches if _has_rows(part)]
+            if step_of(contributions[0].item).is_final or len(parts) > 1:
+                break
+            if parts and kind is not None and type(parts[0]) is not kind:
+                break
+            kind = type(parts[0]) if parts else kind
+            steps.append(parts)
+        return steps
+
+    def _process_steps(self, steps: Sequence[Sequence[pa.RecordBatch | PaneWords]]) -> None:
+        assert self._steps_taker is not None, "asked for before"
+        self._at_hand.item = self._arrived[self._next_step][0].item
+        self._steps_taker.emit_steps(steps)
+        for _ in steps:
+            item = self._arrived.pop(self._next_step)[0].item
+            self._next_step += 1
+            self._at_hand.item = item
+            self._downstream.end_step(item)
 
     def _is_complete(self, number: int) -> bool:
         contributions = self._arrived.get(number)
@@ -203,3 +256,7 @@ class Receiver:
                 self._groups_taker.emit_groups([batch])
             else:
                 self._downstream.emit(batch)
+
+
+def _has_rows(part: pa.RecordBatch | PaneWords) -> bool:
+    return (part.n_groups if isinstance(part, PaneWords) else part.num_rows) > 0

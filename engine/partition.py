@@ -6,16 +6,17 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from queue import Empty, SimpleQueue
-from typing import Any, Protocol, TypeAlias, TypeVar
+from queue import SimpleQueue
+from typing import Any, Protocol, TypeAlias, TypeGuard, TypeVar
 
 import pyarrow as pa
 
 from millstream.engine.datafusion import TransformFailed
 from millstream.engine.exchange import Receiver
 from millstream.engine.latency import Latencies
+from millstream.engine.mailbox import Mailbox
 from millstream.engine.operators.base import Counters, Operator
-from millstream.engine.pipeline import Link, RowsLink
+from millstream.engine.pipeline import Link, RowsLink, StepsLink
 from millstream.engine.sinks import Sink
 from millstream.engine.source_rows import SourceRows
 from millstream.engine.step import AtHand, Contribution, SourceItem
@@ -50,6 +51,14 @@ class SourceLink:
         """The first link, if it takes rows as they are in a micro-batch."""
         link = self.downstream
         return link if isinstance(link, RowsLink) and link.takes_rows else None
+
+    @cached_property
+    def steps_taker(self) -> StepsLink | None:
+        """The first link, if it takes rows of several steps as they are in micro-batches."""
+        link = self.downstream
+        if self.taker is None or not isinstance(link, StepsLink):
+            return None
+        return link if link.takes_steps else None
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -187,12 +196,11 @@ class Partition:
         self._rows_posted = 0
         self._bytes_posted = 0
         self._outputs: list[Sink | SideOutput] = [sink, *side_outputs]
-        self._inbox: SimpleQueue[Message] = SimpleQueue()
+        self._mailbox: Mailbox[Message] = Mailbox()
         self._hooks = hooks
         self._is_stopping = False
         self._gathered_max = gathered_max
         self._turn = turn
-        self._held: Message | None = None
         # The interpreter does not wait for daemon threads, so a sink that never returns cannot keep
         # it from exiting.
         self._thread = threading.Thread(target=self._run, name=f"{name}-{index}", daemon=True)
@@ -218,14 +226,14 @@ class Partition:
 
     def post(self, contribution: Contribution) -> None:
         """Put a part of an exchange into the mailbox; never blocks."""
-        self._inbox.put(contribution)
+        self._mailbox.put(contribution)
 
     def post_item(self, item: SourceItem) -> None:
         """Put a micro-batch or a step into the mailbox; never blocks. For one thread at a time."""
         if item.batch is not None and item.owner == self.index:
             self._rows_posted += item.n_rows
             self._bytes_posted += item.n_bytes
-        self._inbox.put(item)
+        self._mailbox.put(item)
 
     def ask(self, ask: Callable[[Sequence[Operator]], T], answers: SimpleQueue[T]) -> None:
         """Let the thread ask its operators something, after all messages before.
@@ -234,17 +242,17 @@ class Partition:
             ask: Is given the operators.
             answers: Takes what it returns.
         """
-        self._inbox.put(_Question(ask, answers))
+        self._mailbox.put(_Question(ask, answers))
 
     def stop(self) -> None:
         """Make the thread leave its loop after the message at hand and abort its sink."""
         self._is_stopping = True
         # A thread that has nothing to do has to be woken.
-        self._inbox.put(_Stop())
+        self._mailbox.put(_Stop())
 
     def close(self) -> None:
         """Make the thread close its sink after all messages before, and end."""
-        self._inbox.put(_Close())
+        self._mailbox.put(_Close())
 
     def join(self, timeout_seconds: float | None) -> bool:
         """Wait for the thread's end and say whether it has ended."""
@@ -268,7 +276,7 @@ class Partition:
                 elif isinstance(message, Contribution):
                     at_hand.item = message.item
                     self._turn.take(message.item)
-                    self.pipelines.receivers[message.exchange].take(message)
+                    self._receive(message)
                 elif isinstance(message, _Question):
                     message.answers.put(message.ask(self.pipelines.operators))
                 elif isinstance(message, _Close):
@@ -287,51 +295,76 @@ class Partition:
                 self._abort_outputs()
 
     def _next(self) -> Message:
-        held, self._held = self._held, None
-        if held is not None:
-            return held
-        if self._inbox.empty():
+        if self._mailbox.is_empty():
             self.sheet.switch(IDLE)
-        return self._inbox.get()
+        return self._mailbox.get()
+
+    def _receive(self, first: Contribution) -> None:
+        """Hand a contribution to its receiver, and with it all that wait if that is quicker."""
+        receiver = self.pipelines.receivers[first.exchange]
+        if not receiver.takes_steps:
+            receiver.take(first)
+            return
+
+        def fits(message: Message) -> TypeGuard[Contribution]:
+            return isinstance(message, Contribution) and message.exchange == first.exchange
+
+        receiver.take_all([first, *self._mailbox.take_among(fits, _is_of_rows)])
 
     def _gather(self, first: SourceItem) -> list[SourceItem]:
-        """Take out of the mailbox what waits and can be processed with an item as one batch."""
-        items = [first]
-        if self._gathered_max is None:
-            return items
-        rows_max, bytes_max = self._gathered_max
+        """Take out of the mailbox what waits and can be processed with an item."""
         sources = [source for source in self.pipelines.sources if source.stream == first.stream]
-        if len(sources) != 1 or not _is_plain(first, sources[0]):
-            return items
-        n_rows, n_bytes = first.n_rows, first.n_bytes
-        while n_rows < rows_max and n_bytes < bytes_max:
-            try:
-                message = self._inbox.get_nowait()
-            except Empty:
-                return items
-            fits = (
+        limits = self._gathered_max
+        if limits is None or len(sources) != 1 or not _is_plain(first, sources[0]):
+            return [first]
+        takes_steps = sources[0].steps_taker is not None and len(self.pipelines.sources) == 1
+        if first.step is not None and not takes_steps:
+            return [first]
+        items, room = [first], _Room(*limits)
+        room.takes(first)
+
+        def fits(message: Message) -> TypeGuard[SourceItem]:
+            return (
                 isinstance(message, SourceItem)
                 and message.stream == first.stream
                 and message.tables is first.tables
-                and n_rows + message.n_rows <= rows_max
-                and n_bytes + message.n_bytes <= bytes_max
+                and (message.step is None) == (first.step is None)
                 and _is_plain(message, sources[0])
+                and room.takes(message)
             )
-            if not fits:
-                self._held = message
-                return items
-            assert isinstance(message, SourceItem)
-            items.append(message)
-            n_rows += message.n_rows
-            n_bytes += message.n_bytes
+
+        items += self._mailbox.take_while(fits)
         return items
 
     def _process_gathered(self, first: SourceItem) -> None:
         items = self._gather(first)
         if len(items) == 1:
             self._process(first)
-        else:
+        elif first.step is None:
             self._process_together(items)
+        else:
+            self._process_steps(items)
+
+    def _process_steps(self, items: list[SourceItem]) -> None:
+        (source,) = self.pipelines.sources
+        assert source.steps_taker is not None, "asked for before"
+        own = [item for item in items if item.owner == self.index]
+        n_rows, n_bytes = sum(item.n_rows for item in own), sum(item.n_bytes for item in own)
+        counters = self.counters
+        counters.rows_in += n_rows
+        counters.batches_in += len(own)
+        counters.bytes_in += n_bytes
+        source.steps_taker.emit_steps(
+            [
+                [source.rows(item)] if item.owner == self.index and item.n_rows > 0 else []
+                for item in items
+            ]
+        )
+        counters.rows_mapped += n_rows
+        counters.bytes_mapped += n_bytes
+        for item in items:
+            self.at_hand.item = item
+            source.downstream.end_step(item)
 
     def _process_together(self, items: list[SourceItem]) -> None:
         (source,) = [s for s in self.pipelines.sources if s.stream == items[0].stream]
@@ -400,8 +433,26 @@ class Partition:
                 self._hooks.failed(error, None, self.index)
 
 
+class _Room:
+    """How many more rows and bytes are processed together."""
+
+    def __init__(self, rows_max: int, bytes_max: int) -> None:
+        self._n_rows, self._n_bytes = rows_max, bytes_max
+
+    def takes(self, item: SourceItem) -> bool:
+        """Say whether there is room for an item, which takes it."""
+        if item.n_rows > self._n_rows or item.n_bytes > self._n_bytes:
+            return False
+        self._n_rows -= item.n_rows
+        self._n_bytes -= item.n_bytes
+        return True
+
+
+def _is_of_rows(message: Message) -> bool:
+    return isinstance(message, SourceItem | Contribution)
+
+
 def _is_plain(item: SourceItem, source: SourceLink) -> bool:
-    """Say whether an item is only rows: it ends no step, and carries nothing of the engine's."""
-    return (
-        item.step is None and item.batch is not None and item.batch.num_columns == source.n_columns
-    )
+    """Say whether an item is rows that carry nothing of the engine's, before the input's end."""
+    is_final = item.step is not None and item.step.is_final
+    return not is_final and item.batch is not None and item.batch.num_columns == source.n_columns

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, TypeAlias, cast, runtime_checkable
+from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 import pyarrow as pa
 
@@ -20,6 +20,7 @@ from millstream.engine.operators.base import (
     Operator,
     TakesGroups,
     TakesRows,
+    TakesSteps,
 )
 from millstream.engine.sinks import BatchInfo, Sink
 from millstream.engine.source_rows import SourceRows
@@ -34,6 +35,7 @@ __all__ = [
     "RowsLink",
     "SinkLink",
     "StepSink",
+    "StepsLink",
     "TableTransformLink",
     "TransformLink",
     "UnionPort",
@@ -65,6 +67,18 @@ class RowsLink(Protocol):
 
     def emit_rows(self, parts: Sequence[SourceRows]) -> None:
         """Take rows of which none is behind the watermark."""
+
+
+@runtime_checkable
+class StepsLink(Protocol):
+    """A link that may take the rows of several steps at once, and then the end of each."""
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether it does."""
+
+    def emit_steps(self, steps: Sequence[Sequence[Any]]) -> None:
+        """Take the rows of steps, in at most one part each, as the operator behind it does."""
 
 
 def step_of(item: SourceItem) -> Step:
@@ -135,6 +149,7 @@ class OperatorLink:
         # Asking for a protocol takes long, so it is done once.
         self._taker = operator if isinstance(operator, TakesRows) else None
         self._groups_taker = operator if isinstance(operator, TakesGroups) else None
+        self._steps_taker = operator if isinstance(operator, TakesSteps) else None
         self._bounds = bounds
         self._downstream = downstream
         self._watermark = NO_WATERMARK
@@ -163,6 +178,15 @@ class OperatorLink:
 
     def share_panes(self, panes: DensePanes) -> bool:
         return self._groups_taker is not None and self._groups_taker.share_panes(panes)
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether :meth:`emit_steps` may be called."""
+        return self._steps_taker is not None and self._steps_taker.takes_steps
+
+    def emit_steps(self, steps: Sequence[Sequence[Any]]) -> None:
+        assert self._steps_taker is not None, "asked for before"
+        self._steps_taker.process_steps(steps, self._downstream)
 
     def end_step(self, item: SourceItem) -> None:
         step, operator, out = step_of(item), self.operator, self._downstream

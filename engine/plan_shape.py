@@ -28,7 +28,7 @@ class PlanShape:
             final results, and a step of all partitions follows when a window closes; this is so
             for one partition, too.
         reaches_all: Whether a step ends in all partitions.
-        gathers: Whether a partition may take micro-batches that wait together, as one.
+        gathers: Whether a partition may take micro-batches that wait together, at once.
         windows: Windows whose ends are worth a step, with the lateness that they allow.
     """
 
@@ -55,7 +55,8 @@ def plan_shape(root: nodes.Node, n_partitions: int, *, is_single: bool) -> PlanS
     )
     pace = _pace(root, n_partitions, is_single=is_single)
     reaches_all = pace in ("broadcast", "deferred") or (pace == "ordered" and has_exchange(root))
-    return PlanShape(pace, reaches_all, pace == "deferred" and not _picks_rows(root), windows)
+    gathers = pace != "deferred" or not _picks_rows(root)
+    return PlanShape(pace, reaches_all, gathers, windows)
 
 
 def walk(node: nodes.Node) -> Iterator[nodes.Node]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 
 from millstream.engine.operators.base import GroupsCollector
-from millstream.engine.pipeline import Link, RowsLink
+from millstream.engine.pipeline import Link, RowsLink, StepsLink
 from millstream.engine.sinks import Sink
 from millstream.engine.source_rows import SourceRows
 from millstream.engine.state.dense_panes import DensePanes
@@ -114,6 +115,7 @@ class TimedLink:
         # Asking for a protocol takes long, so it is done once.
         self._taker = link if isinstance(link, RowsLink) else None
         self._groups_taker = link if isinstance(link, GroupsCollector) else None
+        self._steps_taker = link if isinstance(link, StepsLink) else None
         self._switch = sheet.switch
         self._account = account
         if not works_at_steps:
@@ -144,6 +146,17 @@ class TimedLink:
         assert self._groups_taker is not None, "asked for before"
         before = self._switch(self._account)
         self._groups_taker.emit_groups(parts)
+        self._switch(before)
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether the link takes the rows of several steps at once."""
+        return self._steps_taker is not None and self._steps_taker.takes_steps
+
+    def emit_steps(self, steps: Sequence[Sequence[Any]]) -> None:
+        assert self._steps_taker is not None, "asked for before"
+        before = self._switch(self._account)
+        self._steps_taker.emit_steps(steps)
         self._switch(before)
 
     def share_panes(self, panes: DensePanes) -> bool:

@@ -127,7 +127,7 @@ def replace_versions(
         words: int64[n_words, len(WordField)], what the words of a row are: first those of the
             columns, then those with a bit per column that is 1 for a NULL.
         null_word: First of the words for NULLs.
-        group_ids: uint32[n_rows], without duplicates.
+        group_ids: uint32[n_rows]; a later row of a group is compared with the one before it.
         sent: int64[capacity, n_words], in and out, the rows sent last.
         is_sent: uint8[capacity], in and out, 1 for groups that have such a row, and else 0.
         rows: int64[n_rows, n_words], out: for rows that are not new, the words sent before.

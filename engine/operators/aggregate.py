@@ -23,6 +23,7 @@ from millstream.engine.source_rows import SourceRows
 from millstream.engine.state.dense_panes import DensePanes
 from millstream.engine.state.key_table import KeyPart, Word
 from millstream.engine.state.pane_words import PaneWords
+from millstream.engine.state.step_rows import StepStates, distinct_groups
 from millstream.kernels.compile import U32
 from millstream.planner.nodes import HIDDEN_PREFIX, Node
 from millstream.planner.nodes import Aggregate as AggregateNode
@@ -31,7 +32,6 @@ __all__ = [
     "GROUP_COLUMN",
     "FinalAggregate",
     "SingleAggregate",
-    "distinct_groups",
     "rows_schema",
 ]
 
@@ -83,6 +83,32 @@ class _Emitting:
                 # Windows that have not been emitted yet are not revised but wait for their end.
                 touched = touched[self._grouping.state.prefix_words(0)[touched] < self._due_below]
             self._emit_versions(touched, out)
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether several steps can be processed at once, with the versions that each makes."""
+        node, changelog = self._grouping.node, self._changelog
+        if node.emit != "changes" or node.window is not None or changelog is None:
+            return False
+        return self._grouping.takes_steps and changelog.takes_steps
+
+    def _emit_steps(
+        self, steps: StepStates, numbers: Sequence[int], n_steps: int, out: Collector
+    ) -> None:
+        """Emit the versions of several steps in one batch.
+
+        Args:
+            steps: What those steps did that had rows.
+            numbers: Which of all steps these are.
+            n_steps: Number of all steps.
+            out: Where to.
+        """
+        assert self._changelog is not None, "asked for before"
+        counts = np.zeros(n_steps, np.int64)
+        counts[numbers] = np.diff(steps.bounds)
+        self._changelog.touch_steps(steps.group_ids, counts)
+        if len(steps.group_ids) > 0:
+            out.emit(self._grouping.results(steps.group_ids, steps.states))
 
     def process_watermark(self, watermark: int, out: Collector) -> None:
         grid, state = self._grouping.grid, self._grouping.state
@@ -274,6 +300,12 @@ class SingleAggregate(_Emitting):
             prefixes = [(pane_words(panes, rows.num_rows),) for rows, panes in located]
             self._note(self._grouping.add_parts(parts, prefixes))
 
+    def process_steps(self, steps: Sequence[Sequence[SourceRows]], out: Collector) -> None:
+        numbers = [number for number, parts in enumerate(steps) if parts]
+        if numbers:
+            states = self._grouping.add_steps([steps[number][0] for number in numbers])
+            self._emit_steps(states, numbers, len(steps), out)
+
     def end_input(self, out: Collector) -> None:
         if self._last is not None:
             self._end_last(self._last, out)
@@ -365,6 +397,16 @@ class FinalAggregate(_Emitting):
         """Do not: what comes the general way goes into the same windows."""
         return False
 
+    def process_steps(
+        self, steps: Sequence[Sequence[pa.RecordBatch | PaneWords]], out: Collector
+    ) -> None:
+        numbers = [number for number, parts in enumerate(steps) if parts]
+        if numbers:
+            parts = [steps[number][0] for number in numbers]
+            self._emit_steps(
+                self._grouping.add_partial_steps(parts, self._columns), numbers, len(steps), out
+            )
+
     def end_batch(self, out: Collector) -> None:
         if self._lane is not None:
             self._lane.settle()
@@ -401,14 +443,3 @@ def rows_schema(node: AggregateNode) -> pa.Schema:
     while not isinstance(below, AggregateNode):
         (below,) = below.inputs
     return below.input.schema
-
-
-def distinct_groups(touched: Sequence[U32], n_groups: int) -> U32:
-    """Return the distinct group ids in ascending order."""
-    n_rows = sum(len(group_ids) for group_ids in touched)
-    if n_rows * 8 < n_groups:
-        return np.unique(np.concatenate(touched))
-    is_touched = np.zeros(n_groups, np.uint8)
-    for group_ids in touched:
-        is_touched[group_ids] = 1
-    return np.flatnonzero(is_touched).astype(np.uint32)

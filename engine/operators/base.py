@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -22,6 +22,7 @@ __all__ = [
     "Operator",
     "TakesGroups",
     "TakesRows",
+    "TakesSteps",
 ]
 
 
@@ -138,6 +139,27 @@ class TakesRows(Protocol):
 
     def process_rows(self, parts: Sequence[SourceRows], out: Collector) -> None:
         """Take in rows that came one after the other, none of which is behind the watermark."""
+
+
+@runtime_checkable
+class TakesSteps(Protocol):
+    """An operator that may take the rows of several steps at once.
+
+    What it makes of each step comes out at the end of that step, as if they had come one by one.
+    """
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether it does."""
+
+    def process_steps(self, steps: Sequence[Sequence[Any]], out: Collector) -> None:
+        """Take in rows, before the first of these steps ends.
+
+        Args:
+            steps: Per step at most one part, with rows: of a micro-batch as it is, where an
+                operator takes such; or of partial groups, all of one kind.
+            out: Takes what may come out already.
+        """
 
 
 @runtime_checkable

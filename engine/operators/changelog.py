@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +13,7 @@ from millstream.engine.columns import array_from_buffers, fixed_values
 from millstream.engine.operators.base import Collector
 from millstream.engine.state.sent_rows import SentRows
 from millstream.engine.state.state_columns import read_only
-from millstream.kernels.compile import U8, U16, U32, Bool
+from millstream.kernels.compile import I64, U8, U16, U32, Bool
 from millstream.kernels.versions import BEFORE, Change
 from millstream.planner.nodes import Aggregate, Exchange, Node, Transform
 from millstream.planner.nodes import Changelog as ChangelogNode
@@ -75,6 +77,10 @@ class Changelog:
         self._n_missing = 0
         self._gone: list[pa.RecordBatch] = []
         self._ops = _Ops()
+        # Of several steps that are processed at once: how many rows of each arrive, and what is
+        # news of each, until the step ends.
+        self._rows_of_steps: I64 | None = None
+        self._news: deque[pa.RecordBatch | None] = deque()
 
     def touch(self, group_ids: U32) -> None:
         """Note groups that have a new version in this step.
@@ -87,6 +93,27 @@ class Changelog:
         if not self.needs_groups:
             assert len(self._awaited) == 0, "all rows that were noted arrive before others"
             self._awaited = read_only(group_ids)
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether rows of several steps may arrive in one batch, so that groups come repeatedly.
+
+        What changes rows on their way must not fail either: it would not be known in which step.
+        """
+        is_plain = not (self.needs_groups or self._node.retract or self._sent.has_variable)
+        return is_plain and _only_picks(self._node.input)
+
+    def touch_steps(self, group_ids: U32, counts: I64) -> None:
+        """Note groups of several steps, the news of which are kept until each step ends.
+
+        Args:
+            group_ids: uint32[n], step by step.
+            counts: int64[n_steps], how many are of each.
+        """
+        if len(group_ids) > 0:
+            self.touch(group_ids)
+            self._rows_of_steps = counts
+        self._news.extend([None] * len(counts))
 
     def withdraw(self, group_ids: U32) -> None:
         """Take back the last rows of groups that are no more, before other rows of this step."""
@@ -112,6 +139,7 @@ class Changelog:
         versions = self._sent.replace(columns, group_ids)
         kinds = versions.changes
         n_news = versions.n_new + versions.n_updated + versions.n_moved
+        counts, self._rows_of_steps = self._rows_of_steps, None
         if n_news == 0:
             return
         if versions.n_moved > 0 or (self._node.retract and versions.n_updated > 0):
@@ -120,9 +148,19 @@ class Changelog:
             is_news = kinds != Change.NONE
             kinds = kinds[is_news]
             columns = batch.filter(_mask(is_news)).columns[:n_columns]
-        out.emit(self._with_ops(columns, kinds))
+        news = self._with_ops(columns, kinds)
+        if counts is None:
+            out.emit(news)
+        else:
+            self._news = _cut(news, versions.changes != Change.NONE, counts)
 
     def end_batch(self, out: Collector) -> None:
+        if self._news:
+            news = self._news.popleft()
+            if news is not None:
+                out.emit(news)
+            if self._news:
+                return
         self._settle()
         self._send_gone(out)
         self._sent.drop_garbage()
@@ -186,6 +224,30 @@ class _Ops:
             self._offsets = np.arange(2 * n_rows, dtype=np.int32) * _OP_BYTES
         offsets = pa.py_buffer(self._offsets[: n_rows + 1])
         return pa.StringArray.from_buffers(n_rows, offsets, pa.py_buffer(codes))
+
+
+def _cut(news: pa.RecordBatch, is_news: Bool, counts: I64) -> deque[pa.RecordBatch | None]:
+    """Cut news into those of each step.
+
+    Args:
+        news: The rows that are news.
+        is_news: bool[n_rows], of all rows which are.
+        counts: int64[n_steps], how many of all rows are of each step.
+    """
+    bounds = np.zeros(len(is_news) + 1, np.int64)
+    np.cumsum(is_news, out=bounds[1:])
+    bounds = bounds[np.cumsum(np.concatenate([[0], counts]))]
+    return deque(
+        news.slice(start, stop - start) if stop > start else None
+        for start, stop in pairwise(bounds.tolist())
+    )
+
+
+def _only_picks(node: Node) -> bool:
+    """Whether rows come from an aggregate as they are, but for the choice of columns."""
+    if isinstance(node, Transform):
+        return node.picks is not None and node.where is None and _only_picks(node.input)
+    return isinstance(node, Aggregate)
 
 
 def _has_sessions(node: Node) -> bool:

@@ -9,14 +9,18 @@ import pyarrow as pa
 
 from millstream.engine.operators.base import HeldBack
 from millstream.engine.operators.calls import Calls
+from millstream.engine.operators.partials import PartialColumns
 from millstream.engine.operators.windowing import WindowGrid
 from millstream.engine.source_rows import SourceRows
 from millstream.engine.state.accumulators import Accumulators
 from millstream.engine.state.dense_panes import PaneGroups
 from millstream.engine.state.group_state import GroupState
 from millstream.engine.state.key_table import KeyPart, Word
+from millstream.engine.state.pane_words import PaneWords
 from millstream.engine.state.places import RowPlaces
 from millstream.engine.state.rooms import IdRoom
+from millstream.engine.state.step_rows import StepStates
+from millstream.engine.state.words import WordSpec
 from millstream.engine.step import AtHand
 from millstream.kernels.compile import I64, U32
 from millstream.planner.nodes import Aggregate as AggregateNode
@@ -43,6 +47,7 @@ class Grouping:
         at_hand: AtHand | None = None,
     ) -> None:
         self.node = node
+        self._merges = merges
         self.grid = None if node.window is None else WindowGrid(node.window, node.allowed_lateness)
         self.calls = Calls(node.calls, rows_schema, functions, at_hand)
         self.keeps_rows = self.calls.keeps_rows
@@ -79,6 +84,32 @@ class Grouping:
         values = [self.calls.values(rows) for rows in parts]
         return self.state.update_parts(keys, values, self.room)
 
+    @property
+    def takes_steps(self) -> bool:
+        """Whether rows, or partial groups, of several steps can be added at once."""
+        are_words = all(isinstance(spec, WordSpec) for spec in self.calls.specs)
+        return not self.keeps_rows and (are_words if self._merges else self._places is not None)
+
+    def add_steps(self, parts: Sequence[pa.RecordBatch | SourceRows]) -> StepStates:
+        """Add the rows of several steps, without windows, and return what they did."""
+        assert self._places is not None, "asked for before"
+        keys = [
+            KeyPart([rows.column(key) for key in self.node.keys], (), rows.num_rows)
+            for rows in parts
+        ]
+        return self.state.update_steps_at(keys, self._places.of(parts))
+
+    def add_partial_steps(
+        self, parts: Sequence[pa.RecordBatch | PaneWords], columns: PartialColumns
+    ) -> StepStates:
+        """Do the same for partial groups, those of each step, all of which come alike."""
+        words = [part.present() for part in parts if isinstance(part, PaneWords)]
+        if words:
+            return self.state.update_steps_by_words(words)
+        batches = [part for part in parts if isinstance(part, pa.RecordBatch)]
+        keys = [KeyPart(columns.keys(batch), (), batch.num_rows) for batch in batches]
+        return self.state.update_steps(keys, [columns.states(batch) for batch in batches])
+
     def row_states(self, batch: pa.RecordBatch | SourceRows) -> list[pa.Array]:
         """Return the accumulators of groups of one row each, for every row of a batch."""
         accumulators = Accumulators(self.calls.specs, merges=False)
@@ -86,15 +117,24 @@ class Grouping:
         accumulators.update(self.calls.values(batch), rows, batch.num_rows, new_have_rows=True)
         return accumulators.columns(slice(0, batch.num_rows))
 
-    def results(self, group_ids: U32 | slice) -> pa.RecordBatch:
-        """Return the finished rows of some groups in the node's output schema."""
+    def results(
+        self, group_ids: U32 | slice, states: Sequence[pa.Array] | None = None
+    ) -> pa.RecordBatch:
+        """Return the finished rows of some groups in the node's output schema.
+
+        Args:
+            group_ids: The groups.
+            states: What they hold, if that is not what they hold now.
+        """
+        if states is None:
+            states = self.state.accumulated(group_ids)
         columns: list[pa.Array] = []
         if self.grid is not None:
             columns += self.grid.columns(
                 self.state.prefix_words(0)[group_ids], self.node.window_columns
             )
         columns += self.state.keys(group_ids)
-        columns += self.calls.results(self.state.accumulated(group_ids), group_ids)
+        columns += self.calls.results(states, group_ids)
         return pa.RecordBatch.from_arrays(columns, schema=self.node.schema)
 
     def results_of_pane(self, groups: PaneGroups) -> pa.RecordBatch:

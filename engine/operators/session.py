@@ -10,13 +10,14 @@ import pyarrow as pa
 from millstream.engine.columns import array_from_buffers, event_times
 from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END
 from millstream.engine.late_rows import LateRows
-from millstream.engine.operators.aggregate import GROUP_COLUMN, distinct_groups
+from millstream.engine.operators.aggregate import GROUP_COLUMN
 from millstream.engine.operators.base import Collector, Counters, HeldBack
 from millstream.engine.operators.calls import Calls
 from millstream.engine.operators.changelog import Changelog
 from millstream.engine.operators.windowing import window_arrays
 from millstream.engine.row_watermarks import RowWatermarks
 from millstream.engine.state.session_state import SessionState
+from millstream.engine.state.step_rows import distinct_groups
 from millstream.errors import SchemaError
 from millstream.kernels.compile import I64, U32
 from millstream.kernels.sessions import LATE

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from millstream.engine.columns import plain
 from millstream.engine.state.state_columns import Arrivals, StateColumn, StateSpec
+from millstream.engine.state.step_rows import StepRows, StepStates
 from millstream.engine.state.words import Words, WordSpec
 from millstream.kernels.compile import I64, U32
 
@@ -131,6 +132,18 @@ class Accumulators:
         self.reserve(n_groups)
         if self._word_places:
             self._words.update_at(places, bounds, group_ids, n_groups, new_have_rows=new_have_rows)
+
+    def update_steps(self, places: I64, rows: StepRows) -> StepStates:
+        """Add the rows of several steps, and note what the groups of each hold after it.
+
+        Args:
+            places: int64[n_steps, n_accumulators, PLACE_WORDS], good during this call.
+            rows: The rows.
+        """
+        assert not self._columns, "only words have places"
+        self.reserve(int(rows.n_groups[-1]))
+        states = self._words.update_steps(places, rows)
+        return StepStates(rows.touched, rows.touched_bounds, states)
 
     def merge(self, sources: U32, targets: U32) -> None:
         """Add the states of groups to those of others.

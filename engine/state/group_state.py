@@ -11,7 +11,9 @@ import pyarrow as pa
 from millstream.engine.state.accumulators import Accumulators, AccumulatorSpec
 from millstream.engine.state.key_table import KeyPart, KeyTable, Word
 from millstream.engine.state.pane_words import PaneWords, state_kinds, state_places
+from millstream.engine.state.places import places_of
 from millstream.engine.state.rooms import IdRoom
+from millstream.engine.state.step_rows import StepRows, StepStates
 from millstream.engine.state.words import WordSpec
 from millstream.kernels.compile import I64, U32
 from millstream.kernels.splitting import split_groups
@@ -131,12 +133,38 @@ class GroupState:
         Returns:
             The groups that they went to, one part after the other: uint32[n].
         """
-        bounds = np.array([*accumulate((part.n_groups for part in parts), initial=0)], np.int64)
-        keys = [part.keys(len(self._kinds)) for part in parts]
-        group_ids = self._table.assign_words(keys, prefixes, bounds, room)
+        bounds, group_ids = self._assign_words(parts, prefixes, room)
         places = state_places(parts, self._kinds)
         self._accumulators.update_at(places, bounds, group_ids, self.n_groups, new_have_rows=True)
         return group_ids
+
+    def update_steps_at(self, parts: Sequence[KeyPart], places: I64) -> StepStates:
+        """Add rows of several steps, where all accumulators are words.
+
+        Args:
+            parts: Keys of each step.
+            places: int64[n_steps, n_accumulators, PLACE_WORDS], where the values lie meanwhile.
+
+        Returns:
+            What the groups of each step hold after it.
+        """
+        n_before = self.n_groups
+        bounds, group_ids, _ = self._assign(parts, None)
+        rows = StepRows.of(group_ids, bounds, n_before, self.n_groups)
+        return self._accumulators.update_steps(places, rows)
+
+    def update_steps(
+        self, parts: Sequence[KeyPart], values: Sequence[Sequence[pa.Array]]
+    ) -> StepStates:
+        """Do what :meth:`update_steps_at` does with one array per step and accumulator."""
+        return self.update_steps_at(parts, places_of(values))
+
+    def update_steps_by_words(self, parts: Sequence[PaneWords]) -> StepStates:
+        """Do what :meth:`update_steps_at` does for partial groups, those of each step."""
+        n_before = self.n_groups
+        bounds, group_ids = self._assign_words(parts, [()] * len(parts), None)
+        rows = StepRows.of(group_ids, bounds, n_before, self.n_groups)
+        return self._accumulators.update_steps(state_places(parts, self._kinds), rows)
 
     def merge(self, part: KeyPart, states: Sequence[pa.Array]) -> None:
         """Add groups of another state, where all accumulators are words and have values.
@@ -161,6 +189,16 @@ class GroupState:
         else:
             group_ids = self._table.assign_parts(parts, bounds, room)
         return bounds, group_ids, len(group_ids) > 0 or not self._is_global
+
+    def _assign_words(
+        self,
+        parts: Sequence[PaneWords],
+        prefixes: Sequence[Sequence[int]],
+        room: IdRoom | None,
+    ) -> tuple[I64, U32]:
+        bounds = np.array([*accumulate((part.n_groups for part in parts), initial=0)], np.int64)
+        keys = [part.keys(len(self._kinds)) for part in parts]
+        return bounds, self._table.assign_words(keys, prefixes, bounds, room)
 
     def prefix_words(self, index: int) -> I64:
         """Return one prefix word of every group: int64[n_groups], not to be kept."""

@@ -97,6 +97,21 @@ class RowPlaces:
         return places
 
 
+def places_of(parts: Sequence[Sequence[pa.Array | None]]) -> I64:
+    """Return where values lie, None for rows themselves.
+
+    Returns:
+        int64[n_parts, n_values, PLACE_WORDS], good for as long as the arrays are there.
+    """
+    places = np.empty((len(parts), len(parts[0]), PLACE_WORDS), np.int64)
+    for index, arrays in enumerate(parts):
+        # Several accumulators often take one array.
+        distinct = {id(array): array for array in arrays}
+        known = {key: place_of(array) for key, array in distinct.items()}
+        places[index] = [known[id(array)] for array in arrays]
+    return places
+
+
 def have_nulls(places: I64) -> bool:
     """Say whether there are NULLs among values at int64[..., PLACE_WORDS]."""
     return bool(np.count_nonzero(places[..., VALIDITY_WORD]) > 0)

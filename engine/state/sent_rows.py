@@ -118,6 +118,11 @@ class SentRows:
         return len(self._is_sent)
 
     @property
+    def has_variable(self) -> bool:
+        """Whether some values are kept as Arrow rows that may change."""
+        return self._variable is not None
+
+    @property
     def state_bytes(self) -> int:
         """Bytes of all rows."""
         arrow = sum(columns.state_bytes for columns in self._arrow_columns())
@@ -138,8 +143,8 @@ class SentRows:
 
         Args:
             columns: The columns of the schema.
-            group_ids: uint32[n_rows], the group of each row, without duplicates. There has to be
-                room for them.
+            group_ids: uint32[n_rows], the group of each row. There has to be room for them. A group
+                may come again, with a later row, unless some values are kept as Arrow rows.
         """
         n_rows = len(group_ids)
         changes = np.zeros(n_rows, np.uint8)

@@ -11,21 +11,22 @@ import pyarrow as pa
 
 from millstream.engine.columns import array_from_buffers, fixed_values
 from millstream.engine.state.places import (
-    PLACE_WORDS,
     VALIDITY_WORD,
     have_nulls,
     is_taken_as_it_is,
-    place_of,
+    places_of,
 )
 from millstream.engine.state.state_columns import resized, valid_flags
+from millstream.engine.state.step_rows import StepRows
 from millstream.engine.state.word_states import IDENTITY, STATE_DTYPE
 from millstream.kernels.aggregation import (
     Field,
     Opcode,
     accumulate,
 )
-from millstream.kernels.compile import I64, U32
+from millstream.kernels.compile import I64, U8, U32
 from millstream.kernels.panes import fill_words
+from millstream.kernels.touched import copy_states
 
 __all__ = ["WordSpec", "Words"]
 
@@ -161,7 +162,7 @@ class Words:
             new_have_rows: Whether each group that is new since the last update is among
                 ``group_ids``.
         """
-        places = _places(parts)
+        places = places_of(parts)
         self.update_at(places, bounds, group_ids, n_groups, new_have_rows=new_have_rows)
 
     def update_at(
@@ -199,6 +200,41 @@ class Words:
         if len(group_ids) > 0:
             self._run(self._program, places, bounds, group_ids)
 
+    def update_steps(self, places: I64, rows: StepRows) -> list[pa.Array]:
+        """Add the rows of several steps, and note what the groups of each hold after it.
+
+        Args:
+            places: int64[n_steps, n_accumulators, PLACE_WORDS], good during this call.
+            rows: The rows, for whose groups there is room.
+
+        Returns:
+            One array per accumulator, as long as ``rows.touched``.
+        """
+        touched, touched_bounds = rows.touched, rows.touched_bounds.tolist()
+        copies = np.empty((len(self._specs), len(touched)), np.int64)
+        seen: dict[str, U8] = {}
+        bounds, n_groups = rows.bounds.tolist(), rows.n_groups.tolist()
+        for step in range(len(places)):
+            part = slice(step, step + 1)
+            group_ids = rows.group_ids[bounds[step] : bounds[step + 1]]
+            one = np.array([0, len(group_ids)], np.int64)
+            self.update_at(places[part], one, group_ids, n_groups[step + 1], new_have_rows=True)
+            start, stop = touched_bounds[step], touched_bounds[step + 1]
+            chosen = touched[start:stop]
+            copy_states(self.addresses(), chosen, copies, start)
+            for column, is_complete in self._is_complete.items():
+                if not is_complete:
+                    flags = seen.setdefault(column, np.ones(len(touched), np.uint8))
+                    flags[start:stop] = self._seen[column][chosen]
+        return [
+            array_from_buffers(
+                words.view(STATE_DTYPE[spec.opcode]),
+                spec.state_type,
+                seen.get(spec.column) if spec.column is not None and spec.can_be_null else None,
+            )
+            for spec, words in zip(self._specs, copies, strict=True)
+        ]
+
     def merge(self, states: Sequence[pa.Array], group_ids: U32, n_groups: int) -> None:
         """Add states that :meth:`take` gave.
 
@@ -216,7 +252,7 @@ class Words:
         for column, step in self._first_steps.items():
             program[step, Field.SEEN] = self._seen[column].ctypes.data
         bounds = np.array([0, len(group_ids)], np.int64)
-        self._run(program, _places([states]), bounds, group_ids)
+        self._run(program, places_of([states]), bounds, group_ids)
 
     @property
     def n_groups(self) -> int:
@@ -340,17 +376,6 @@ class Words:
         accumulate(programs, bounds, group_ids)
         # What steps remember for the next time.
         program[:, Field.RESTLESS_BLOCKS] = programs[-1, :, Field.RESTLESS_BLOCKS]
-
-
-def _places(parts: Sequence[Sequence[pa.Array | None]]) -> I64:
-    """Return where values lie: int64[n_parts, n_accumulators, PLACE_WORDS]."""
-    places = np.empty((len(parts), len(parts[0]), PLACE_WORDS), np.int64)
-    for index, arrays in enumerate(parts):
-        # Several accumulators often take one array.
-        distinct = {id(array): array for array in arrays}
-        known = {key: place_of(array) for key, array in distinct.items()}
-        places[index] = [known[id(array)] for array in arrays]
-    return places
 
 
 def _last(group_ids: U32 | slice) -> int:

@@ -1,0 +1,77 @@
+"""Rows of several steps, and the groups that each of them touches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from millstream.kernels.compile import I64, U32
+from millstream.kernels.touched import find_touched
+
+__all__ = ["StepRows", "StepStates", "distinct_groups"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepRows:
+    """Rows of several steps, by their groups.
+
+    Attributes:
+        group_ids: uint32[n_rows].
+        bounds: int64[n_steps + 1], where each step begins in them and the last one ends.
+        n_groups: int64[n_steps + 1], the number of groups before and after each step.
+        touched: uint32[n], the groups of each step, each once and in ascending order.
+        touched_bounds: int64[n_steps + 1], where those of each step begin, and the end.
+    """
+
+    group_ids: U32
+    bounds: I64
+    n_groups: I64
+    touched: U32
+    touched_bounds: I64
+
+    @classmethod
+    def of(cls, group_ids: U32, bounds: I64, n_before: int, n_groups: int) -> StepRows:
+        """Find out what steps touch.
+
+        Args:
+            group_ids: uint32[n_rows], the group of each row, numbered as they first came.
+            bounds: int64[n_steps + 1], where each step begins and the last one ends.
+            n_before: Number of groups before.
+            n_groups: Number of groups with these rows.
+        """
+        counts = np.empty(len(bounds), np.int64)
+        counts[0] = n_before
+        touched, touched_bounds = np.empty(len(group_ids), np.uint32), np.empty_like(bounds)
+        marks = np.zeros(n_groups, np.uint8)
+        find_touched(group_ids, bounds, counts, marks, touched, touched_bounds)
+        return cls(group_ids, bounds, counts, touched[: touched_bounds[-1]], touched_bounds)
+
+
+@dataclass(frozen=True, slots=True)
+class StepStates:
+    """What the groups that several steps touch hold after each of them.
+
+    Attributes:
+        group_ids: uint32[n], the groups, step by step.
+        bounds: int64[n_steps + 1], where those of each step begin, and the end.
+        states: One array[n] per accumulator.
+    """
+
+    group_ids: U32
+    bounds: I64
+    states: list[pa.Array]
+
+
+def distinct_groups(touched: Sequence[U32], n_groups: int) -> U32:
+    """Return each group once and in ascending order.
+
+    Args:
+        touched: uint32[n_rows] each, one or more.
+        n_groups: Number of groups.
+    """
+    group_ids = touched[0] if len(touched) == 1 else np.concatenate(touched)
+    bounds = np.array([0, len(group_ids)], np.int64)
+    return StepRows.of(group_ids, bounds, n_groups, n_groups).touched
