@@ -203,15 +203,14 @@ class Receiver:
     def _steps_alike(self) -> list[list[pa.RecordBatch | PaneWords]]:
         """Return the parts of the next steps, as far as these can be processed at once."""
         steps: list[list[pa.RecordBatch | PaneWords]] = []
-        kind: type | None = None
+        kinds: frozenset[type] = frozenset()
         while len(steps) < _STEPS_MAX and self._is_complete(self._next_step + len(steps)):
             contributions = self._arrived[self._next_step + len(steps)]
-            parts = [part for c in contributions for part in c.batches if _has_rows(part)]
-            if step_of(contributions[0].item).is_final or len(parts) > 1:
+            parts = [part for sent in _by_sender(contributions) for part in sent.batches]
+            parts = [part for part in parts if _has_rows(part)]
+            kinds = kinds | {type(part) for part in parts}
+            if step_of(contributions[0].item).is_final or len(kinds) > 1:
                 break
-            if parts and kind is not None and type(parts[0]) is not kind:
-                break
-            kind = type(parts[0]) if parts else kind
             steps.append(parts)
         return steps
 
@@ -237,8 +236,7 @@ class Receiver:
     def _process(self, contributions: list[Contribution]) -> None:
         self._next_step += 1
         self._at_hand.item = contributions[0].item
-        # In the order of the senders, so that the same run gives the same order of rows.
-        for contribution in sorted(contributions, key=lambda contribution: contribution.sender):
+        for contribution in _by_sender(contributions):
             self._emit(contribution)
         self._downstream.end_step(contributions[0].item)
 
@@ -256,6 +254,11 @@ class Receiver:
                 self._groups_taker.emit_groups([batch])
             else:
                 self._downstream.emit(batch)
+
+
+def _by_sender(contributions: Sequence[Contribution]) -> list[Contribution]:
+    """Put contributions in an order that is the same in each run."""
+    return sorted(contributions, key=lambda contribution: contribution.sender)
 
 
 def _has_rows(part: pa.RecordBatch | PaneWords) -> bool:

@@ -54,11 +54,9 @@ class SourceLink:
 
     @cached_property
     def steps_taker(self) -> StepsLink | None:
-        """The first link, if it takes rows of several steps as they are in micro-batches."""
+        """The first link, if it takes rows of several steps at once."""
         link = self.downstream
-        if self.taker is None or not isinstance(link, StepsLink):
-            return None
-        return link if link.takes_steps else None
+        return link if isinstance(link, StepsLink) and link.takes_steps else None
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -347,24 +345,42 @@ class Partition:
 
     def _process_steps(self, items: list[SourceItem]) -> None:
         (source,) = self.pipelines.sources
-        assert source.steps_taker is not None, "asked for before"
-        own = [item for item in items if item.owner == self.index]
-        n_rows, n_bytes = sum(item.n_rows for item in own), sum(item.n_bytes for item in own)
-        counters = self.counters
-        counters.rows_in += n_rows
-        counters.batches_in += len(own)
-        counters.bytes_in += n_bytes
-        source.steps_taker.emit_steps(
-            [
-                [source.rows(item)] if item.owner == self.index and item.n_rows > 0 else []
-                for item in items
-            ]
-        )
-        counters.rows_mapped += n_rows
-        counters.bytes_mapped += n_bytes
+        taker = source.steps_taker
+        assert taker is not None, "asked for before"
+        steps: list[Sequence[Any]] = []
+        failure: TransformFailed | None = None
         for item in items:
             self.at_hand.item = item
+            try:
+                steps.append(self._parts_of(item, source, taker))
+            except TransformFailed as error:
+                # What came before it goes its way first.
+                failure = error
+                break
+        self.at_hand.item = items[0]
+        taker.emit_steps(steps)
+        for item in items[: len(steps)]:
+            self.at_hand.item = item
             source.downstream.end_step(item)
+        if failure is not None:
+            self.at_hand.item = items[len(steps)]
+            raise failure
+
+    def _parts_of(self, item: SourceItem, source: SourceLink, taker: StepsLink) -> Sequence[Any]:
+        """Return the rows of a step as its first operator takes them."""
+        if item.owner != self.index:
+            return ()
+        counters = self.counters
+        counters.rows_in += item.n_rows
+        counters.batches_in += 1
+        counters.bytes_in += item.n_bytes
+        if source.taker is not None:
+            parts: Sequence[Any] = (source.rows(item),)
+        else:
+            parts = taker.prepare(source.pick(item.batch))
+        counters.rows_mapped += item.n_rows
+        counters.bytes_mapped += item.n_bytes
+        return [part for part in parts if part.num_rows > 0]
 
     def _process_together(self, items: list[SourceItem]) -> None:
         (source,) = [s for s in self.pipelines.sources if s.stream == items[0].stream]

@@ -77,8 +77,11 @@ class StepsLink(Protocol):
     def takes_steps(self) -> bool:
         """Whether it does."""
 
+    def prepare(self, part: Any) -> Sequence[Any]:
+        """Return what becomes of a part of a step's rows before an operator takes it."""
+
     def emit_steps(self, steps: Sequence[Sequence[Any]]) -> None:
-        """Take the rows of steps, in at most one part each, as the operator behind it does."""
+        """Take the rows of steps, in parts that have been prepared; the operator behind does."""
 
 
 def step_of(item: SourceItem) -> Step:
@@ -98,10 +101,25 @@ class TransformLink:
     def __init__(self, run: Run, downstream: Link) -> None:
         self._run = run
         self._downstream = downstream
+        self._steps_taker = downstream if isinstance(downstream, StepsLink) else None
 
     def emit(self, batch: pa.RecordBatch) -> None:
         for result in self._run(batch):
             self._downstream.emit(result)
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether what follows takes the rows of several steps at once."""
+        return self._steps_taker is not None and self._steps_taker.takes_steps
+
+    def prepare(self, part: pa.RecordBatch) -> Sequence[Any]:
+        assert self._steps_taker is not None, "asked for before"
+        prepare = self._steps_taker.prepare
+        return [rows for result in self._run(part) for rows in prepare(result)]
+
+    def emit_steps(self, steps: Sequence[Sequence[Any]]) -> None:
+        assert self._steps_taker is not None, "asked for before"
+        self._steps_taker.emit_steps(steps)
 
     def end_step(self, item: SourceItem) -> None:
         self._downstream.end_step(item)
@@ -183,6 +201,9 @@ class OperatorLink:
     def takes_steps(self) -> bool:
         """Whether :meth:`emit_steps` may be called."""
         return self._steps_taker is not None and self._steps_taker.takes_steps
+
+    def prepare(self, part: Any) -> Sequence[Any]:
+        return (part,)
 
     def emit_steps(self, steps: Sequence[Sequence[Any]]) -> None:
         assert self._steps_taker is not None, "asked for before"

@@ -153,6 +153,13 @@ class TimedLink:
         """Whether the link takes the rows of several steps at once."""
         return self._steps_taker is not None and self._steps_taker.takes_steps
 
+    def prepare(self, part: Any) -> Sequence[Any]:
+        assert self._steps_taker is not None, "asked for before"
+        before = self._switch(self._account)
+        prepared = self._steps_taker.prepare(part)
+        self._switch(before)
+        return prepared
+
     def emit_steps(self, steps: Sequence[Sequence[Any]]) -> None:
         assert self._steps_taker is not None, "asked for before"
         before = self._switch(self._account)

@@ -92,21 +92,10 @@ class _Emitting:
             return False
         return self._grouping.takes_steps and changelog.takes_steps
 
-    def _emit_steps(
-        self, steps: StepStates, numbers: Sequence[int], n_steps: int, out: Collector
-    ) -> None:
-        """Emit the versions of several steps in one batch.
-
-        Args:
-            steps: What those steps did that had rows.
-            numbers: Which of all steps these are.
-            n_steps: Number of all steps.
-            out: Where to.
-        """
+    def _emit_steps(self, steps: StepStates, out: Collector) -> None:
+        """Emit the versions of several steps in one batch."""
         assert self._changelog is not None, "asked for before"
-        counts = np.zeros(n_steps, np.int64)
-        counts[numbers] = np.diff(steps.bounds)
-        self._changelog.touch_steps(steps.group_ids, counts)
+        self._changelog.touch_steps(steps.group_ids, np.diff(steps.bounds))
         if len(steps.group_ids) > 0:
             out.emit(self._grouping.results(steps.group_ids, steps.states))
 
@@ -300,11 +289,11 @@ class SingleAggregate(_Emitting):
             prefixes = [(pane_words(panes, rows.num_rows),) for rows, panes in located]
             self._note(self._grouping.add_parts(parts, prefixes))
 
-    def process_steps(self, steps: Sequence[Sequence[SourceRows]], out: Collector) -> None:
-        numbers = [number for number, parts in enumerate(steps) if parts]
-        if numbers:
-            states = self._grouping.add_steps([steps[number][0] for number in numbers])
-            self._emit_steps(states, numbers, len(steps), out)
+    def process_steps(
+        self, steps: Sequence[Sequence[pa.RecordBatch | SourceRows]], out: Collector
+    ) -> None:
+        if any(steps):
+            self._emit_steps(self._grouping.add_steps(steps), out)
 
     def end_input(self, out: Collector) -> None:
         if self._last is not None:
@@ -400,12 +389,8 @@ class FinalAggregate(_Emitting):
     def process_steps(
         self, steps: Sequence[Sequence[pa.RecordBatch | PaneWords]], out: Collector
     ) -> None:
-        numbers = [number for number, parts in enumerate(steps) if parts]
-        if numbers:
-            parts = [steps[number][0] for number in numbers]
-            self._emit_steps(
-                self._grouping.add_partial_steps(parts, self._columns), numbers, len(steps), out
-            )
+        if any(steps):
+            self._emit_steps(self._grouping.add_partial_steps(steps, self._columns), out)
 
     def end_batch(self, out: Collector) -> None:
         if self._lane is not None:

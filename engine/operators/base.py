@@ -156,8 +156,8 @@ class TakesSteps(Protocol):
         """Take in rows, before the first of these steps ends.
 
         Args:
-            steps: Per step at most one part, with rows: of a micro-batch as it is, where an
-                operator takes such; or of partial groups, all of one kind.
+            steps: Per step its rows, in no or several parts: micro-batches as they are, where an
+                operator takes such, or batches; or partial groups, all of one kind.
             out: Takes what may come out already.
         """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
@@ -90,25 +91,29 @@ class Grouping:
         are_words = all(isinstance(spec, WordSpec) for spec in self.calls.specs)
         return not self.keeps_rows and (are_words if self._merges else self._places is not None)
 
-    def add_steps(self, parts: Sequence[pa.RecordBatch | SourceRows]) -> StepStates:
+    def add_steps(self, steps: Sequence[Sequence[pa.RecordBatch | SourceRows]]) -> StepStates:
         """Add the rows of several steps, without windows, and return what they did."""
         assert self._places is not None, "asked for before"
+        rows = [part for parts in steps for part in parts]
         keys = [
-            KeyPart([rows.column(key) for key in self.node.keys], (), rows.num_rows)
-            for rows in parts
+            KeyPart([part.column(key) for key in self.node.keys], (), part.num_rows)
+            for part in rows
         ]
-        return self.state.update_steps_at(keys, self._places.of(parts))
+        return self.state.update_steps_at(keys, self._places.of(rows), _first_parts(steps))
 
     def add_partial_steps(
-        self, parts: Sequence[pa.RecordBatch | PaneWords], columns: PartialColumns
+        self, steps: Sequence[Sequence[pa.RecordBatch | PaneWords]], columns: PartialColumns
     ) -> StepStates:
-        """Do the same for partial groups, those of each step, all of which come alike."""
+        """Do the same for partial groups, all of which come alike."""
+        first_parts = _first_parts(steps)
+        parts = [part for parts in steps for part in parts]
         words = [part.present() for part in parts if isinstance(part, PaneWords)]
         if words:
-            return self.state.update_steps_by_words(words)
+            return self.state.update_steps_by_words(words, first_parts)
         batches = [part for part in parts if isinstance(part, pa.RecordBatch)]
         keys = [KeyPart(columns.keys(batch), (), batch.num_rows) for batch in batches]
-        return self.state.update_steps(keys, [columns.states(batch) for batch in batches])
+        states = [columns.states(batch) for batch in batches]
+        return self.state.update_steps(keys, states, first_parts)
 
     def row_states(self, batch: pa.RecordBatch | SourceRows) -> list[pa.Array]:
         """Return the accumulators of groups of one row each, for every row of a batch."""
@@ -164,6 +169,11 @@ class Grouping:
     def state_bytes(self) -> int:
         """Bytes of keys, accumulators and kept rows."""
         return self.state.state_bytes + self.calls.state_bytes
+
+
+def _first_parts(steps: Sequence[Sequence[object]]) -> I64:
+    """Return int64[n_steps + 1], the first part of each step, and the number of parts."""
+    return np.array([*accumulate(map(len, steps), initial=0)], np.int64)
 
 
 def held_windows(node: AggregateNode, ends: I64) -> HeldBack | None:

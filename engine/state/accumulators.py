@@ -137,7 +137,7 @@ class Accumulators:
         """Add the rows of several steps, and note what the groups of each hold after it.
 
         Args:
-            places: int64[n_steps, n_accumulators, PLACE_WORDS], good during this call.
+            places: int64[n_parts, n_accumulators, PLACE_WORDS], good during this call.
             rows: The rows.
         """
         assert not self._columns, "only words have places"

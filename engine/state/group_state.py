@@ -138,33 +138,34 @@ class GroupState:
         self._accumulators.update_at(places, bounds, group_ids, self.n_groups, new_have_rows=True)
         return group_ids
 
-    def update_steps_at(self, parts: Sequence[KeyPart], places: I64) -> StepStates:
+    def update_steps_at(self, keys: Sequence[KeyPart], places: I64, parts: I64) -> StepStates:
         """Add rows of several steps, where all accumulators are words.
 
         Args:
-            parts: Keys of each step.
-            places: int64[n_steps, n_accumulators, PLACE_WORDS], where the values lie meanwhile.
+            keys: Keys of each part.
+            places: int64[n_parts, n_accumulators, PLACE_WORDS], where the values lie meanwhile.
+            parts: int64[n_steps + 1], the first part of each step, and the number of parts.
 
         Returns:
             What the groups of each step hold after it.
         """
         n_before = self.n_groups
-        bounds, group_ids, _ = self._assign(parts, None)
-        rows = StepRows.of(group_ids, bounds, n_before, self.n_groups)
+        bounds, group_ids, _ = self._assign(keys, None)
+        rows = StepRows.of(group_ids, bounds, parts, n_before=n_before, n_groups=self.n_groups)
         return self._accumulators.update_steps(places, rows)
 
     def update_steps(
-        self, parts: Sequence[KeyPart], values: Sequence[Sequence[pa.Array]]
+        self, keys: Sequence[KeyPart], values: Sequence[Sequence[pa.Array]], parts: I64
     ) -> StepStates:
-        """Do what :meth:`update_steps_at` does with one array per step and accumulator."""
-        return self.update_steps_at(parts, places_of(values))
+        """Do what :meth:`update_steps_at` does with one array per part and accumulator."""
+        return self.update_steps_at(keys, places_of(values), parts)
 
-    def update_steps_by_words(self, parts: Sequence[PaneWords]) -> StepStates:
-        """Do what :meth:`update_steps_at` does for partial groups, those of each step."""
+    def update_steps_by_words(self, groups: Sequence[PaneWords], parts: I64) -> StepStates:
+        """Do what :meth:`update_steps_at` does for partial groups."""
         n_before = self.n_groups
-        bounds, group_ids = self._assign_words(parts, [()] * len(parts), None)
-        rows = StepRows.of(group_ids, bounds, n_before, self.n_groups)
-        return self._accumulators.update_steps(state_places(parts, self._kinds), rows)
+        bounds, group_ids = self._assign_words(groups, [()] * len(groups), None)
+        rows = StepRows.of(group_ids, bounds, parts, n_before=n_before, n_groups=self.n_groups)
+        return self._accumulators.update_steps(state_places(groups, self._kinds), rows)
 
     def merge(self, part: KeyPart, states: Sequence[pa.Array]) -> None:
         """Add groups of another state, where all accumulators are words and have values.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -204,7 +205,7 @@ class Words:
         """Add the rows of several steps, and note what the groups of each hold after it.
 
         Args:
-            places: int64[n_steps, n_accumulators, PLACE_WORDS], good during this call.
+            places: int64[n_parts, n_accumulators, PLACE_WORDS], good during this call.
             rows: The rows, for whose groups there is room.
 
         Returns:
@@ -213,12 +214,19 @@ class Words:
         touched, touched_bounds = rows.touched, rows.touched_bounds.tolist()
         copies = np.empty((len(self._specs), len(touched)), np.int64)
         seen: dict[str, U8] = {}
-        bounds, n_groups = rows.bounds.tolist(), rows.n_groups.tolist()
-        for step in range(len(places)):
-            part = slice(step, step + 1)
-            group_ids = rows.group_ids[bounds[step] : bounds[step + 1]]
-            one = np.array([0, len(group_ids)], np.int64)
-            self.update_at(places[part], one, group_ids, n_groups[step + 1], new_have_rows=True)
+        n_groups = rows.n_groups.tolist()
+        for step, (part, end) in enumerate(pairwise(rows.parts.tolist())):
+            bounds = rows.bounds[part : end + 1]
+            if bounds[0] == bounds[-1]:
+                continue
+            group_ids = rows.group_ids[bounds[0] : bounds[-1]]
+            self.update_at(
+                places[part:end],
+                bounds - bounds[0],
+                group_ids,
+                n_groups[step + 1],
+                new_have_rows=True,
+            )
             start, stop = touched_bounds[step], touched_bounds[step + 1]
             chosen = touched[start:stop]
             copy_states(self.addresses(), chosen, copies, start)

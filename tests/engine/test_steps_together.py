@@ -1,0 +1,249 @@
+"""Steps that wait are processed at once, and nobody can tell by what comes out."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from unittest import mock
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import millstream as ms
+from millstream.engine import exchange
+from millstream.engine.mailbox import Mailbox
+from millstream.engine.operators.aggregate import FinalAggregate, SingleAggregate, _Emitting
+from millstream.engine.state.step_rows import StepRows, distinct_groups
+from tests.engine.stalling import TIMEOUT_SECONDS
+
+N_BATCHES = 30
+SCHEMA = pa.schema(
+    {
+        "k": pa.int64(),
+        "s": pa.string(),
+        "d": pa.dictionary(pa.int32(), pa.string()),
+        "x": pa.int64(),
+        "y": pa.float64(),
+        "u": pa.uint8(),
+        "t": pa.timestamp("us"),
+    }
+)
+
+
+def batches(seed=0, n_rows=50):
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(N_BATCHES):
+        n = 0 if number == 7 else int(rng.integers(1, n_rows))
+        keys = rng.integers(0, 5 + 3 * number, n)
+        # Whole micro-batches without a value for some groups, and rows that change nothing.
+        nulls = rng.random(n) < (0.9 if number % 3 == 0 else 0.0)
+        x = [
+            None if null else int(v) for null, v in zip(nulls, rng.integers(-9, 9, n), strict=True)
+        ]
+        columns = [
+            pa.array(keys, pa.int64()),
+            pa.array([f"key {key % 6}" for key in keys], pa.string()),
+            pa.array([f"key {key % 4}" for key in keys], pa.string()).dictionary_encode(),
+            pa.array(x, pa.int64()),
+            pa.array(np.where(rng.random(n) < 0.1, np.nan, np.round(rng.random(n), 2))),
+            pa.array(rng.integers(0, 255, n), pa.uint8()),
+            pa.array([dt.datetime(2020, 1, 1 + int(key) % 20) for key in keys], pa.timestamp("us")),
+        ]
+        made.append(pa.record_batch(columns, schema=SCHEMA))
+    return made
+
+
+def results_behind_a_gate(sql, *, partitions=2, together=True, seed=0, strategy=None, **options):
+    """Push everything while the first results are held up.
+
+    Returns per partition what came out, with the micro-batch that brought it about; and how many
+    steps were processed at once each time.
+    """
+    session = ms.Session(partitions=partitions, **options)
+    session.create_stream("t", SCHEMA)
+    entered, opened = threading.Event(), threading.Event()
+    came = [[] for _ in range(partitions)]
+    sizes = []
+
+    def sink(batch, info):
+        entered.set()
+        assert opened.wait(TIMEOUT_SECONDS)
+        came[info.partition].append((info.micro_batch, batch.to_pylist()))
+
+    def noting(process_steps):
+        def process(self, steps, out):
+            sizes.append(len(steps))
+            process_steps(self, steps, out)
+
+        return process
+
+    with (
+        mock.patch.object(SingleAggregate, "process_steps", noting(SingleAggregate.process_steps)),
+        mock.patch.object(FinalAggregate, "process_steps", noting(FinalAggregate.process_steps)),
+    ):
+        if not together:
+            refused = mock.patch.object(_Emitting, "takes_steps", new=False)
+            refused.start()
+        try:
+            with session.sql(sql).start(sink, strategy=strategy) as job:
+                for number, batch in enumerate(batches(seed)):
+                    job.push("t", batch)
+                    if number == 0:
+                        assert entered.wait(TIMEOUT_SECONDS)
+                opened.set()
+        finally:
+            opened.set()
+            if not together:
+                refused.stop()
+    assert job.stats().rows_processed == sum(batch.num_rows for batch in batches(seed))
+    return came, sizes
+
+
+QUERIES = [
+    "SELECT k, count(*) AS n, sum(x) AS s FROM t GROUP BY k",
+    "SELECT k, min(x) AS lo, max(x) AS hi, count(x) AS n, avg(y) AS m FROM t GROUP BY k",
+    "SELECT s, sum(x) AS t, max(u) AS hi, min(y) AS lo FROM t GROUP BY s",
+    "SELECT d, sum(y) AS t, count(*) AS n FROM t GROUP BY d",
+    "SELECT k, s, sum(x + 1) AS t, bit_xor(u) AS z FROM t GROUP BY k, s",
+    "SELECT count(*) AS n, sum(x) AS s, max(y) AS hi FROM t",
+    "SELECT sum(x) AS s, k AS key FROM t GROUP BY k",
+    # Nothing changes in most steps.
+    "SELECT k, max(u) AS hi FROM t GROUP BY k",
+    "SELECT u, count(*) AS n FROM t GROUP BY u",
+    # Behind a filter.
+    "SELECT k, count(*) AS n FROM t WHERE k <> 2 AND u < 200 GROUP BY k",
+]
+# Those for which each step has to go by itself.
+OTHERS = [
+    "SELECT k, sum(x) AS s FROM t GROUP BY k HAVING sum(x) > 0",
+    "SELECT k, sum(x) * 2 AS s FROM t GROUP BY k",
+    "SELECT k, min(s) AS lo FROM t GROUP BY k",
+    "SELECT k, count(DISTINCT x) AS n FROM t GROUP BY k",
+    "SELECT k, max(t) AS hi, median(y) AS m FROM t GROUP BY k",
+    "SELECT DISTINCT k FROM t",
+]
+
+
+def as_comparable(came):
+    # NaN is not equal to itself.
+    return [[(number, repr(rows)) for number, rows in partition] for partition in came]
+
+
+@pytest.mark.parametrize("partitions", [1, 2, 3])
+@pytest.mark.parametrize("sql", QUERIES)
+def test_what_comes_out_is_the_same(sql, partitions):
+    expected, none = results_behind_a_gate(sql, partitions=partitions, together=False)
+    assert none == []
+    got, sizes = results_behind_a_gate(sql, partitions=partitions)
+    assert max(sizes) > 1, "several steps at once"
+    assert as_comparable(got) == as_comparable(expected)
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+@pytest.mark.parametrize("sql", OTHERS)
+def test_queries_whose_steps_go_one_by_one(sql, partitions):
+    expected, _ = results_behind_a_gate(sql, partitions=partitions, together=False)
+    got, sizes = results_behind_a_gate(sql, partitions=partitions)
+    assert sizes == []
+    assert as_comparable(got) == as_comparable(expected)
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+def test_a_changelog_with_old_versions_goes_step_by_step(partitions):
+    sql = QUERIES[0]
+    expected, _ = results_behind_a_gate(
+        sql, partitions=partitions, together=False, changelog="retract"
+    )
+    got, sizes = results_behind_a_gate(sql, partitions=partitions, changelog="retract")
+    assert sizes == []
+    assert as_comparable(got) == as_comparable(expected)
+
+
+@pytest.mark.parametrize("strategy", ["always_hash", "fan_in", "sticky_partition"])
+def test_any_strategy_gives_the_same(strategy):
+    expected, _ = results_behind_a_gate(QUERIES[0], together=False, strategy=strategy)
+    got, _ = results_behind_a_gate(QUERIES[0], strategy=strategy)
+    assert as_comparable(got) == as_comparable(expected)
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+def test_a_row_that_fails_leaves_what_came_before_it(partitions):
+    session = ms.Session(partitions=partitions)
+    session.create_stream("t", pa.schema({"k": pa.int64(), "x": pa.int64()}))
+    entered, opened = threading.Event(), threading.Event()
+    seen = []
+
+    def sink(batch, info):
+        entered.set()
+        assert opened.wait(TIMEOUT_SECONDS)
+        seen.append(info.micro_batch)
+
+    job = session.sql("SELECT k, sum(10 / x) AS s FROM t GROUP BY k").start(sink)
+    try:
+        for number in range(12):
+            job.push("t", {"k": [number], "x": [0 if number == 7 else 1]})
+            if number == 0:
+                assert entered.wait(TIMEOUT_SECONDS)
+    finally:
+        opened.set()
+    with pytest.raises(ms.JobFailed) as failed:
+        job.finish()
+    assert failed.value.batch_number == 7
+    assert failed.value.row == 0
+    if partitions == 1:
+        assert seen == list(range(7))
+
+
+def test_no_more_steps_at_once_than_are_allowed():
+    with mock.patch.object(exchange, "_STEPS_MAX", 4):
+        _, sizes = results_behind_a_gate(QUERIES[0], partitions=2)
+    assert max(sizes) == 4
+
+
+def test_rows_up_to_a_limit_are_taken_at_once():
+    _, sizes = results_behind_a_gate(QUERIES[0], partitions=1, batch_rows_max=60)
+    assert max(sizes, default=0) < 10
+    n_batches, _ = results_behind_a_gate(QUERIES[0], partitions=1, batch_rows_max=1)
+    assert len(n_batches[0]) == N_BATCHES - 1
+
+
+def test_touched_groups_are_listed_once_per_step_and_in_order():
+    rng = np.random.default_rng(1)
+    for n_groups in (1, 3, 40, 5000):
+        group_ids = rng.integers(0, n_groups, 200).astype(np.uint32)
+        # Steps of one part, none, two parts of which one is empty, and one of two parts.
+        bounds, parts = np.array([0, 1, 1, 120, 170, 200]), np.array([0, 1, 1, 3, 5])
+        rows = StepRows.of(group_ids, bounds, parts, n_before=0, n_groups=n_groups)
+        most = 0
+        for step in range(4):
+            ids = group_ids[bounds[parts[step]] : bounds[parts[step + 1]]]
+            start, stop = rows.touched_bounds[step : step + 2]
+            assert rows.touched[start:stop].tolist() == sorted(set(ids.tolist()))
+            most = max(most, int(ids.max(initial=0)) + (len(ids) > 0))
+            assert rows.n_groups[step + 1] == most
+        both = distinct_groups([group_ids[:50], group_ids[50:]], n_groups)
+        assert both.tolist() == sorted(set(group_ids.tolist()))
+
+
+def test_a_mailbox_gives_messages_that_fit_and_keeps_the_others_in_order():
+    mailbox = Mailbox()
+    for message in [1, 2, "a", 3, "b", None, 4, "c"]:
+        mailbox.put(message if message is not None else b"")
+    assert mailbox.take_while(lambda message: isinstance(message, int)) == [1, 2]
+    assert mailbox.get() == "a"
+    mailbox.put(5)
+
+    def is_text(message):
+        return isinstance(message, str)
+
+    # Bytes let nothing pass.
+    assert mailbox.take_among(is_text, lambda message: isinstance(message, int)) == ["b"]
+    assert [mailbox.get() for _ in range(5)] == [3, b"", 4, "c", 5]
+    assert mailbox.is_empty()
+    mailbox.put(6)
+    assert not mailbox.is_empty()
+    assert mailbox.take_among(is_text, is_text) == []
+    assert mailbox.take_while(is_text) == []
+    assert mailbox.get() == 6
