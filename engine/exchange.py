@@ -202,6 +202,7 @@ class Receiver:
 
     def _steps_alike(self) -> list[list[pa.RecordBatch | PaneWords]]:
         """Return the parts of the next steps, as far as these can be processed at once."""
+        assert self._steps_taker is not None, "asked for before"
         steps: list[list[pa.RecordBatch | PaneWords]] = []
         kinds: frozenset[type] = frozenset()
         while len(steps) < _STEPS_MAX and self._is_complete(self._next_step + len(steps)):
@@ -209,9 +210,12 @@ class Receiver:
             parts = [part for sent in _by_sender(contributions) for part in sent.batches]
             parts = [part for part in parts if _has_rows(part)]
             kinds = kinds | {type(part) for part in parts}
-            if step_of(contributions[0].item).is_final or len(kinds) > 1:
+            step = step_of(contributions[0].item)
+            if step.is_final or len(kinds) > 1:
                 break
             steps.append(parts)
+            if not self._steps_taker.is_quiet(step):
+                break
         return steps
 
     def _process_steps(self, steps: Sequence[Sequence[pa.RecordBatch | PaneWords]]) -> None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from millstream.engine.datafusion import TransformFailed
 from millstream.engine.exchange import Receiver
+from millstream.engine.gathering import Gathering
 from millstream.engine.latency import Latencies
 from millstream.engine.mailbox import Mailbox
 from millstream.engine.operators.base import Counters, Operator
@@ -312,27 +313,14 @@ class Partition:
     def _gather(self, first: SourceItem) -> list[SourceItem]:
         """Take out of the mailbox what waits and can be processed with an item."""
         sources = [source for source in self.pipelines.sources if source.stream == first.stream]
-        limits = self._gathered_max
-        if limits is None or len(sources) != 1 or not _is_plain(first, sources[0]):
+        if self._gathered_max is None or len(sources) != 1:
             return [first]
-        takes_steps = sources[0].steps_taker is not None and len(self.pipelines.sources) == 1
-        if first.step is not None and not takes_steps:
-            return [first]
-        items, room = [first], _Room(*limits)
-        room.takes(first)
-
-        def fits(message: Message) -> TypeGuard[SourceItem]:
-            return (
-                isinstance(message, SourceItem)
-                and message.stream == first.stream
-                and message.tables is first.tables
-                and (message.step is None) == (first.step is None)
-                and _is_plain(message, sources[0])
-                and room.takes(message)
-            )
-
-        items += self._mailbox.take_while(fits)
-        return items
+        taker = sources[0].steps_taker if len(self.pipelines.sources) == 1 else None
+        rows_max, bytes_max = self._gathered_max
+        gathering = Gathering(
+            first, sources[0].n_columns, taker, rows_max=rows_max, bytes_max=bytes_max
+        )
+        return [first, *self._mailbox.take_while(gathering.takes)]
 
     def _process_gathered(self, first: SourceItem) -> None:
         items = self._gather(first)
@@ -449,26 +437,5 @@ class Partition:
                 self._hooks.failed(error, None, self.index)
 
 
-class _Room:
-    """How many more rows and bytes are processed together."""
-
-    def __init__(self, rows_max: int, bytes_max: int) -> None:
-        self._n_rows, self._n_bytes = rows_max, bytes_max
-
-    def takes(self, item: SourceItem) -> bool:
-        """Say whether there is room for an item, which takes it."""
-        if item.n_rows > self._n_rows or item.n_bytes > self._n_bytes:
-            return False
-        self._n_rows -= item.n_rows
-        self._n_bytes -= item.n_bytes
-        return True
-
-
 def _is_of_rows(message: Message) -> bool:
     return isinstance(message, SourceItem | Contribution)
-
-
-def _is_plain(item: SourceItem, source: SourceLink) -> bool:
-    """Say whether an item is rows that carry nothing of the engine's, before the input's end."""
-    is_final = item.step is not None and item.step.is_final
-    return not is_final and item.batch is not None and item.batch.num_columns == source.n_columns

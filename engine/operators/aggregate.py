@@ -87,10 +87,18 @@ class _Emitting:
     @property
     def takes_steps(self) -> bool:
         """Whether several steps can be processed at once, with the versions that each makes."""
-        node, changelog = self._grouping.node, self._changelog
-        if node.emit != "changes" or node.window is not None or changelog is None:
+        grouping, changelog = self._grouping, self._changelog
+        if grouping.node.emit != "changes" or changelog is None:
             return False
-        return self._grouping.takes_steps and changelog.takes_steps
+        return grouping.takes_steps and changelog.takes_steps
+
+    def stays_open(self, watermark: int) -> bool:
+        """Say whether no window closes at a watermark."""
+        grid = self._grouping.grid
+        if grid is None:
+            return True
+        lateness = self._grouping.node.allowed_lateness
+        return grid.closed_below(watermark, lateness) <= self._closed_below
 
     def _emit_steps(self, steps: StepStates, out: Collector) -> None:
         """Emit the versions of several steps in one batch."""

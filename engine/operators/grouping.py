@@ -11,7 +11,7 @@ import pyarrow as pa
 from millstream.engine.operators.base import HeldBack
 from millstream.engine.operators.calls import Calls
 from millstream.engine.operators.partials import PartialColumns
-from millstream.engine.operators.windowing import WindowGrid
+from millstream.engine.operators.windowing import WindowGrid, pane_words
 from millstream.engine.source_rows import SourceRows
 from millstream.engine.state.accumulators import Accumulators
 from millstream.engine.state.dense_panes import PaneGroups
@@ -88,15 +88,19 @@ class Grouping:
     @property
     def takes_steps(self) -> bool:
         """Whether rows, or partial groups, of several steps can be added at once."""
+        if self.grid is not None and self.grid.is_overlapping:
+            return False
         are_words = all(isinstance(spec, WordSpec) for spec in self.calls.specs)
         return not self.keeps_rows and (are_words if self._merges else self._places is not None)
 
     def add_steps(self, steps: Sequence[Sequence[pa.RecordBatch | SourceRows]]) -> StepStates:
-        """Add the rows of several steps, without windows, and return what they did."""
+        """Add the rows of several steps, none of which can be late, and return what they did."""
         assert self._places is not None, "asked for before"
         rows = [part for parts in steps for part in parts]
         keys = [
-            KeyPart([part.column(key) for key in self.node.keys], (), part.num_rows)
+            KeyPart(
+                [part.column(key) for key in self.node.keys], self._prefix_of(part), part.num_rows
+            )
             for part in rows
         ]
         return self.state.update_steps_at(keys, self._places.of(rows), _first_parts(steps))
@@ -109,11 +113,27 @@ class Grouping:
         parts = [part for parts in steps for part in parts]
         words = [part.present() for part in parts if isinstance(part, PaneWords)]
         if words:
-            return self.state.update_steps_by_words(words, first_parts)
+            prefixes = [() if self.grid is None else (part.pane,) for part in words]
+            return self.state.update_steps_by_words(words, prefixes, first_parts)
         batches = [part for part in parts if isinstance(part, pa.RecordBatch)]
-        keys = [KeyPart(columns.keys(batch), (), batch.num_rows) for batch in batches]
+        keys = [
+            KeyPart(
+                columns.keys(batch),
+                () if self.grid is None else (columns.panes(batch),),
+                batch.num_rows,
+            )
+            for batch in batches
+        ]
         states = [columns.states(batch) for batch in batches]
         return self.state.update_steps(keys, states, first_parts)
+
+    def _prefix_of(self, rows: pa.RecordBatch | SourceRows) -> tuple[Word, ...]:
+        """Return the panes of rows, which are windows, if there are windows."""
+        if self.grid is None:
+            return ()
+        if isinstance(rows, SourceRows):
+            return (pane_words(self.grid.panes_of(rows), rows.num_rows),)
+        return (self.grid.assign(rows, None, None).panes,)
 
     def row_states(self, batch: pa.RecordBatch | SourceRows) -> list[pa.Array]:
         """Return the accumulators of groups of one row each, for every row of a batch."""

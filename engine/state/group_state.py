@@ -160,10 +160,12 @@ class GroupState:
         """Do what :meth:`update_steps_at` does with one array per part and accumulator."""
         return self.update_steps_at(keys, places_of(values), parts)
 
-    def update_steps_by_words(self, groups: Sequence[PaneWords], parts: I64) -> StepStates:
+    def update_steps_by_words(
+        self, groups: Sequence[PaneWords], prefixes: Sequence[Sequence[int]], parts: I64
+    ) -> StepStates:
         """Do what :meth:`update_steps_at` does for partial groups."""
         n_before = self.n_groups
-        bounds, group_ids = self._assign_words(groups, [()] * len(groups), None)
+        bounds, group_ids = self._assign_words(groups, prefixes, None)
         rows = StepRows.of(group_ids, bounds, parts, n_before=n_before, n_groups=self.n_groups)
         return self._accumulators.update_steps(state_places(groups, self._kinds), rows)
 

@@ -27,6 +27,7 @@ SCHEMA = pa.schema(
         "y": pa.float64(),
         "u": pa.uint8(),
         "t": pa.timestamp("us"),
+        "e": pa.int64(),
     }
 )
 
@@ -50,6 +51,8 @@ def batches(seed=0, n_rows=50):
             pa.array(np.where(rng.random(n) < 0.1, np.nan, np.round(rng.random(n), 2))),
             pa.array(rng.integers(0, 255, n), pa.uint8()),
             pa.array([dt.datetime(2020, 1, 1 + int(key) % 20) for key in keys], pa.timestamp("us")),
+            # A row behind the watermark now and then, for windows of 10.
+            pa.array(number + rng.integers(-12 if number % 6 == 0 else 0, 3, n), pa.int64()),
         ]
         made.append(pa.record_batch(columns, schema=SCHEMA))
     return made
@@ -62,7 +65,7 @@ def results_behind_a_gate(sql, *, partitions=2, together=True, seed=0, strategy=
     steps were processed at once each time.
     """
     session = ms.Session(partitions=partitions, **options)
-    session.create_stream("t", SCHEMA)
+    session.create_stream("t", SCHEMA, event_time="e", max_out_of_orderness=2)
     entered, opened = threading.Event(), threading.Event()
     came = [[] for _ in range(partitions)]
     sizes = []
@@ -97,7 +100,11 @@ def results_behind_a_gate(sql, *, partitions=2, together=True, seed=0, strategy=
             opened.set()
             if not together:
                 refused.stop()
-    assert job.stats().rows_processed == sum(batch.num_rows for batch in batches(seed))
+    stats = job.stats()
+    n_rows = sum(batch.num_rows for batch in batches(seed))
+    assert stats.rows_processed + stats.rows_late == stats.rows_in == n_rows
+    assert (stats.rows_late > 0) == ("WINDOW" in sql)
+    came.append([(-1, stats.rows_late)])
     return came, sizes
 
 
@@ -115,6 +122,12 @@ QUERIES = [
     # Behind a filter.
     "SELECT k, count(*) AS n FROM t WHERE k <> 2 AND u < 200 GROUP BY k",
 ]
+WINDOWED = [
+    "SELECT k, window_start, count(*) AS n, sum(x) AS s FROM t GROUP BY k"
+    " WINDOW TUMBLING(e, 10) EMIT CHANGES",
+    "SELECT s, window_end, max(y) AS hi FROM t GROUP BY s WINDOW TUMBLING(e, 5) EMIT CHANGES",
+    "SELECT window_start, count(*) AS n FROM t WHERE k <> 2 WINDOW TUMBLING(e, 7) EMIT CHANGES",
+]
 # Those for which each step has to go by itself.
 OTHERS = [
     "SELECT k, sum(x) AS s FROM t GROUP BY k HAVING sum(x) > 0",
@@ -123,6 +136,8 @@ OTHERS = [
     "SELECT k, count(DISTINCT x) AS n FROM t GROUP BY k",
     "SELECT k, max(t) AS hi, median(y) AS m FROM t GROUP BY k",
     "SELECT DISTINCT k FROM t",
+    "SELECT k, window_start, count(*) AS n FROM t GROUP BY k"
+    " WINDOW SLIDING(e, 10, 5) EMIT CHANGES",
 ]
 
 
@@ -132,7 +147,7 @@ def as_comparable(came):
 
 
 @pytest.mark.parametrize("partitions", [1, 2, 3])
-@pytest.mark.parametrize("sql", QUERIES)
+@pytest.mark.parametrize("sql", QUERIES + WINDOWED)
 def test_what_comes_out_is_the_same(sql, partitions):
     expected, none = results_behind_a_gate(sql, partitions=partitions, together=False)
     assert none == []

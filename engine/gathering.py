@@ -1,0 +1,67 @@
+"""Which micro-batches that wait are processed at once."""
+
+from __future__ import annotations
+
+from typing import TypeGuard
+
+from millstream.engine.pipeline import StepsLink
+from millstream.engine.step import SourceItem
+
+__all__ = ["Gathering"]
+
+
+class Gathering:
+    """Micro-batches of one stream that are processed at once, as long as there is room for more.
+
+    They are either all no steps, or all steps of which none but the last makes anything due.
+
+    Args:
+        first: The first of them.
+        n_columns: Columns of the stream; micro-batches with more carry something of the engine's,
+            and go by themselves.
+        taker: Takes the rows of several steps, or None.
+        rows_max: Rows up to which there is room.
+        bytes_max: Bytes up to which there is room.
+    """
+
+    def __init__(
+        self,
+        first: SourceItem,
+        n_columns: int,
+        taker: StepsLink | None,
+        *,
+        rows_max: int,
+        bytes_max: int,
+    ) -> None:
+        self._first = first
+        self._n_columns = n_columns
+        self._taker = taker
+        self._n_rows, self._n_bytes = rows_max - first.n_rows, bytes_max - first.n_bytes
+        self._is_complete = not self._is_plain(first) or self._is_last(first)
+
+    def takes(self, message: object) -> TypeGuard[SourceItem]:
+        """Say whether the next message is one of them."""
+        if self._is_complete or not isinstance(message, SourceItem):
+            return False
+        first = self._first
+        is_alike = (
+            message.stream == first.stream
+            and message.tables is first.tables
+            and (message.step is None) == (first.step is None)
+            and self._is_plain(message)
+        )
+        if not is_alike or message.n_rows > self._n_rows or message.n_bytes > self._n_bytes:
+            return False
+        self._n_rows -= message.n_rows
+        self._n_bytes -= message.n_bytes
+        self._is_complete = self._is_last(message)
+        return True
+
+    def _is_plain(self, item: SourceItem) -> bool:
+        is_final = item.step is not None and item.step.is_final
+        return not is_final and item.batch is not None and item.batch.num_columns == self._n_columns
+
+    def _is_last(self, item: SourceItem) -> bool:
+        if item.step is None:
+            return False
+        return self._taker is None or not self._taker.is_quiet(item.step)
