@@ -21,6 +21,7 @@ from functools import cached_property
 
 import pyarrow as pa
 
+from millstream.engine.event_time import WATERMARK_COLUMN
 from millstream.engine.operators.base import GroupsCollector
 from millstream.engine.pipeline import Link, StepsLink, step_of
 from millstream.engine.routing import split
@@ -211,7 +212,7 @@ class Receiver:
             parts = [part for part in parts if _has_rows(part)]
             kinds = kinds | {type(part) for part in parts}
             step = step_of(contributions[0].item)
-            if step.is_final or len(kinds) > 1:
+            if step.is_final or len(kinds) > 1 or any(map(_is_judged, parts)):
                 break
             steps.append(parts)
             if not self._steps_taker.is_quiet(step):
@@ -267,3 +268,8 @@ def _by_sender(contributions: Sequence[Contribution]) -> list[Contribution]:
 
 def _has_rows(part: pa.RecordBatch | PaneWords) -> bool:
     return (part.n_groups if isinstance(part, PaneWords) else part.num_rows) > 0
+
+
+def _is_judged(part: pa.RecordBatch | PaneWords) -> bool:
+    """Whether rows carry what the lateness of each is judged by, with the item at hand."""
+    return isinstance(part, pa.RecordBatch) and part.schema.get_field_index(WATERMARK_COLUMN) >= 0

@@ -94,6 +94,7 @@ ONCE_WRONG: Mapping[str, tuple[int, ...]] = {
     "deduplication": (12, 29, 34, 45, 51, 62, 64),
     "grouping_sets": (0, 24),
     "late_tumble": (73000326, 73001726, 73002726),
+    "late_tumble_changes": (97000327,),
     "late_cumulate": (4, 13),
     "projection": (62, 86),
     "subquery": (98,),
