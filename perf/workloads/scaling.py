@@ -8,11 +8,13 @@ from functools import cache, partial
 
 import pyarrow as pa
 
-from perf.cases import Case, Measurement, Settings, Suite, throughput
+from perf.answers import check_answer
+from perf.cases import Case, Measurement, Settings, Suite, throughput, timed
 from perf.contenders import DataFusion, DuckDb, Millstream
 from perf.contenders.engines import cores
 from perf.gil import lock_share, predicted_rate
-from perf.records import Outcome, Result
+from perf.records import Outcome, Result, Sample
+from perf.side_by_side import Work, side_by_side
 from perf.workloads.w1 import BATCH_SQL, W1_CASE
 
 __all__ = ["SUITE"]
@@ -20,7 +22,7 @@ __all__ = ["SUITE"]
 _BATCH_ROWS = (65_536, 8192)
 _CORES_PREDICTED = (8, 16)
 _SPY_SECONDS, _SPY_SECONDS_QUICK = 5, 2
-_PARTITIONS, _LOCK_SHARE = "partitions", "lock_share"
+_PARTITIONS, _LOCK_SHARE, _PROCESSES = "partitions", "lock_share", "processes"
 
 
 def _with_lock_share(case: Case, contender: Millstream, settings: Settings) -> Outcome:
@@ -35,6 +37,33 @@ def _with_lock_share(case: Case, contender: Millstream, settings: Settings) -> O
     share = lock_share(work, _SPY_SECONDS_QUICK if settings.is_quick else _SPY_SECONDS)
     metrics = {_PARTITIONS: float(contender.partitions), _LOCK_SHARE: share}
     return replace(outcome, metrics=metrics)
+
+
+def _alone_ready(batch_rows: int, n_rows: int) -> Work:
+    """Make one partition ready, and check its answer."""
+    case = _case(batch_rows)
+    inputs = case.generate(n_rows)
+    prepared = Millstream(1, batch_rows).prepare(case, inputs)
+    check_answer(prepared.run(), case.expected(inputs), case.keys)
+
+    def work() -> Sample:
+        _, sample = timed(prepared.run)
+        return sample
+
+    return work
+
+
+def _processes(case: Case, batch_rows: int, n_processes: int, settings: Settings) -> Outcome:
+    """Measure as many processes as there are cores, of one partition each."""
+    n_rows = settings.rows or (case.rows_quick if settings.is_quick else case.rows)
+    prepare = partial(_alone_ready, batch_rows, n_rows)
+    samples = side_by_side(prepare, n_processes, settings.repeats + settings.warm_ups)
+    return Outcome(
+        rows_in=n_processes * n_rows,
+        rows_out=0,
+        samples=samples[settings.warm_ups :],
+        metrics={_PROCESSES: float(n_processes)},
+    )
 
 
 def _partitions() -> list[int]:
@@ -73,6 +102,16 @@ def _measurements(is_quick: bool) -> Sequence[Measurement]:
                     run=partial(_with_lock_share, case, contender),
                 )
             )
+        measurements += [
+            Measurement(
+                case=case.name,
+                contender=f"{n_processes} processes p=1 b={batch_rows}",
+                role="limit",
+                ran=f"{n_processes} processes at once, which share nothing: {case.sql}",
+                run=partial(_processes, case, batch_rows, n_processes),
+            )
+            for n_processes in _partitions()[1:]
+        ]
         if not is_quick:
             measurements += case.measurements()
     return measurements
@@ -92,6 +131,11 @@ def derive(results: Sequence[Result]) -> Sequence[Result]:
             derived += [
                 _efficiency(result, alone[0]) for result in stream if result is not alone[0]
             ]
+            derived += [
+                _efficiency_of_processes(result, alone[0])
+                for result in results
+                if result.case == case and result.role == "limit" and result.rate is not None
+            ]
             derived += [_prediction(alone[0], n_cores) for n_cores in _CORES_PREDICTED]
     return derived
 
@@ -107,6 +151,21 @@ def _efficiency(result: Result, alone: Result) -> Result:
         ran=f"rate of {result.contender} over {n_partitions:.0f} times that of {alone.contender}",
         samples=(),
         metrics={"efficiency": result.rate / (n_partitions * alone.rate)},
+    )
+
+
+def _efficiency_of_processes(result: Result, alone: Result) -> Result:
+    """Say what becomes of one partition where other processes use the other cores."""
+    assert result.rate is not None
+    assert alone.rate is not None
+    n_processes = result.metrics[_PROCESSES]
+    return replace(
+        result,
+        contender=f"efficiency of {n_processes:.0f} processes",
+        role="derived",
+        ran=f"rate of {result.contender} over {n_processes:.0f} times that of {alone.contender}",
+        samples=(),
+        metrics={"efficiency": result.rate / (n_processes * alone.rate)},
     )
 
 
