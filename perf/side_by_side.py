@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.synchronize import Barrier
 from typing import TypeAlias
 
@@ -46,11 +46,12 @@ def side_by_side(prepare: Callable[[], Work], n_processes: int, repeats: int) ->
     for _, sending in pipes:
         sending.close()
     try:
-        samples = [_received(receiving) for receiving, _ in pipes]
+        samples = _received([receiving for receiving, _ in pipes])
     finally:
+        # They have sent what they measured, or one has failed and the others wait for it in vain.
         for process in processes:
-            process.join(_SECONDS_MAX)
             process.kill()
+            process.join()
     return tuple(
         Sample(
             max(sample.wall_seconds for sample in of_repeat),
@@ -69,9 +70,16 @@ def _work(prepare: Callable[[], Work], repeats: int, start: Barrier, sending: Co
     sending.send(samples)
 
 
-def _received(receiving: Connection) -> list[Sample]:
-    try:
-        samples: list[Sample] = receiving.recv()
-    except EOFError as error:
-        raise RuntimeError("a process failed; it has said why") from error
+def _received(pipes: Sequence[Connection]) -> list[list[Sample]]:
+    """Return what all processes send; as soon as one does not, the others are of no use."""
+    samples: list[list[Sample]] = []
+    waiting = list(pipes)
+    while waiting:
+        for pipe in wait(waiting):
+            assert isinstance(pipe, Connection), "nothing else was waited for"
+            waiting.remove(pipe)
+            try:
+                samples.append(pipe.recv())
+            except EOFError as error:
+                raise RuntimeError("a process failed; it has said why") from error
     return samples
