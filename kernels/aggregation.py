@@ -1,6 +1,7 @@
 """Accumulators over group ids: one call updates every aggregate of a micro-batch.
 
-What to do is data: a program with one row per accumulator, its columns named by :class:`Field`.
+What to do is data: a program with one row per accumulator, its columns named by
+:class:`~millstream.kernels.programs.Field`.
 Rows are taken in blocks small enough that a block's group ids and values stay in the nearest cache
 while one accumulator after the other runs its loop over them. Values narrower than 64 bits are
 widened, and rows whose value is NULL are squeezed out, once per block and value: the loops of the
@@ -15,84 +16,15 @@ Sums of doubles are plain: carrying the rounding error along was measured to dou
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import TypeAlias
 
 import numpy as np
 
 from millstream.kernels.compile import F64, I64, U8, U16, U32, U64, kernel
 from millstream.kernels.compile import _pointer as pointer
+from millstream.kernels.programs import Field, Opcode, ValueKind
 
-__all__ = ["Field", "Opcode", "ValueKind", "accumulate"]
-
-
-class Field(IntEnum):
-    """Columns of a program. Addresses are of the arrays' first values; 0 stands for no array.
-
-    ``LEAST`` and ``GREATEST`` of a sum are the numbers of later steps that take the least and the
-    greatest of the same values, of which nothing but the states may differ; else 0. The last column
-    belongs to :func:`accumulate`, which remembers there how to go on; at first 0.
-    """
-
-    OPCODE = 0
-    VALUES = 1
-    VALUE_KIND = 2
-    VALIDITY = 3
-    VALIDITY_OFFSET = 4
-    STATE = 5
-    SEEN = 6
-    LEAST = 7
-    GREATEST = 8
-    RESTLESS_BLOCKS = 9
-
-
-class ValueKind(IntEnum):
-    """How values lie in memory. The last two bits are the logarithm of their bytes."""
-
-    I8 = 0
-    I16 = 1
-    I32 = 2
-    I64 = 3
-    U8 = 4
-    U16 = 5
-    U32 = 6
-    U64 = 7
-    F32 = 10
-    F64 = 11
-
-
-class Opcode(IntEnum):
-    """What an accumulator does with the values of a group.
-
-    Opcodes that read their values alike are neighbours, because they are told apart by ranges.
-    Partial states are merged by the same opcodes, with the states as values: counts by ``SUM_I64``,
-    all others by their own.
-
-    Attributes:
-        COUNT: Counts rows whose value is not NULL, or all rows where there are no values.
-        SUM_I64, SUM_U64: Adds integers; wraps around.
-        SUM_F64: Adds doubles; integer values are converted to doubles first.
-        MIN_I64, MAX_I64: Least and greatest signed integer.
-        MIN_U64, MAX_U64: Least and greatest unsigned integer.
-        MIN_F64: Least double. NaN is above all numbers, and -0.0 becomes 0.0: which of two equal
-            values came first never shows.
-        MAX_F64: Greatest double in the same order.
-        BIT_AND, BIT_OR, BIT_XOR: Bitwise, of 64-bit words.
-    """
-
-    COUNT = 0
-    SUM_I64 = 1
-    SUM_U64 = 2
-    MIN_I64 = 3
-    MAX_I64 = 4
-    BIT_AND = 5
-    BIT_OR = 6
-    BIT_XOR = 7
-    MIN_U64 = 8
-    MAX_U64 = 9
-    SUM_F64 = 10
-    MIN_F64 = 11
-    MAX_F64 = 12
+__all__ = ["accumulate"]
 
 
 Words: TypeAlias = I64 | F64
@@ -265,28 +197,64 @@ def _sum(n_rows: int, values: F64) -> float:
 
 
 @kernel
+def _extreme(is_least: bool, n_rows: int, values: F64, so_far: float) -> float:
+    # Four at once, as for sums.
+    best_0 = best_1 = best_2 = best_3 = so_far
+    for row in range(0, n_rows - 3, 4):
+        if is_least:
+            best_0 = _lesser(best_0, values[row], 0.0)
+            best_1 = _lesser(best_1, values[row + 1], 0.0)
+            best_2 = _lesser(best_2, values[row + 2], 0.0)
+            best_3 = _lesser(best_3, values[row + 3], 0.0)
+        else:
+            best_0 = _greater(best_0, values[row], 0.0)
+            best_1 = _greater(best_1, values[row + 1], 0.0)
+            best_2 = _greater(best_2, values[row + 2], 0.0)
+            best_3 = _greater(best_3, values[row + 3], 0.0)
+    for row in range(n_rows - n_rows % 4, n_rows):
+        best_0 = (
+            _lesser(best_0, values[row], 0.0) if is_least else _greater(best_0, values[row], 0.0)
+        )
+    if is_least:
+        return _lesser(_lesser(best_0, best_1, 0.0), _lesser(best_2, best_3, 0.0), 0.0)
+    return _greater(_greater(best_0, best_1, 0.0), _greater(best_2, best_3, 0.0), 0.0)
+
+
+@kernel
 def _apply_to_doubles_of_one(opcode: int, n_rows: int, values: F64, state: F64) -> None:
     # Updates of one place in memory wait for each other; a register is faster.
-    result = state[0]
     if opcode == Opcode.SUM_F64:
-        result += _sum(n_rows, values)
+        state[0] += _sum(n_rows, values)
     elif opcode == Opcode.MIN_F64:
-        for row in range(n_rows):
-            result = _lesser(result, values[row], 0.0)
-    elif opcode == Opcode.MAX_F64:
-        for row in range(n_rows):
-            result = _greater(result, values[row], 0.0)
-    state[0] = result
+        state[0] = _extreme(True, n_rows, values, state[0])
+    else:
+        state[0] = _extreme(False, n_rows, values, state[0])
 
 
 @kernel
 def _apply_to_words_of_one(opcode: int, n_rows: int, values: I64, state: I64) -> None:
-    result = n_rows
-    if opcode != Opcode.COUNT:
-        result = 0
+    result = state[0]
+    if opcode == Opcode.COUNT:
+        result += n_rows
+    elif opcode == Opcode.SUM_I64 or opcode == Opcode.SUM_U64:
         for row in range(n_rows):
             result += values[row]
-    state[0] += result
+    elif opcode == Opcode.MIN_I64:
+        for row in range(n_rows):
+            result = min(result, values[row])
+    elif opcode == Opcode.MAX_I64:
+        for row in range(n_rows):
+            result = max(result, values[row])
+    elif opcode == Opcode.BIT_AND:
+        for row in range(n_rows):
+            result &= values[row]
+    elif opcode == Opcode.BIT_OR:
+        for row in range(n_rows):
+            result |= values[row]
+    else:
+        for row in range(n_rows):
+            result ^= values[row]
+    state[0] = result
 
 
 @kernel
@@ -416,18 +384,21 @@ def _apply(step: I64, n_rows: int, ids: U32, values_at: int, one_group: bool) ->
     if opcode == Opcode.MIN_U64 or opcode == Opcode.MAX_U64:
         unsigned = pointer(values_at, np.uint64)
         _apply_to_unsigned(opcode, n_rows, ids, unsigned, pointer(state_at, np.uint64))
-    elif not _apply_changes(step, n_rows, ids, values_at):
-        words = pointer(values_at, np.int64)
-        doubles = pointer(values_at, np.float64)
+    elif one_group:
         state_of_one_at = state_at + 8 * ids[0]
-        if one_group and _takes_doubles(opcode):
-            _apply_to_doubles_of_one(opcode, n_rows, doubles, pointer(state_of_one_at, np.float64))
-        elif one_group and opcode <= Opcode.SUM_U64:
-            _apply_to_words_of_one(opcode, n_rows, words, pointer(state_of_one_at, np.int64))
-        elif _takes_doubles(opcode):
-            _apply_to_doubles(opcode, n_rows, ids, doubles, pointer(state_at, np.float64))
+        if _takes_doubles(opcode):
+            doubles, of_one = pointer(values_at, np.float64), pointer(state_of_one_at, np.float64)
+            _apply_to_doubles_of_one(opcode, n_rows, doubles, of_one)
         else:
-            _apply_to_words(opcode, n_rows, ids, words, pointer(state_at, np.int64))
+            words, word = pointer(values_at, np.int64), pointer(state_of_one_at, np.int64)
+            _apply_to_words_of_one(opcode, n_rows, words, word)
+    elif not _apply_changes(step, n_rows, ids, values_at):
+        if _takes_doubles(opcode):
+            floats, sums = pointer(values_at, np.float64), pointer(state_at, np.float64)
+            _apply_to_doubles(opcode, n_rows, ids, floats, sums)
+        else:
+            longs, totals = pointer(values_at, np.int64), pointer(state_at, np.int64)
+            _apply_to_words(opcode, n_rows, ids, longs, totals)
 
 
 @kernel

@@ -29,7 +29,7 @@ from millstream.engine.state.picks import PickSpec, TextExtremeSpec, picked_valu
 from millstream.engine.state.state_columns import valid_flags
 from millstream.engine.state.words import WordSpec
 from millstream.errors import InternalError
-from millstream.kernels.aggregation import Opcode
+from millstream.kernels.programs import Opcode
 from millstream.planner.nodes import AggregateCall
 
 __all__ = ["AccumulatorPlan", "Finish", "plan_accumulators"]

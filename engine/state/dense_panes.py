@@ -20,9 +20,9 @@ from millstream.engine.state.key_table import KeyPart, KeyTable
 from millstream.engine.state.pane_words import KeyOwners, PaneWords, state_kinds, state_places
 from millstream.engine.state.rooms import IdRoom
 from millstream.engine.state.words import Words, WordSpec
-from millstream.kernels.aggregation import Opcode
 from millstream.kernels.compile import I64, U32
 from millstream.kernels.panes import deal_groups
+from millstream.kernels.programs import Opcode
 
 __all__ = ["DealtPane", "DensePanes", "PaneGroups"]
 

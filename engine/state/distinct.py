@@ -13,8 +13,8 @@ from millstream.engine.state.pair_set import PairSet
 from millstream.engine.state.rooms import WordRoom
 from millstream.engine.state.state_columns import Arrivals
 from millstream.engine.state.words import WordSpec
-from millstream.kernels.aggregation import Opcode
 from millstream.kernels.compile import I64, U8, U32
+from millstream.kernels.programs import Opcode
 
 __all__ = ["DistinctValues"]
 

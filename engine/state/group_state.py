@@ -44,6 +44,7 @@ class GroupState:
     ) -> None:
         self._is_global = not key_types and n_prefix_words == 0
         self._n_global = 0
+        self._zeros = np.empty(0, np.uint32)
         self._table = KeyTable(key_types, n_prefix_words)
         self._accumulators = Accumulators(specs, merges=merges)
         self._kinds = state_kinds([spec for spec in specs if isinstance(spec, WordSpec)])
@@ -187,11 +188,16 @@ class GroupState:
         bounds = np.array([*accumulate((part.n_rows for part in parts), initial=0)], np.int64)
         if self._is_global:
             self._n_global = 1
-            group_ids = (room or IdRoom()).of(int(bounds[-1]))
-            group_ids.fill(0)
+            group_ids = self._ids_of_global(int(bounds[-1]))
         else:
             group_ids = self._table.assign_parts(parts, bounds, room)
         return bounds, group_ids, len(group_ids) > 0 or not self._is_global
+
+    def _ids_of_global(self, n_rows: int) -> U32:
+        """Return zeros, which nobody writes to."""
+        if n_rows > len(self._zeros):
+            self._zeros = np.zeros(n_rows, np.uint32)
+        return self._zeros[:n_rows]
 
     def _assign_words(
         self,

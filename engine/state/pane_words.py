@@ -15,9 +15,9 @@ from millstream.engine.state.key_table import KeyTable
 from millstream.engine.state.places import NOWHERE, PLACE_WORDS
 from millstream.engine.state.word_states import STATE_DTYPE
 from millstream.engine.state.words import WordSpec
-from millstream.kernels.aggregation import ValueKind
 from millstream.kernels.compile import I64, U32
 from millstream.kernels.partitioning import find_owners
+from millstream.kernels.programs import ValueKind
 
 __all__ = ["KeyOwners", "PaneWords", "state_kinds", "state_places"]
 

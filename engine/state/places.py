@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from millstream.kernels.aggregation import ValueKind
 from millstream.kernels.compile import I64
+from millstream.kernels.programs import ValueKind
 
 __all__ = [
     "NOWHERE",

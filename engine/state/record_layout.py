@@ -11,8 +11,8 @@ from millstream.engine.columns import array_from_buffers
 from millstream.engine.state.places import PLACE_WORDS
 from millstream.engine.state.word_states import STATE_DTYPE
 from millstream.engine.state.words import WordSpec
-from millstream.kernels.aggregation import Opcode
 from millstream.kernels.compile import I64
+from millstream.kernels.programs import Opcode
 from millstream.kernels.records import RecordColumn, RecordForm, RecordWord
 
 __all__ = ["RecordLayout"]

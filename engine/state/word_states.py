@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from millstream.kernels.aggregation import Opcode
+from millstream.kernels.programs import Opcode
 
 __all__ = ["IDENTITY", "STATE_DTYPE"]
 

@@ -20,13 +20,10 @@ from millstream.engine.state.places import (
 from millstream.engine.state.state_columns import resized, valid_flags
 from millstream.engine.state.step_rows import StepRows
 from millstream.engine.state.word_states import IDENTITY, STATE_DTYPE
-from millstream.kernels.aggregation import (
-    Field,
-    Opcode,
-    accumulate,
-)
+from millstream.kernels.aggregation import accumulate
 from millstream.kernels.compile import I64, U8, U32
 from millstream.kernels.panes import fill_words
+from millstream.kernels.programs import Field, Opcode
 from millstream.kernels.touched import copy_states
 
 __all__ = ["WordSpec", "Words"]

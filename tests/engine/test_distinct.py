@@ -11,7 +11,7 @@ from millstream.engine.state.accumulators import AccumulatorSpec
 from millstream.engine.state.distinct import DistinctValues
 from millstream.engine.state.pair_set import PairSet
 from millstream.engine.state.words import WordSpec
-from millstream.kernels.aggregation import Opcode
+from millstream.kernels.programs import Opcode
 
 COUNT = WordSpec(Opcode.COUNT, "x")
 SUM = WordSpec(Opcode.SUM_I64, "x")

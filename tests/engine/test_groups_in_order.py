@@ -23,7 +23,7 @@ from millstream.engine.state.pane_words import PaneWords
 from millstream.engine.state.places import NOWHERE, place_of
 from millstream.engine.state.word_states import IDENTITY, STATE_DTYPE
 from millstream.engine.state.words import Words, WordSpec
-from millstream.kernels.aggregation import Opcode
+from millstream.kernels.programs import Opcode
 
 I64 = npt.NDArray[np.int64]
 

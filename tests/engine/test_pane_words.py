@@ -27,8 +27,8 @@ from millstream.engine.state.pane_words import KeyOwners, PaneWords
 from millstream.engine.state.places import RowPlaces
 from millstream.engine.state.rooms import IdRoom
 from millstream.engine.state.words import WordSpec
-from millstream.kernels.aggregation import Opcode
 from millstream.kernels.partitioning import find_owners
+from millstream.kernels.programs import Opcode
 
 ALL_PANES = 1 << 62
 # Accumulators by receiver, pane and key.

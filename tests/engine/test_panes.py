@@ -18,7 +18,7 @@ from millstream.engine.state.key_table import KeyPart
 from millstream.engine.state.pane_runs import PaneRuns, WindowGroups
 from millstream.engine.state.places import RowPlaces
 from millstream.engine.state.words import WordSpec
-from millstream.kernels.aggregation import Opcode
+from millstream.kernels.programs import Opcode
 from millstream.planner.nodes import Window
 
 KEYS = st.sampled_from(["a", "b", "c", None])

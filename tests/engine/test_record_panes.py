@@ -19,7 +19,7 @@ from millstream.engine.state.places import place_of
 from millstream.engine.state.record_layout import RecordLayout
 from millstream.engine.state.record_panes import KeyRows, RecordPanes
 from millstream.engine.state.words import WordSpec
-from millstream.kernels.aggregation import Opcode
+from millstream.kernels.programs import Opcode
 
 ROWS = WordSpec(Opcode.COUNT, None)
 SPECS = [

@@ -23,7 +23,7 @@ from millstream.engine.state.key_range import KeyRange
 from millstream.engine.state.places import NOWHERE, place_of
 from millstream.engine.state.record_panes import KeyRows, RecordPanes
 from millstream.engine.state.words import WordSpec
-from millstream.kernels.aggregation import Opcode
+from millstream.kernels.programs import Opcode
 
 I64 = npt.NDArray[np.int64]
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from millstream.engine.state.words import Words, WordSpec
-from millstream.kernels.aggregation import Opcode
+from millstream.kernels.programs import Opcode
 
 RANGES = {
     pa.int64(): (Opcode.SUM_I64, Opcode.MIN_I64, Opcode.MAX_I64),

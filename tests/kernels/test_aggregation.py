@@ -15,12 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.engine.state.word_states import IDENTITY, STATE_DTYPE
-from millstream.kernels.aggregation import (
-    Field,
-    Opcode,
-    ValueKind,
-    accumulate,
-)
+from millstream.kernels.aggregation import accumulate
+from millstream.kernels.programs import Field, Opcode, ValueKind
 from tests.kernels.value_types import DTYPES
 
 N_GROUPS = 5

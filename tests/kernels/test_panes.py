@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from millstream.engine.state.word_states import IDENTITY, STATE_DTYPE
 from millstream.kernels import panes as kernels
-from millstream.kernels.aggregation import Opcode
 from millstream.kernels.panes import (
     add_pane,
     add_pane_shortly,
@@ -25,6 +24,7 @@ from millstream.kernels.panes import (
     deal_groups,
     fill_words,
 )
+from millstream.kernels.programs import Opcode
 
 I64 = npt.NDArray[np.int64]
 U32 = npt.NDArray[np.uint32]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from millstream.engine.state import record_layout
 from millstream.engine.state.word_states import IDENTITY, STATE_DTYPE
 from millstream.kernels import records as kernels
-from millstream.kernels.aggregation import Opcode, ValueKind
+from millstream.kernels.programs import Opcode, ValueKind
 from millstream.kernels.records import (
     RecordForm,
     add_rows,

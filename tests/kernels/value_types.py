@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from millstream.kernels.aggregation import ValueKind
+from millstream.kernels.programs import ValueKind
 
 __all__ = ["DTYPES"]
 
