@@ -2,8 +2,9 @@
 
 A filter or projection is planned once and executed once: its input is a table that never ends, and
 each micro-batch is one batch pulled through the running plan. That skips planning, which costs ten
-times as much as the work on a small batch. What has to see its whole input, such as a join, keeps
-its logical plan and is planned and executed once per micro-batch.
+times as much as the work on a small batch. What has to see its whole input is executed once per
+micro-batch: a join with tables by a physical plan that stays, with the hash tables that it has made
+of the tables; others are planned anew each time from a logical plan that stays.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-from datafusion import SessionConfig, SessionContext, udaf, udf
+from datafusion import ExecutionPlan, SessionConfig, SessionContext, udaf, udf
 
 from millstream.engine.dictionaries import MergeableRows
+from millstream.engine.physical_plans import keeps_only_tables
 from millstream.errors import MillstreamError
 from millstream.planner.nodes import HIDDEN_PREFIX, Transform, quoted
 
@@ -105,6 +107,8 @@ def _context(
         .with_target_partitions(1)
         .with_batch_size(batch_rows)
         .set("datafusion.sql_parser.map_string_types_to_utf8view", "false")
+        # What a join has learned of a table to filter rows by takes longer to ask than to join.
+        .set("datafusion.optimizer.enable_dynamic_filter_pushdown", "false")
     )
     context = SessionContext(config)
     # The live table could only apply a pushed-down filter by a slower path than DataFusion's own.
@@ -181,8 +185,18 @@ class QueryRunner:
         self._sql = sql
         self._query = self._context.sql(sql)
         self._tells_time = tells_time(sql)
+        # A plan that may be executed again and again.
+        self._physical: ExecutionPlan | None = None
         self._out_schema = out_schema
         self._mergeable = MergeableRows(out_schema)
+
+    def _plan(self) -> ExecutionPlan:
+        if self._physical is not None:
+            return self._physical
+        plan = self._query.execution_plan()
+        if not self._tells_time and keeps_only_tables(plan):
+            self._physical = plan
+        return plan
 
     def run(self, batches: Iterable[pa.RecordBatch]) -> list[pa.RecordBatch]:
         """Run the query over the rows of ``batches``; no empty batch is returned.
@@ -195,8 +209,7 @@ class QueryRunner:
             if self._tells_time:
                 # DataFusion puts the time of parsing in the place of now().
                 self._query = self._context.sql(self._sql)
-            # Planned anew, because joins keep what they collected in their physical plan.
-            stream = self._context.execute(self._query.execution_plan(), 0)
+            stream = self._context.execute(self._plan(), 0)
             results = [result.to_pyarrow() for result in stream]
         except Exception as error:
             raise TransformFailed(_message(error)) from error

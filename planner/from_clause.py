@@ -214,9 +214,19 @@ def _join(context: PlanContext, stage: Stage, scope: Scope, join: exp.Join) -> S
     return replace(
         stage,
         columns=columns,
-        from_sql=f"{stage.from_sql} {words} {quoted(name)} AS {quoted(alias)}{condition}",
+        from_sql=_joined_sql(f"{quoted(name)} AS {quoted(alias)}", words, stage, condition),
         tables=tuple(sorted({*stage.tables, name})),
     )
+
+
+def _joined_sql(table: str, words: str, stage: Stage, condition: str) -> str:
+    """Put a table before the rows that are joined with it.
+
+    DataFusion makes a hash table of what stands first and looks up in it what stands last: that
+    of a table can stay from one micro-batch to the next.
+    """
+    rows = f"({stage.from_sql})" if stage.tables else stage.from_sql
+    return f"{table} {words.replace('LEFT', 'RIGHT')} {rows}{condition}"
 
 
 def _join_words(context: PlanContext, join: exp.Join) -> str:

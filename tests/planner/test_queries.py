@@ -16,7 +16,7 @@ def test_a_join_with_a_table_is_a_transform(plan):
     ).root
     assert isinstance(root, Transform)
     assert root.from_sql == (
-        '"input" AS "t" INNER JOIN "symbols" AS "s" ON "t"."symbol" = '
+        '"symbols" AS "s" INNER JOIN "input" AS "t" ON "t"."symbol" = '
         '"s"."symbol" AND "t"."price" > 1'
     )
     assert (root.where, root.tables) == ('"s"."name" LIKE \'a%\'', ("symbols",))
@@ -26,15 +26,29 @@ def test_a_join_with_a_table_is_a_transform(plan):
 @pytest.mark.parametrize(
     ("join", "sql"),
     [
-        ("LEFT JOIN symbols USING (symbol)", 'LEFT JOIN "symbols" AS "symbols" USING ("symbol")'),
-        ("LEFT OUTER JOIN symbols s ON true", 'LEFT JOIN "symbols" AS "s" ON true'),
-        ("CROSS JOIN symbols s", 'CROSS JOIN "symbols" AS "s"'),
-        (", symbols s", 'CROSS JOIN "symbols" AS "s"'),
+        (
+            "LEFT JOIN symbols USING (symbol)",
+            '"symbols" AS "symbols" RIGHT JOIN "input" AS "trades" USING ("symbol")',
+        ),
+        (
+            "LEFT OUTER JOIN symbols s ON true",
+            '"symbols" AS "s" RIGHT JOIN "input" AS "trades" ON true',
+        ),
+        ("CROSS JOIN symbols s", '"symbols" AS "s" CROSS JOIN "input" AS "trades"'),
+        (", symbols s", '"symbols" AS "s" CROSS JOIN "input" AS "trades"'),
     ],
 )
-def test_joins_take_all_conditions(plan, join, sql):
-    assert plan(f"SELECT price, name FROM trades {join}").root.from_sql == (
-        f'"input" AS "trades" {sql}'
+def test_joins_take_all_conditions_and_put_the_table_first(plan, join, sql):
+    assert plan(f"SELECT price, name FROM trades {join}").root.from_sql == sql
+
+
+def test_a_further_table_is_put_before_the_joins_so_far(plan):
+    root = plan(
+        "SELECT price FROM trades t LEFT JOIN symbols a USING (symbol) JOIN symbols b ON true"
+    ).root
+    assert root.from_sql == (
+        '"symbols" AS "b" INNER JOIN ("symbols" AS "a" RIGHT JOIN "input" AS "t"'
+        ' USING ("symbol")) ON true'
     )
 
 

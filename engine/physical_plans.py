@@ -1,0 +1,56 @@
+"""What a physical plan of DataFusion keeps from one execution to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+__all__ = ["PhysicalPlan", "keeps_only_tables"]
+
+# The scan of the rows that change from one execution to the next.
+_INPUT = "DatasetExec"
+# These keep nothing.
+_PASSING = frozenset({"ProjectionExec", "FilterExec", "CooperativeExec", "CoalesceBatchesExec"})
+# These collect their first input once, and go through the second one anew at each execution.
+_JOINS = frozenset({"HashJoinExec", "CrossJoinExec", "NestedLoopJoinExec"})
+# Of such joins those that note nothing about the rows that they have collected.
+_FORGETFUL = frozenset({"Inner", "Right", "RightSemi", "RightAnti", "RightMark"})
+
+
+class PhysicalPlan(Protocol):
+    """What of a plan of DataFusion tells how it works."""
+
+    def display(self) -> str:
+        """Return the name of the node and, behind a colon, its attributes."""
+
+    def children(self) -> Sequence[PhysicalPlan]:
+        """Return the inputs."""
+
+
+def keeps_only_tables(plan: PhysicalPlan) -> bool:
+    """Say whether a plan can be executed again over other input rows.
+
+    A join keeps what it has collected of its first input. That may be a table, whose hash table
+    then need not be made again, but must not be rows of the input. Plans with nodes that are not
+    known here are taken for such that keep something.
+    """
+    name, _, attributes = plan.display().partition(":")
+    name = name.strip()
+    if name == _INPUT:
+        return True
+    inputs = plan.children()
+    if name in _PASSING and len(inputs) == 1:
+        return keeps_only_tables(inputs[0])
+    if name not in _JOINS or len(inputs) != 2:
+        return False
+    is_forgetful = "join_type=" not in attributes or _join_type(attributes) in _FORGETFUL
+    return is_forgetful and not _reads_input(inputs[0]) and keeps_only_tables(inputs[1])
+
+
+def _join_type(attributes: str) -> str:
+    return attributes.partition("join_type=")[2].partition(",")[0].strip()
+
+
+def _reads_input(plan: PhysicalPlan) -> bool:
+    is_input = plan.display().partition(":")[0].strip() == _INPUT
+    return is_input or any(map(_reads_input, plan.children()))

@@ -1,0 +1,171 @@
+"""Joins of a stream with tables: what is kept of the tables, and what never of the stream."""
+
+import pyarrow as pa
+import pytest
+
+import millstream as ms
+from millstream.engine.datafusion import QueryRunner
+from millstream.engine.physical_plans import keeps_only_tables
+
+N_ROWS = 60
+STREAM = pa.table({"k": [i % 9 for i in range(N_ROWS)], "x": list(range(N_ROWS))})
+# Two rows for some keys, none for others.
+NAMES = pa.table({"id": [3, 1, 1, 4, 5, 5, 7], "name": list("cabdeEg")})
+SIZES = pa.table({"name": ["a", "b", "c", "E", None], "size": [1, 2, 3, 5, 9]})
+
+
+def runs(sql, batch_rows, partitions=1):
+    session = ms.Session(partitions=partitions)
+    session.create_stream("t", STREAM.schema)
+    session.create_table("names", NAMES)
+    session.create_table("sizes", SIZES)
+    return session.sql(sql).run({"t": STREAM}, batch_rows=batch_rows)
+
+
+def expected(*, is_left):
+    rows = []
+    for row in STREAM.to_pylist():
+        matches = [n["name"] for n in NAMES.to_pylist() if n["id"] == row["k"]]
+        rows += [(row["x"], name) for name in matches or ([None] if is_left else [])]
+    return rows
+
+
+def as_rows(table):
+    return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+
+
+def sorted_rows(rows):
+    return sorted(rows, key=repr)
+
+
+@pytest.mark.parametrize("batch_rows", [1, 7, 1000])
+@pytest.mark.parametrize("partitions", [1, 2])
+@pytest.mark.parametrize("side", ["", "LEFT"])
+def test_each_row_meets_the_whole_table(side, partitions, batch_rows):
+    sql = f"SELECT x, name FROM t {side} JOIN names ON k = id"
+    got = as_rows(runs(sql, batch_rows, partitions))
+    assert sorted_rows(got) == sorted_rows(expected(is_left=side == "LEFT"))
+
+
+@pytest.mark.parametrize("side", ["", "LEFT"])
+def test_rows_come_in_the_order_of_the_input_but_for_those_without_a_match(side):
+    for batch_rows in (1, 7, 1000):
+        got = as_rows(runs(f"SELECT x, name FROM t {side} JOIN names ON k = id", batch_rows))
+        matched = [x for x, name in got if name is not None]
+        assert matched == sorted(matched)
+
+
+@pytest.mark.parametrize("batch_rows", [1, 7, 1000])
+def test_joins_of_joins(batch_rows):
+    sql = (
+        "SELECT t.x, n.name, s.size FROM t LEFT JOIN names AS n ON t.k = n.id"
+        " JOIN sizes AS s ON n.name = s.name"
+    )
+    sizes = {row["name"]: row["size"] for row in SIZES.to_pylist() if row["name"] is not None}
+    rows = [(x, name, sizes[name]) for x, name in expected(is_left=True) if name in sizes]
+    assert sorted_rows(as_rows(runs(sql, batch_rows))) == sorted_rows(rows)
+
+
+@pytest.mark.parametrize(
+    ("where", "keeps"),
+    [
+        ("k IN (SELECT id FROM names)", lambda k: k in (1, 3, 4, 5, 7)),
+        ("k NOT IN (SELECT id FROM names)", lambda k: k not in (1, 3, 4, 5, 7)),
+        ("k > (SELECT avg(id) FROM names)", lambda k: k > 26 / 7),
+        ("EXISTS (SELECT 1 FROM names WHERE id = k + 1)", lambda k: k + 1 in (1, 3, 4, 5, 7)),
+    ],
+)
+@pytest.mark.parametrize("batch_rows", [1, 7, 1000])
+def test_subqueries_over_tables(where, keeps, batch_rows):
+    got = runs(f"SELECT x FROM t WHERE {where}", batch_rows)["x"].to_pylist()
+    assert sorted(got) == [row["x"] for row in STREAM.to_pylist() if keeps(row["k"])]
+
+
+def plans_made(monkeypatch, sql):
+    """Return how many physical plans were made for ten micro-batches."""
+    made = []
+    plan = QueryRunner._plan
+
+    def counted(self):
+        made.append(plan(self))
+        return made[-1]
+
+    monkeypatch.setattr(QueryRunner, "_plan", counted)
+    runs(sql, 6)
+    assert len(made) == 10
+    return len({id(plan) for plan in made})
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT x, name FROM t JOIN names ON k = id",
+        "SELECT x, upper(name) AS u FROM t LEFT JOIN names ON k = id AND x > 7 WHERE x < 50",
+        "SELECT x, n.name, size FROM t JOIN names AS n ON k = id LEFT JOIN sizes AS s ON n.name = s.name",
+        "SELECT x, name FROM t CROSS JOIN names",
+        "SELECT x, name FROM t JOIN names ON k < id",
+    ],
+)
+def test_a_join_is_planned_once(monkeypatch, sql):
+    assert plans_made(monkeypatch, sql) == 1
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT x FROM t WHERE k IN (SELECT id FROM names)",
+        "SELECT x, name, now() > TIMESTAMP '2020-01-01' AS b FROM t JOIN names ON k = id",
+    ],
+)
+def test_what_would_keep_rows_or_the_time_is_planned_each_time(monkeypatch, sql):
+    assert plans_made(monkeypatch, sql) == 10
+
+
+class Node:
+    def __init__(self, text, *inputs):
+        self.text = text
+        self.inputs = inputs
+
+    def display(self):
+        return self.text
+
+    def children(self):
+        return list(self.inputs)
+
+
+ROWS = Node("DatasetExec: number_of_fragments=1, projection=[k, x]")
+TABLE = Node("DataSourceExec: partitions=1, partition_sizes=[1]")
+
+
+@pytest.mark.parametrize(
+    ("plan", "keeps"),
+    [
+        (ROWS, True),
+        (Node("FilterExec: x@0 > 1", Node("CooperativeExec", ROWS)), True),
+        (Node("HashJoinExec: mode=CollectLeft, join_type=Inner, on=[]", TABLE, ROWS), True),
+        (Node("HashJoinExec: mode=CollectLeft, join_type=Inner, on=[]", ROWS, TABLE), False),
+        (Node("HashJoinExec: mode=CollectLeft, join_type=RightAnti, on=[]", TABLE, ROWS), True),
+        (Node("HashJoinExec: mode=CollectLeft, join_type=Left, on=[]", TABLE, ROWS), False),
+        (Node("HashJoinExec: join_type=LeftSemi", Node("FilterExec: a", ROWS), TABLE), False),
+        (Node("CrossJoinExec", Node("AggregateExec: mode=Single", TABLE), ROWS), True),
+        (Node("CrossJoinExec", Node("AggregateExec: mode=Single", ROWS), ROWS), False),
+        (Node("SortExec: expr=[x@0 ASC]", ROWS), False),
+        (Node("HashJoinExec: join_type=Inner", TABLE, Node("SortExec: x", ROWS)), False),
+    ],
+)
+def test_what_a_plan_keeps(plan, keeps):
+    assert keeps_only_tables(plan) is keeps
+
+
+def test_a_table_that_is_replaced_is_read_anew():
+    session = ms.Session(partitions=1)
+    session.create_stream("t", STREAM.schema)
+    session.create_table("names", NAMES)
+    rows = []
+    with session.sql("SELECT x, name FROM t JOIN names ON k = id").start(
+        lambda batch: rows.extend(batch.to_pylist())
+    ) as job:
+        job.push("t", {"k": [3], "x": [0]})
+        session.replace_table("names", pa.table({"id": [3], "name": ["new"]}))
+        job.push("t", {"k": [3], "x": [1]})
+    assert rows == [{"x": 0, "name": "c"}, {"x": 1, "name": "new"}]
