@@ -153,8 +153,16 @@ def _window_select(node: WindowSelect) -> list[str]:
         f"WindowSelect at {node.window_end_column}{by}",
         _needs(node.keys, node.input),
         "state: the rows of open windows",
+        *_first_rows(node),
         f"sql {node.sql}",
     ]
+
+
+def _first_rows(node: WindowSelect) -> list[str]:
+    if node.order is None or node.first_rows is None or node.keys:
+        return []
+    direction = "greatest" if node.order.descending else "least"
+    return [f"only rows with the {node.first_rows} {direction} values of {node.order.column} count"]
 
 
 def _union(node: Union) -> list[str]:

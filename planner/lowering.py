@@ -11,6 +11,7 @@ from millstream.errors import InternalError
 from millstream.planner.catalog import Catalog, QueryPlan
 from millstream.planner.context import PlanContext
 from millstream.planner.dialect import parse_statement, partitioning_hint
+from millstream.planner.first_rows import limit_windows
 from millstream.planner.nodes import OP_COLUMN, Changelog, Emit, Node
 from millstream.planner.prune import prune
 from millstream.planner.queries import lower_query
@@ -37,7 +38,7 @@ def plan_query(
     tree, source = parse_statement(sql)
     context = PlanContext(catalog, Typer(catalog), source, lower_query, emit=_take_emit(tree))
     relation = lower_query(context, tree)
-    root = prune(_finish(relation, retract=changelog == "retract"))
+    root = limit_windows(prune(_finish(relation, retract=changelog == "retract")))
     return QueryPlan(
         sql=sql,
         root=root,

@@ -8,6 +8,7 @@ node mentions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -29,6 +30,7 @@ __all__ = [
     "Over",
     "OverCall",
     "Phase",
+    "PlaceOrder",
     "Projection",
     "SortKey",
     "Source",
@@ -38,6 +40,7 @@ __all__ = [
     "Window",
     "WindowKind",
     "WindowSelect",
+    "passing_sql",
 ]
 
 WINDOW_COLUMNS = ("window_start", "window_end", "window_time")
@@ -318,6 +321,21 @@ class Over:
 
 
 @dataclass(frozen=True, slots=True)
+class PlaceOrder:
+    """What places in a window come by in the first place.
+
+    Attributes:
+        place: Column with the places, which begin at 1; or None where they are in no column.
+        column: Column of the input whose best values come first; of numbers or times.
+        descending: Whether the best are the greatest.
+    """
+
+    place: str | None
+    column: str
+    descending: bool
+
+
+@dataclass(frozen=True, slots=True)
 class WindowSelect:
     """Keeps the rows of each window until it closes, then runs ``sql`` over them.
 
@@ -328,6 +346,10 @@ class WindowSelect:
             of a window.
         sql: DataFusion query over the table ``input``, which holds the rows of one or more closed
             windows.
+        computed: What ``sql`` adds to the columns of the input, if it gives these as they are.
+        order: What places come by, where there is a single column of places.
+        first_rows: How many rows of a window can be in the result, by ``order`` and with those that
+            are as good as the last of them; None if any can. Without keys only.
     """
 
     input: Node
@@ -336,6 +358,9 @@ class WindowSelect:
     sql: str
     schema: pa.Schema
     watermark: tuple[WatermarkBound, ...]
+    computed: tuple[Projection, ...] | None = None
+    order: PlaceOrder | None = None
+    first_rows: int | None = None
 
     @property
     def inputs(self) -> tuple[Node, ...]:
@@ -381,6 +406,13 @@ Node: TypeAlias = (
     | Union
     | Exchange
 )
+
+
+def passing_sql(columns: Sequence[str], computed: Sequence[Projection]) -> str:
+    """Return the query that gives columns of ``input`` as they are, and computed ones."""
+    listed = [quoted(name) for name in columns]
+    listed += [f"{projection.sql} AS {quoted(projection.name)}" for projection in computed]
+    return f'SELECT {", ".join(listed)} FROM "input"'
 
 
 def quoted(name: str) -> str:

@@ -20,6 +20,7 @@ from millstream.planner.nodes import (
     Transform,
     Union,
     WindowSelect,
+    passing_sql,
 )
 
 __all__ = ["prune"]
@@ -108,15 +109,19 @@ def _pruned_over(node: Over, needed: frozenset[str]) -> Node:
 
 
 def _pruned_select(node: WindowSelect, needed: frozenset[str]) -> Node:
-    """Keep the select's own columns; those of its input go where ``*`` passes them on."""
-    below = frozenset(node.input.schema.names)
-    if node.sql.startswith("SELECT *"):
-        below &= needed | _named([node.sql]) | {node.window_end_column, *node.keys}
-    own = frozenset(node.schema.names) - frozenset(node.input.schema.names)
-    schema = node.schema
-    if node.sql.startswith("SELECT *"):
-        schema = _subset(node.schema, below | own)
-    return replace(node, input=_pruned(node.input, below), schema=schema)
+    """Keep the select's own columns; those of its input go where it passes them on."""
+    names = node.input.schema.names
+    if node.computed is None:
+        return replace(node, input=_pruned(node.input, frozenset(names)))
+    texts = [projection.sql for projection in node.computed]
+    below = (needed | _named(texts) | {node.window_end_column, *node.keys}) & frozenset(names)
+    own = frozenset(projection.name for projection in node.computed)
+    return replace(
+        node,
+        input=_pruned(node.input, below),
+        sql=passing_sql([name for name in names if name in below], node.computed),
+        schema=_subset(node.schema, below | own),
+    )
 
 
 def _subset(schema: pa.Schema, names: frozenset[str]) -> pa.Schema:

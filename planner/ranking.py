@@ -14,10 +14,13 @@ from millstream.planner.nodes import (
     ARRIVAL_COLUMN,
     AssignWindows,
     Node,
+    PlaceOrder,
+    Projection,
     Source,
     Transform,
     WatermarkBound,
     WindowSelect,
+    passing_sql,
     quoted,
 )
 from millstream.planner.over_clause import OverClause
@@ -27,6 +30,8 @@ from millstream.planner.typing import TypingError
 
 __all__ = ["SortTerm", "order_in_windows", "rank_in_windows"]
 
+# Calls by which a row that others are better than can only fall behind as more rows come.
+_PLACES = frozenset({"rank", "row_number"})
 _ARRIVAL = pa.field(ARRIVAL_COLUMN, pa.int64(), nullable=False)
 
 
@@ -53,9 +58,8 @@ def rank_in_windows(
         f"__w{len(stage.columns) + index}": _call_sql(context, stage, parts, clause, ties)
         for index, (parts, clause) in enumerate(calls)
     }
-    passed = [quoted(name) for name in node.schema.names]
-    listed = ", ".join([*passed, *(f"{text} AS {quoted(name)}" for name, text in texts.items())])
-    sql = f"SELECT {listed} FROM {quoted(INPUT)}"
+    computed = tuple(Projection(text, name) for name, text in texts.items())
+    sql = passing_sql(node.schema.names, computed)
     typed = _typed(context, sql, node.schema.append(_ARRIVAL), calls)
     end = _end_column(stage)
     select = WindowSelect(
@@ -65,6 +69,8 @@ def rank_in_windows(
         sql=sql,
         schema=pa.schema([*node.schema, *list(typed)[len(node.schema) :]]),
         watermark=_watermark(stage),
+        computed=computed,
+        order=_place_order(context, stage, node, calls, computed),
     )
     by_call = {id(parts.node): name for (parts, _), name in zip(calls, texts, strict=True)}
     below = stage.replace
@@ -85,6 +91,43 @@ def rank_in_windows(
         settled=True,
         inferable={},
         where=None,
+    )
+
+
+def _place_order(
+    context: PlanContext,
+    stage: Stage,
+    node: Node,
+    calls: Sequence[tuple[CallParts, OverClause]],
+    computed: Sequence[Projection],
+) -> PlaceOrder | None:
+    """Say what places come by, if all that is computed are the places of rows in windows."""
+    parts, clause = calls[0]
+    partition = {stage.render(context, term) for term in clause.partition}
+    if len(calls) > 1 or parts.function not in _PLACES or _end_column(stage) not in partition:
+        return None
+    if not clause.order:
+        return None
+    return _order_of(
+        node, stage.render(context, clause.order[0].this), clause.order[0], computed[0].name
+    )
+
+
+def _order_of(node: Node, sql: str, term: exp.Ordered, place: str | None) -> PlaceOrder | None:
+    """Say that places come by an expression, if that is a column of numbers or times."""
+    for field in node.schema:
+        if sql == quoted(field.name) and _is_comparable(field.type):
+            return PlaceOrder(place, field.name, bool(term.args.get("desc")))
+    return None
+
+
+def _is_comparable(type_: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_integer(type_)
+        or pa.types.is_float32(type_)
+        or pa.types.is_float64(type_)
+        or pa.types.is_timestamp(type_)
+        or pa.types.is_date(type_)
     )
 
 
@@ -218,6 +261,8 @@ def order_in_windows(
         sql=sql,
         schema=pa.schema([node.schema.field(name) for name in names]),
         watermark=_watermark(stage),
+        order=_order_of(node, quoted("__s0"), order[0].term, None) if order else None,
+        first_rows=limit,
     )
     relation = stage.relation(node, columns)
     shown = set(names)

@@ -11,6 +11,7 @@ from millstream.engine.columns import array_from_buffers, event_times
 from millstream.engine.datafusion import QueryRunner
 from millstream.engine.event_time import WATERMARK_END
 from millstream.engine.operators.base import Collector, HeldBack
+from millstream.engine.operators.first_rows import first_of_windows
 from millstream.kernels.compile import I64
 from millstream.planner.nodes import ARRIVAL_COLUMN
 from millstream.planner.nodes import WindowSelect as WindowSelectNode
@@ -56,7 +57,11 @@ class WindowSelect:
     def process_watermark(self, watermark: int, out: Collector) -> None:
         if watermark < self._next_end or not self._chunks:
             return
-        closed = self._take_closed(watermark)
+        closed, ends = self._take_closed(watermark)
+        order, n_rows = self._node.order, self._node.first_rows
+        if order is not None and n_rows is not None and not self._node.keys:
+            # To sort whole rows takes far longer than to find out which have to be.
+            closed = first_of_windows(closed, ends, order, n_rows)
         for result in self._query.run(closed):
             out.emit(result)
 
@@ -77,19 +82,23 @@ class WindowSelect:
         delay = max((bound.delay for bound in self._node.watermark), default=0)
         return HeldBack("window", ends + delay, type_)
 
-    def _take_closed(self, watermark: int) -> list[pa.RecordBatch]:
+    def _take_closed(self, watermark: int) -> tuple[list[pa.RecordBatch], list[I64]]:
+        """Give away the rows of closed windows, with the ends of these."""
         chunks, all_ends = self._chunks, self._ends
         self._chunks, self._ends, self._next_end = [], [], WATERMARK_END
-        closed = []
+        closed: list[pa.RecordBatch] = []
+        closed_ends: list[I64] = []
         for chunk, ends in zip(chunks, all_ends, strict=True):
             is_closed = ends <= watermark
             if is_closed.all():
                 closed.append(chunk)
+                closed_ends.append(ends)
                 continue
             if is_closed.any():
                 closed.append(chunk.filter(pa.array(is_closed)))
+                closed_ends.append(ends[is_closed])
                 chunk, ends = chunk.filter(pa.array(~is_closed)), ends[~is_closed]
             self._chunks.append(chunk)
             self._ends.append(ends)
             self._next_end = min(self._next_end, int(ends.min()))
-        return closed
+        return closed, closed_ends

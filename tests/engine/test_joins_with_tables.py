@@ -101,7 +101,8 @@ def plans_made(monkeypatch, sql):
     [
         "SELECT x, name FROM t JOIN names ON k = id",
         "SELECT x, upper(name) AS u FROM t LEFT JOIN names ON k = id AND x > 7 WHERE x < 50",
-        "SELECT x, n.name, size FROM t JOIN names AS n ON k = id LEFT JOIN sizes AS s ON n.name = s.name",
+        "SELECT x, n.name, size FROM t JOIN names AS n ON k = id"
+        " LEFT JOIN sizes AS s ON n.name = s.name",
         "SELECT x, name FROM t CROSS JOIN names",
         "SELECT x, name FROM t JOIN names ON k < id",
     ],
