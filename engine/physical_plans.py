@@ -9,8 +9,15 @@ __all__ = ["PhysicalPlan", "keeps_only_tables"]
 
 # The scan of the rows that change from one execution to the next.
 _INPUT = "DatasetExec"
-# These keep nothing.
-_PASSING = frozenset({"ProjectionExec", "FilterExec", "CooperativeExec", "CoalesceBatchesExec"})
+# These keep nothing, or nothing from one execution to the next.
+_PASSING = frozenset(
+    {
+        *("ProjectionExec", "FilterExec", "CooperativeExec", "CoalesceBatchesExec"),
+        *("SortExec", "WindowAggExec", "BoundedWindowAggExec", "AggregateExec"),
+    }
+)
+# But a sort or an aggregate of the first rows remembers what came too late to be one of them.
+_REMEMBERS = ("TopK", "fetch=", "lim=")
 # These collect their first input once, and go through the second one anew at each execution.
 _JOINS = frozenset({"HashJoinExec", "CrossJoinExec", "NestedLoopJoinExec"})
 # Of such joins those that note nothing about the rows that they have collected.
@@ -40,7 +47,8 @@ def keeps_only_tables(plan: PhysicalPlan) -> bool:
         return True
     inputs = plan.children()
     if name in _PASSING and len(inputs) == 1:
-        return keeps_only_tables(inputs[0])
+        is_forgetful = not any(word in attributes for word in _REMEMBERS)
+        return is_forgetful and keeps_only_tables(inputs[0])
     if name not in _JOINS or len(inputs) != 2:
         return False
     is_forgetful = "join_type=" not in attributes or _join_type(attributes) in _FORGETFUL

@@ -150,8 +150,12 @@ TABLE = Node("DataSourceExec: partitions=1, partition_sizes=[1]")
         (Node("HashJoinExec: join_type=LeftSemi", Node("FilterExec: a", ROWS), TABLE), False),
         (Node("CrossJoinExec", Node("AggregateExec: mode=Single", TABLE), ROWS), True),
         (Node("CrossJoinExec", Node("AggregateExec: mode=Single", ROWS), ROWS), False),
-        (Node("SortExec: expr=[x@0 ASC]", ROWS), False),
-        (Node("HashJoinExec: join_type=Inner", TABLE, Node("SortExec: x", ROWS)), False),
+        (Node("SortExec: expr=[x@0 ASC]", ROWS), True),
+        (Node("SortExec: TopK(fetch=3), expr=[x@0 ASC]", ROWS), False),
+        (Node("BoundedWindowAggExec: wdw=[rank()]", Node("SortExec: expr=[x@0]", ROWS)), True),
+        (Node("AggregateExec: mode=Single, gby=[x@0 as x], aggr=[], lim=[3]", ROWS), False),
+        (Node("HashJoinExec: join_type=Inner", TABLE, Node("RepartitionExec: x", ROWS)), False),
+        (Node("ScalarSubqueryExec: subqueries=1", ROWS, TABLE), False),
     ],
 )
 def test_what_a_plan_keeps(plan, keeps):
