@@ -10,14 +10,13 @@ from sqlglot import exp
 
 from millstream.planner.catalog import Catalog, StreamDefinition
 from millstream.planner.merge import merged
-from millstream.planner.nodes import Emit, Node, Projection, Transform, quoted
+from millstream.planner.nodes import INPUT, Emit, Node, Projection, Transform, quoted
 from millstream.planner.place import SourceText, span_of
+from millstream.planner.push_down import push_down
 from millstream.planner.scope import Relation, identifier_name
 from millstream.planner.typing import Typer, TypingError
 
 __all__ = ["INPUT", "Cte", "Piece", "PlanContext"]
-
-INPUT = "input"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +104,14 @@ class PlanContext:
             else field
             for projection, field in zip(projections, schema, strict=True)
         ]
+        where_sql = None if where is None else where.sql
+        if where is not None and where.node is not None and where.render is not None:
+            pushed = None if where.beside else push_down(where.node, where.render, from_sql)
+            where_sql, from_sql = pushed or (where_sql, from_sql)
         transform = Transform(
             input=node,
             projections=projections,
-            where=None if where is None else where.sql,
+            where=where_sql,
             schema=pa.schema(
                 [_plain_field(f, p, plain) for f, p in zip(fields, projections, strict=True)]
             ),

@@ -17,6 +17,7 @@ import pyarrow as pa
 __all__ = [
     "ARRIVAL_COLUMN",
     "HIDDEN_PREFIX",
+    "INPUT",
     "OP_COLUMN",
     "WINDOW_COLUMNS",
     "Aggregate",
@@ -45,6 +46,9 @@ __all__ = [
 
 WINDOW_COLUMNS = ("window_start", "window_end", "window_time")
 """What windows add to rows, in this order."""
+
+INPUT = "input"
+"""Name of the table that stands for the rows of a node's input."""
 
 HIDDEN_PREFIX = "__ms_"
 OP_COLUMN = "_op"

@@ -81,6 +81,27 @@ def test_subqueries_over_tables(where, keeps, batch_rows):
     assert sorted(got) == [row["x"] for row in STREAM.to_pylist() if keeps(row["k"])]
 
 
+@pytest.mark.parametrize("batch_rows", [1, 7, 1000])
+@pytest.mark.parametrize("side", ["", "LEFT"])
+@pytest.mark.parametrize(
+    ("where", "passes"),
+    [
+        ("x < 30 AND name <> 'a'", lambda x, name: x < 30 and name not in (None, "a")),
+        (
+            "(k IN (1, 3) OR x = 5) AND NOT x < 3",
+            lambda x, _: (x % 9 in (1, 3) or x == 5) and x >= 3,
+        ),
+        ("x < 30 OR name IS NULL", lambda x, name: x < 30 or name is None),
+        ("name IS NULL AND x > 3", lambda x, name: name is None and x > 3),
+        ("nullif(x, 4) > 2 AND 10 / (x + 1) < 3", lambda x, _: x > 2 and x != 4),
+    ],
+)
+def test_filters_beside_a_join(where, passes, side, batch_rows):
+    sql = f"SELECT x, name FROM t {side} JOIN names ON k = id WHERE {where}"
+    rows = [row for row in expected(is_left=side == "LEFT") if passes(*row)]
+    assert sorted_rows(as_rows(runs(sql, batch_rows))) == sorted_rows(rows)
+
+
 def plans_made(monkeypatch, sql):
     """Return how many physical plans were made for ten micro-batches."""
     made = []

@@ -1,0 +1,73 @@
+"""Which conditions filter the rows of a stream before they are joined."""
+
+import pytest
+
+ROWS = '"input" AS "t"'
+JOINED = '"symbols" AS "s" INNER JOIN {rows} ON "t"."symbol" = "s"."symbol"'
+
+
+def transform_of(plan, where, select="price, name"):
+    return plan(
+        f"SELECT {select} FROM trades t JOIN symbols s ON t.symbol = s.symbol WHERE {where}"
+    ).root
+
+
+@pytest.mark.parametrize(
+    ("where", "moved", "left"),
+    [
+        ("price > 1", '("t"."price" > 1)', None),
+        (
+            "price > 1 AND s.name = 'x' AND t.symbol IN ('a', 'b')",
+            """("t"."price" > 1) AND ("t"."symbol" IN ('a', 'b'))""",
+            """("s"."name" = 'x')""",
+        ),
+        (
+            "(price > 1 OR quantity = 2) AND NOT price IS NULL",
+            """(("t"."price" > 1 OR "t"."quantity" = 2)) AND (NOT "t"."price" IS NULL)""",
+            None,
+        ),
+    ],
+)
+def test_conditions_on_the_stream_go_before_the_join(plan, where, moved, left):
+    root = transform_of(plan, where)
+    filtered = f'(SELECT * FROM {ROWS} WHERE {moved}) AS "t"'
+    assert root.from_sql == JOINED.format(rows=filtered)
+    assert root.where == left
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "s.name = 'x'",
+        "price > 1 OR s.name = 'x'",
+        # These may fail on a row that finds no match, or give another answer each time.
+        "1 / quantity > 1",
+        "CAST(t.symbol AS INT) = 1",
+        "random() < 0.5",
+        "t.symbol IN (SELECT symbol FROM symbols)",
+        "true",
+    ],
+)
+def test_others_stay_where_they_are(plan, where):
+    root = transform_of(plan, where)
+    assert root.from_sql == JOINED.format(rows=ROWS)
+    assert root.where is not None
+
+
+def test_without_a_join_a_condition_stays(plan):
+    root = plan("SELECT price FROM trades WHERE price > 1").root
+    assert (root.from_sql, root.where) == ('"input"', '"price" > 1')
+
+
+def test_a_condition_that_is_wrong_is_shown_where_it_stands(plan):
+    with pytest.raises(Exception, match="line 1, column") as raised:
+        transform_of(plan, "price > 1 AND t.symbol + 1 = true")
+    assert "symbol + 1" in str(raised.value)
+
+
+def test_rows_of_a_window_are_filtered_too(plan):
+    root = plan(
+        "SELECT s.name, window_start FROM TABLE(TUMBLE(TABLE trades, DESCRIPTOR(ts),"
+        " INTERVAL '10' SECOND)) AS t JOIN symbols s ON t.symbol = s.symbol WHERE t.price > 1"
+    ).root
+    assert 'WHERE ("t"."price" > 1)) AS "t"' in root.from_sql
