@@ -263,3 +263,15 @@ def test_a_mailbox_gives_messages_that_fit_and_keeps_the_others_in_order():
     assert mailbox.take_among(is_text, is_text) == []
     assert mailbox.take_while(is_text) == []
     assert mailbox.get() == 6
+
+
+@pytest.mark.parametrize("partitions", [1, 2, 3])
+@pytest.mark.parametrize("sql", [QUERIES[0], QUERIES[2], WINDOWED[0]])
+def test_a_bounded_run_gives_rows_in_the_same_order(sql, partitions):
+    session = ms.Session(partitions=partitions)
+    session.create_stream("t", SCHEMA, event_time="e", max_out_of_orderness=2)
+    query, table = session.sql(sql), pa.Table.from_batches(batches())
+    with mock.patch.object(_Emitting, "takes_steps", new=False):
+        expected = query.run({"t": table}, batch_rows=3)
+    for _ in range(3):
+        assert query.run({"t": table}, batch_rows=3).equals(expected)
