@@ -22,6 +22,7 @@ from functools import cached_property
 import pyarrow as pa
 
 from millstream.engine.event_time import WATERMARK_COLUMN
+from millstream.engine.gathering import STEPS_MAX
 from millstream.engine.operators.base import GroupsCollector
 from millstream.engine.pipeline import Link, StepsLink, step_of
 from millstream.engine.routing import split
@@ -34,8 +35,6 @@ __all__ = ["Mail", "Receiver", "Sender"]
 
 # Rows for one receiver that are worth a message of their own.
 _EARLY_ROWS = 1 << 13
-# Steps that are processed at once if they wait. More would only hold up the first of them.
-_STEPS_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +205,7 @@ class Receiver:
         assert self._steps_taker is not None, "asked for before"
         steps: list[list[pa.RecordBatch | PaneWords]] = []
         kinds: frozenset[type] = frozenset()
-        while len(steps) < _STEPS_MAX and self._is_complete(self._next_step + len(steps)):
+        while len(steps) < STEPS_MAX and self._is_complete(self._next_step + len(steps)):
             contributions = self._arrived[self._next_step + len(steps)]
             parts = [part for sent in _by_sender(contributions) for part in sent.batches]
             parts = [part for part in parts if _has_rows(part)]

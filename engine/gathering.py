@@ -7,7 +7,10 @@ from typing import TypeGuard
 from millstream.engine.pipeline import StepsLink
 from millstream.engine.step import SourceItem
 
-__all__ = ["Gathering"]
+__all__ = ["STEPS_MAX", "Gathering"]
+
+STEPS_MAX = 64
+"""Steps that are processed at once if they wait. More would only hold up the first of them."""
 
 
 class Gathering:
@@ -37,6 +40,7 @@ class Gathering:
         self._n_columns = n_columns
         self._taker = taker
         self._n_rows, self._n_bytes = rows_max - first.n_rows, bytes_max - first.n_bytes
+        self._n_steps = 0
         self._is_complete = not self._is_plain(first) or self._is_last(first)
 
     def takes(self, message: object) -> TypeGuard[SourceItem]:
@@ -62,6 +66,10 @@ class Gathering:
         return not is_final and item.batch is not None and item.batch.num_columns == self._n_columns
 
     def _is_last(self, item: SourceItem) -> bool:
+        """Say of an item that is one of them whether there can be no more; asked once of each."""
         if item.step is None:
             return False
+        self._n_steps += 1
+        if self._n_steps == STEPS_MAX:
+            return True
         return self._taker is None or not self._taker.is_quiet(item.step)

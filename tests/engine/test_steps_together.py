@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 import millstream as ms
-from millstream.engine import exchange
+from millstream.engine import exchange, gathering
 from millstream.engine.mailbox import Mailbox
 from millstream.engine.operators.aggregate import FinalAggregate, SingleAggregate, _Emitting
 from millstream.engine.state.step_rows import StepRows, distinct_groups
@@ -212,9 +212,10 @@ def test_a_row_that_fails_leaves_what_came_before_it(partitions):
         assert seen == list(range(7))
 
 
-def test_no_more_steps_at_once_than_are_allowed():
-    with mock.patch.object(exchange, "_STEPS_MAX", 4):
-        _, sizes = results_behind_a_gate(QUERIES[0], partitions=2)
+@pytest.mark.parametrize(("partitions", "module"), [(1, gathering), (2, exchange)])
+def test_no_more_steps_at_once_than_are_allowed(partitions, module):
+    with mock.patch.object(module, "STEPS_MAX", 4):
+        _, sizes = results_behind_a_gate(QUERIES[0], partitions=partitions)
     assert max(sizes) == 4
 
 
