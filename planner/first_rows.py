@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import sqlglot
 from sqlglot import exp
 
+from millstream.planner.conjunction import conjuncts
 from millstream.planner.dialect import MillstreamDialect
 from millstream.planner.nodes import Node, Source, Transform, Union, WindowSelect
 
@@ -34,19 +34,11 @@ def _first_rows(where: str | None, select: WindowSelect) -> int | None:
     """Return the last place that passes a filter, if it sets a limit to places."""
     if where is None or select.order is None or select.order.place is None:
         return None
-    terms = _terms(sqlglot.parse_one(where, dialect=MillstreamDialect))
-    limits = [limit for term in terms if (limit := _limit(term, select.order.place)) is not None]
+    terms = conjuncts(sqlglot.parse_one(where, dialect=MillstreamDialect))
+    limits = [
+        limit for term in terms if (limit := _limit(term.unnest(), select.order.place)) is not None
+    ]
     return min(limits, default=None)
-
-
-def _terms(condition: exp.Expr) -> Iterator[exp.Expr]:
-    """List what all has to hold for a condition to hold."""
-    condition = condition.unnest()
-    if isinstance(condition, exp.And):
-        yield from _terms(condition.left)
-        yield from _terms(condition.right)
-    else:
-        yield condition
 
 
 def _limit(term: exp.Expr, place: str) -> int | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from sqlglot import exp
 
+from millstream.planner.conjunction import conjuncts
 from millstream.planner.nodes import INPUT, quoted
 from millstream.planner.scope import bound_sql
 
@@ -45,7 +46,7 @@ def push_down(
         return None
     moved: list[str] = []
     left: list[str] = []
-    for term in _terms(condition):
+    for term in conjuncts(condition):
         is_of_rows = _is_harmless(term) and _is_of(f"{rows[1]}.", term)
         (moved if is_of_rows else left).append(f"({render(term)})")
     if not moved:
@@ -53,16 +54,6 @@ def push_down(
     filtered = f"(SELECT * FROM {rows[0]} WHERE {' AND '.join(moved)}) AS {rows[1]}"
     joined = from_sql[: rows.start()] + filtered + from_sql[rows.end() :]
     return " AND ".join(left) or None, joined
-
-
-def _terms(condition: exp.Expr) -> Iterator[exp.Expr]:
-    """List what all has to hold for a condition to hold."""
-    inner = condition.unnest()
-    if isinstance(inner, exp.And):
-        yield from _terms(inner.left)
-        yield from _terms(inner.right)
-    else:
-        yield condition
 
 
 def _is_harmless(term: exp.Expr) -> bool:

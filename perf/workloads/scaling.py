@@ -58,9 +58,10 @@ def _processes(case: Case, batch_rows: int, n_processes: int, settings: Settings
     n_rows = settings.rows or (case.rows_quick if settings.is_quick else case.rows)
     prepare = partial(_alone_ready, batch_rows, n_rows)
     samples = side_by_side(prepare, n_processes, settings.repeats + settings.warm_ups)
+    n_rows_out = case.expected(case.generate(n_rows)).num_rows
     return Outcome(
         rows_in=n_processes * n_rows,
-        rows_out=0,
+        rows_out=n_processes * n_rows_out,
         samples=samples[settings.warm_ups :],
         metrics={_PROCESSES: float(n_processes)},
     )
@@ -128,44 +129,33 @@ def derive(results: Sequence[Result]) -> Sequence[Result]:
         ]
         alone = [result for result in stream if result.metrics[_PARTITIONS] == 1]
         if alone:
-            derived += [
-                _efficiency(result, alone[0]) for result in stream if result is not alone[0]
-            ]
-            derived += [
-                _efficiency_of_processes(result, alone[0])
+            limits = [
+                result
                 for result in results
                 if result.case == case and result.role == "limit" and result.rate is not None
             ]
+            derived += [
+                _efficiency(result, alone[0], _PARTITIONS)
+                for result in stream
+                if result is not alone[0]
+            ]
+            derived += [_efficiency(result, alone[0], _PROCESSES) for result in limits]
             derived += [_prediction(alone[0], n_cores) for n_cores in _CORES_PREDICTED]
     return derived
 
 
-def _efficiency(result: Result, alone: Result) -> Result:
+def _efficiency(result: Result, alone: Result, units: str) -> Result:
+    """Say what becomes of the rate of one partition in several partitions or processes."""
     assert result.rate is not None
     assert alone.rate is not None
-    n_partitions = result.metrics[_PARTITIONS]
+    n_units = result.metrics[units]
     return replace(
         result,
-        contender=f"efficiency of {n_partitions:.0f} partitions",
+        contender=f"efficiency of {n_units:.0f} {units}",
         role="derived",
-        ran=f"rate of {result.contender} over {n_partitions:.0f} times that of {alone.contender}",
+        ran=f"rate of {result.contender} over {n_units:.0f} times that of {alone.contender}",
         samples=(),
-        metrics={"efficiency": result.rate / (n_partitions * alone.rate)},
-    )
-
-
-def _efficiency_of_processes(result: Result, alone: Result) -> Result:
-    """Say what becomes of one partition where other processes use the other cores."""
-    assert result.rate is not None
-    assert alone.rate is not None
-    n_processes = result.metrics[_PROCESSES]
-    return replace(
-        result,
-        contender=f"efficiency of {n_processes:.0f} processes",
-        role="derived",
-        ran=f"rate of {result.contender} over {n_processes:.0f} times that of {alone.contender}",
-        samples=(),
-        metrics={"efficiency": result.rate / (n_processes * alone.rate)},
+        metrics={"efficiency": result.rate / (n_units * alone.rate)},
     )
 
 
@@ -190,7 +180,7 @@ def _prediction(alone: Result, n_cores: int) -> Result:
 
 SUITE = Suite(
     name="scaling",
-    about="W1 on 1, 2, ... partitions: efficiency, the share of the GIL, what 8 and 16 cores give.",
+    about="W1 on 1, 2, ... partitions or processes: efficiency, share of the GIL, 8 and 16 cores.",
     measurements=_measurements,
     derive=derive,
 )
