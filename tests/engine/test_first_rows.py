@@ -119,6 +119,10 @@ QUERIES += [
     "SELECT ts, v, r, p FROM (SELECT *, rank() OVER (PARTITION BY window_end ORDER BY v) AS p,"
     " rank() OVER (PARTITION BY window_end ORDER BY v) AS r FROM TABLE(TUMBLE(t, ts, 20)))"
     " WHERE p <= 2",
+    # What else is computed of a window needs all of its rows.
+    "SELECT ts, v, p, q FROM (SELECT *, rank() OVER (PARTITION BY window_end ORDER BY v) AS p,"
+    " percent_rank() OVER (PARTITION BY window_end ORDER BY v) AS q FROM TABLE(TUMBLE(t, ts, 20)))"
+    " WHERE p <= 6",
     "SELECT window_end, s, count(*) AS n FROM t GROUP BY s WINDOW TUMBLING(ts, 20)"
     " ORDER BY n DESC, s LIMIT 2",
 ]

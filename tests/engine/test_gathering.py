@@ -64,3 +64,28 @@ def test_changes_come_for_each_micro_batch_all_the_same():
     sizes, job = run_behind_a_gate(FINAL.replace("EMIT FINAL", "EMIT CHANGES"))
     assert sizes == [2] * 20
     assert job.stats().rows_out == 40
+
+
+def test_rows_meet_the_table_of_when_they_were_pushed_though_they_wait_together():
+    entered, opened = threading.Event(), threading.Event()
+
+    def gate(values: pa.Array) -> pa.Array:
+        entered.set()
+        assert opened.wait(30)
+        return values
+
+    session = ms.Session(partitions=1)
+    session.create_stream("t", SCHEMA)
+    session.create_table("d", pa.table({"id": [1], "name": ["old"]}))
+    session.register_udf("gate", gate, [pa.int64()], pa.int64())
+    sql = "SELECT name, sum(gate(x)) AS s FROM t JOIN d ON k = id GROUP BY name EMIT FINAL"
+    sink = ms.CollectSink()
+    with session.sql(sql).start(sink) as job:
+        for x in (1, 10, 100):
+            job.push("t", pa.record_batch([[1], [x]], schema=SCHEMA))
+            if x == 1:
+                assert entered.wait(30)
+            if x == 10:
+                session.replace_table("d", pa.table({"id": [1], "name": ["new"]}))
+        opened.set()
+    assert {row["name"]: row["s"] for row in sink.table().to_pylist()} == {"old": 11, "new": 100}

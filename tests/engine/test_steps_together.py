@@ -119,6 +119,7 @@ QUERIES = [
     # Nothing changes in most steps.
     "SELECT k, max(u) AS hi FROM t GROUP BY k",
     "SELECT u, count(*) AS n FROM t GROUP BY u",
+    "SELECT s, s AS again, count(*) AS n FROM t GROUP BY s",
     # Behind a filter.
     "SELECT k, count(*) AS n FROM t WHERE k <> 2 AND u < 200 GROUP BY k",
 ]
