@@ -47,6 +47,12 @@ class FlowControl:
         clock: Seconds of a clock that never goes back.
         listener: Is told when the state of a partition's queue changes, or None.
         on_error: Takes what the listener raises, and the partition.
+
+    Attributes:
+        limits: Of each partition's queue.
+        in_flight: What the job has taken in and not finished.
+        backlog: What each partition has still a part in.
+        gauges: How full each partition's queue is.
     """
 
     def __init__(
@@ -60,7 +66,7 @@ class FlowControl:
         on_error: Callable[[BaseException, int], None],
     ) -> None:
         self._partitions = partitions
-        self._limits = limits
+        self.limits = limits
         self._total_rows = limits.rows * n_partitions
         self._total_bytes = limits.bytes * n_partitions
         self._total_items = _ITEMS_MAX * n_partitions
@@ -80,8 +86,8 @@ class FlowControl:
         """
         own, backlog = self._partitions[partition], self.backlog
         return max(
-            own.rows_pending / self._limits.rows,
-            own.bytes_pending / self._limits.bytes,
+            own.rows_pending / self.limits.rows,
+            own.bytes_pending / self.limits.bytes,
             backlog.rows[partition] / self._total_rows,
             backlog.bytes[partition] / self._total_bytes,
             backlog.items[partition] / self._total_items,
@@ -94,7 +100,7 @@ class FlowControl:
         rows, n_bytes_before = own.rows_pending, own.bytes_pending
         if rows <= 0:
             return True
-        return rows + n_rows <= self._limits.rows and n_bytes_before + n_bytes <= self._limits.bytes
+        return rows + n_rows <= self.limits.rows and n_bytes_before + n_bytes <= self.limits.bytes
 
     def admitted(self, partitions: Iterable[int], n_rows: int, deadline: Deadline) -> None:
         """Note that partitions have got a batch, and hold its source back if queues get too full.
@@ -129,8 +135,8 @@ class FlowControl:
         """Say whether less than a share of a partition's own limits is taken."""
         own = self._partitions[partition]
         return (
-            own.rows_pending < share * self._limits.rows
-            and own.bytes_pending < share * self._limits.bytes
+            own.rows_pending < share * self.limits.rows
+            and own.bytes_pending < share * self.limits.bytes
         )
 
     def _pace(self, utilization: float, n_rows: int, deadline: Deadline) -> None:

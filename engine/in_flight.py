@@ -55,6 +55,11 @@ class InFlight:
         with self._changed:
             return self.rows_in - self.rows_done
 
+    @property
+    def steps(self) -> int:
+        """Steps without rows under way, as they were a moment ago."""
+        return self._steps
+
     def snapshot(self) -> tuple[int, int]:
         """Return rows let in and rows done, of one moment."""
         with self._changed:

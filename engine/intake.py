@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 
 from millstream.engine.batch_size import BatchSizer
+from millstream.engine.closings import Closings
 from millstream.engine.deadline import Deadline
 from millstream.engine.durations import nanoseconds_per, time_unit
 from millstream.engine.event_time import (
@@ -57,6 +58,7 @@ class Intake:
         on_broken: Takes the error if one interrupts the dealing of a batch, so that part of it is
             under way.
         clock: Seconds of a clock that never goes back.
+        is_bounded: Whether nobody sees results before the input has ended.
 
     Attributes:
         lock: Held by whoever brings something in.
@@ -80,6 +82,7 @@ class Intake:
         check_running: Callable[[], None],
         on_broken: Callable[[BaseException], None],
         clock: Callable[[], float],
+        is_bounded: bool,
     ) -> None:
         self._shape = shape
         self._strategy = strategy
@@ -99,7 +102,13 @@ class Intake:
         self._unit_ns = {stream.name: _unit_nanoseconds(stream) for stream in streams}
         self._may_idle = any(stream.idle_timeout_seconds is not None for stream in streams)
         self._timed = [stream.name for stream in streams if stream.event_time is not None]
-        self._window_ends = WindowEnds(shape.windows)
+        self._closings = Closings(
+            WindowEnds(shape.windows),
+            may_wait=shape.may_close_later,
+            n_under_way=lambda: flow.in_flight.steps,
+            is_bounded=is_bounded,
+            queue_rows=flow.limits.rows,
+        )
         self._queues = _Queues(partitions)
         self._is_strategy_ours = is_ours(strategy)
         sources = partitions[0].pipelines.sources
@@ -153,7 +162,7 @@ class Intake:
                 self._in_flight.leave_step()
                 raise
             watermarks = self._watermarks()
-            self._window_ends.are_passed(watermarks)  # This step closes them.
+            self._closings.are_closed(watermarks)
             self._end_step(watermarks, is_final=False)
 
     def replace_table(self, name: str, table: pa.Table) -> None:
@@ -165,8 +174,20 @@ class Intake:
         """Post the last step: the input has ended. The caller holds the lock."""
         for tracker in self.trackers.values():
             tracker.watermark = WATERMARK_END
+        watermarks = self._watermarks()
+        self._closings.are_closed(watermarks)
         self._in_flight.force_step()
-        self._end_step(self._watermarks(), is_final=True)
+        self._end_step(watermarks, is_final=True)
+
+    def step_done(self) -> None:
+        """Close windows that have waited for a step under way; one is done."""
+        if not self._closings.wait_for_steps:
+            return
+        with self.lock:
+            watermarks = self._watermarks()
+            if self._closings.are_due(watermarks):
+                self._in_flight.force_step()
+                self._end_step(watermarks, is_final=False)
 
     def _take(
         self,
@@ -243,9 +264,11 @@ class Intake:
         try:
             watermarks = self._watermarks()
             self._post_parts(stream, parts, observed, watermarks, n_bytes)
-            if self._shape.pace == "deferred" and self._window_ends.are_passed(watermarks):
-                self._in_flight.force_step()
-                self._end_step(watermarks, is_final=False)
+            if self._shape.pace == "deferred":
+                n_rows = sum(rows.num_rows for _, rows in parts)
+                if self._closings.are_due(watermarks, n_rows):
+                    self._in_flight.force_step()
+                    self._end_step(watermarks, is_final=False)
         except BaseException as error:
             # Some of it may be under way, so that nothing can be taken back any more.
             self._on_broken(error)

@@ -17,7 +17,7 @@ from millstream.engine.gathering import Gathering
 from millstream.engine.latency import Latencies
 from millstream.engine.mailbox import Mailbox
 from millstream.engine.operators.base import Counters, Operator
-from millstream.engine.pipeline import Link, RowsLink, StepsLink
+from millstream.engine.pipeline import BatchesLink, Link, RowsLink, StepsLink
 from millstream.engine.sinks import Sink
 from millstream.engine.source_rows import SourceRows
 from millstream.engine.step import AtHand, Contribution, SourceItem
@@ -52,6 +52,12 @@ class SourceLink:
         """The first link, if it takes rows as they are in a micro-batch."""
         link = self.downstream
         return link if isinstance(link, RowsLink) and link.takes_rows else None
+
+    @cached_property
+    def batches_taker(self) -> BatchesLink | None:
+        """The first link, if it takes several batches at once."""
+        link = self.downstream
+        return link if isinstance(link, BatchesLink) and link.takes_batches else None
 
     @cached_property
     def steps_taker(self) -> StepsLink | None:
@@ -115,6 +121,9 @@ class _Stop:
 class _Close:
     """Tells a partition to close its sink and leave its loop."""
 
+
+# Rows up to which a copy takes less time than a call of DataFusion does.
+_PORTION_ROWS = 1 << 14
 
 Message: TypeAlias = SourceItem | Contribution | _Question | _Stop | _Close
 T = TypeVar("T")
@@ -386,14 +395,20 @@ class Partition:
         self._hooks.mapped(items)
 
     def _emit_whole(self, items: list[SourceItem], source: SourceLink) -> None:
+        taker = source.batches_taker
+        rows_least = sum(item.n_rows for item in items) if taker is None else _PORTION_ROWS
         try:
-            whole = pa.concat_batches([source.pick(item.batch) for item in items])
+            portions = _portions([source.pick(item.batch) for item in items], rows_least)
         except pa.ArrowInvalid:
             # The indices of their dictionaries are too narrow for the values of all.
             self._emit_each(items, source)
             return
         try:
-            source.downstream.emit(whole)
+            if taker is not None:
+                taker.emit_batches(portions)
+            else:
+                for whole in portions:
+                    source.downstream.emit(whole)
         except TransformFailed:
             # Nothing has been kept of these rows; one by one they tell which of them it was.
             self._emit_each(items, source)
@@ -435,6 +450,19 @@ class Partition:
                 output.abort()
             except Exception as error:
                 self._hooks.failed(error, None, self.index)
+
+
+def _portions(batches: Sequence[pa.RecordBatch], rows_least: int) -> list[pa.RecordBatch]:
+    """Copy neighbours together until each batch but the last has at least so many rows."""
+    portions: list[pa.RecordBatch] = []
+    first, n_rows = 0, 0
+    for place, batch in enumerate(batches):
+        n_rows += batch.num_rows
+        if n_rows >= rows_least or place == len(batches) - 1:
+            is_alone = first == place
+            portions.append(batch if is_alone else pa.concat_batches(batches[first : place + 1]))
+            first, n_rows = place + 1, 0
+    return portions
 
 
 def _is_of_rows(message: Message) -> bool:

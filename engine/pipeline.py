@@ -30,6 +30,7 @@ from millstream.engine.step import AtHand, SourceItem, Step, watermark_at
 from millstream.planner.nodes import WatermarkBound
 
 __all__ = [
+    "BatchesLink",
     "Link",
     "OperatorLink",
     "RowsLink",
@@ -70,6 +71,18 @@ class RowsLink(Protocol):
 
 
 @runtime_checkable
+class BatchesLink(Protocol):
+    """A link that may take several batches of the current step at once, each where it lies."""
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether it does."""
+
+    def emit_batches(self, batches: Sequence[pa.RecordBatch]) -> None:
+        """Take rows of which none is behind the watermark. If it fails, none has been taken."""
+
+
+@runtime_checkable
 class StepsLink(Protocol):
     """A link that may take the rows of several steps at once, and then the end of each."""
 
@@ -104,11 +117,25 @@ class TransformLink:
     def __init__(self, run: Run, downstream: Link) -> None:
         self._run = run
         self._downstream = downstream
+        self._rows_taker = downstream if isinstance(downstream, RowsLink) else None
         self._steps_taker = downstream if isinstance(downstream, StepsLink) else None
 
     def emit(self, batch: pa.RecordBatch) -> None:
         for result in self._run(batch):
             self._downstream.emit(result)
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether what follows takes rows of several batches where they lie."""
+        return self._rows_taker is not None and self._rows_taker.takes_rows
+
+    def emit_batches(self, batches: Sequence[pa.RecordBatch]) -> None:
+        assert self._rows_taker is not None, "asked for before"
+        results = [result for batch in batches for result in self._run(batch)]
+        if results:
+            places = {name: place for place, name in enumerate(results[0].schema.names)}
+            rows = [SourceRows(result, places, frozenset(), None) for result in results]
+            self._rows_taker.emit_rows(rows)
 
     @property
     def takes_steps(self) -> bool:

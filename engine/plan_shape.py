@@ -29,12 +29,15 @@ class PlanShape:
             for one partition, too.
         reaches_all: Whether a step ends in all partitions.
         gathers: Whether a partition may take micro-batches that wait together, at once.
+        may_close_later: Whether windows that have ended may be closed with later ones in one step:
+            nothing behind them makes versions step by step.
         windows: Windows whose ends are worth a step, with the lateness that they allow.
     """
 
     pace: Pace
     reaches_all: bool
     gathers: bool
+    may_close_later: bool
     windows: tuple[tuple[nodes.Window, int, tuple[nodes.WatermarkBound, ...]], ...]
 
 
@@ -56,7 +59,8 @@ def plan_shape(root: nodes.Node, n_partitions: int, *, is_single: bool) -> PlanS
     pace = _pace(root, n_partitions, is_single=is_single)
     reaches_all = pace in ("broadcast", "deferred") or (pace == "ordered" and has_exchange(root))
     gathers = pace != "deferred" or not _picks_rows(root)
-    return PlanShape(pace, reaches_all, gathers, windows)
+    may_close_later = not any(isinstance(node, nodes.Changelog) for node in walk(root))
+    return PlanShape(pace, reaches_all, gathers, may_close_later, windows)
 
 
 def walk(node: nodes.Node) -> Iterator[nodes.Node]:

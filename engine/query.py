@@ -166,7 +166,11 @@ class Query:
         _check_inputs(inputs, definitions)
         collectors = [_OrderedCollector() for _ in range(self._config.partitions)]
         with self._start(
-            collectors, [{} for _ in collectors], [None for _ in collectors], strategy
+            collectors,
+            [{} for _ in collectors],
+            [None for _ in collectors],
+            strategy,
+            is_bounded=True,
         ) as job:
             for stream, batch in _in_event_time_order(inputs, definitions, rows):
                 job.push(stream, batch)
@@ -192,6 +196,7 @@ class Query:
         strategy: str | PartitioningStrategy | None,
         name: str | None = None,
         listener: Listener | None = None,
+        is_bounded: bool = False,
     ) -> Job:
         chosen = make_strategy(strategy or self._plan.strategy)
         placement = self._placed(chosen)
@@ -208,6 +213,7 @@ class Query:
             dead_sinks=dead_sinks,
             listener=listener,
             config=self._config,
+            is_bounded=is_bounded,
         )
         runtime = self._jobs.start(name, make)
         return Job(

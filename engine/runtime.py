@@ -61,6 +61,7 @@ class Runtime:
             such a row fails the job.
         listener: Is told when the state of a partition's queue changes, or None.
         config: Of the session.
+        is_bounded: Whether nobody sees results before the input has ended.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Runtime:
         dead_sinks: Sequence[Mapping[str, Sink] | None],
         listener: Listener | None,
         config: SessionConfig,
+        is_bounded: bool = False,
     ) -> None:
         self.name = name
         self.root = root
@@ -116,6 +118,7 @@ class Runtime:
             check_running=self.check_running,
             on_broken=lambda error: self._fail(error, None, None),
             clock=config.clock,
+            is_bounded=is_bounded,
         )
         self.observer = Observer(
             name, self.streams, self._partitions, self._flow, self.intake, strategy, config.clock
@@ -333,6 +336,7 @@ class Runtime:
         for item in complete:
             if item.batch is None:
                 self._in_flight.leave_step()
+                self.intake.step_done()
             else:
                 n_rows += item.n_rows
                 n_bytes += item.n_bytes

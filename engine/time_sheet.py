@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from millstream.engine.operators.base import GroupsCollector
-from millstream.engine.pipeline import Link, RowsLink, StepsLink
+from millstream.engine.pipeline import BatchesLink, Link, RowsLink, StepsLink
 from millstream.engine.sinks import Sink
 from millstream.engine.source_rows import SourceRows
 from millstream.engine.state.dense_panes import DensePanes
@@ -114,6 +114,7 @@ class TimedLink:
         self._link = link
         # Asking for a protocol takes long, so it is done once.
         self._taker = link if isinstance(link, RowsLink) else None
+        self._batches_taker = link if isinstance(link, BatchesLink) else None
         self._groups_taker = link if isinstance(link, GroupsCollector) else None
         self._steps_taker = link if isinstance(link, StepsLink) else None
         self._switch = sheet.switch
@@ -135,6 +136,17 @@ class TimedLink:
         assert self._taker is not None, "asked for before"
         before = self._switch(self._account)
         self._taker.emit_rows(parts)
+        self._switch(before)
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether the link takes several batches at once."""
+        return self._batches_taker is not None and self._batches_taker.takes_batches
+
+    def emit_batches(self, batches: Sequence[pa.RecordBatch]) -> None:
+        assert self._batches_taker is not None, "asked for before"
+        before = self._switch(self._account)
+        self._batches_taker.emit_batches(batches)
         self._switch(before)
 
     @property

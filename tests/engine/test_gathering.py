@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 import pyarrow as pa
 import pytest
 
 import millstream as ms
+from millstream.engine import partition
 
 SCHEMA = pa.schema({"k": pa.int64(), "x": pa.int64()})
 FINAL = "SELECT k, sum(gate(x)) AS s FROM t GROUP BY k EMIT FINAL"
@@ -89,3 +91,56 @@ def test_rows_meet_the_table_of_when_they_were_pushed_though_they_wait_together(
                 session.replace_table("d", pa.table({"id": [1], "name": ["new"]}))
         opened.set()
     assert {row["name"]: row["s"] for row in sink.table().to_pylist()} == {"old": 11, "new": 100}
+
+
+def test_large_batches_that_wait_are_filtered_where_they_lie(monkeypatch):
+    monkeypatch.setattr(partition, "_PORTION_ROWS", 2)
+    sizes, _ = run_behind_a_gate(FINAL)
+    assert sizes == [2] * 20
+    # Where small ones are put together, the rest of them is a portion of its own.
+    monkeypatch.setattr(partition, "_PORTION_ROWS", 7)
+    sizes, _ = run_behind_a_gate(FINAL)
+    assert sizes == [2, 8, 8, 8, 8, 6]
+
+
+def test_portions_have_all_rows_in_order_and_copy_no_large_batch():
+    batches = [
+        pa.record_batch([list(range(first, last)), [0] * (last - first)], schema=SCHEMA)
+        for first, last in itertools.pairwise([0, 5, 6, 7, 9, 20, 21])
+    ]
+    portions = partition._portions(batches, 4)
+    assert [portion.num_rows for portion in portions] == [5, 4, 11, 1]
+    assert portions[0] is batches[0]
+    assert portions[2] is batches[4]
+    assert portions[3] is batches[5]
+    assert pa.Table.from_batches(portions).equals(pa.Table.from_batches(batches))
+    assert [portion.num_rows for portion in partition._portions(batches, 21)] == [21]
+    assert [portion.num_rows for portion in partition._portions(batches[:4], 5)] == [5, 4]
+
+
+@pytest.mark.parametrize("portion_rows", [1, 5, 1 << 14])
+@pytest.mark.parametrize("kind", ["single", "windowed"])
+def test_of_batches_that_wait_the_one_that_fails_is_told(monkeypatch, portion_rows, kind):
+    monkeypatch.setattr(partition, "_PORTION_ROWS", portion_rows)
+    entered, opened = threading.Event(), threading.Event()
+
+    def gate(values: pa.Array) -> pa.Array:
+        entered.set()
+        assert opened.wait(30)
+        return values
+
+    session = ms.Session(partitions=1)
+    session.create_stream("t", SCHEMA, event_time="k")
+    session.register_udf("gate", gate, [pa.int64()], pa.int64())
+    window = "WINDOW TUMBLING(k, 1000)" if kind == "windowed" else ""
+    sql = f"SELECT sum(10 / gate(x)) AS s FROM t WHERE x < 50 GROUP BY k {window} EMIT FINAL"
+    job = session.sql(sql).start(ms.CollectSink())
+    for number in range(20):
+        x = [1, 0, 2] if number == 12 else [1, 60, 2]
+        job.push("t", pa.record_batch([[number] * 3, x], schema=SCHEMA))
+        if number == 0:
+            assert entered.wait(30)
+    opened.set()
+    with pytest.raises(ms.JobFailed, match=r"[Dd]ivide by zero") as failure:
+        job.finish()
+    assert "batch 12" in str(failure.value)
