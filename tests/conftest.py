@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -32,3 +34,17 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(kernel_cache_folder()))
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def windows_are_closed_at_once() -> Iterator[None]:
+    """Let bounded runs close windows as soon as they end.
+
+    Inputs of tests are so short that all windows would wait for the end of the input. Tests of how
+    windows wait set the rows themselves.
+    """
+    from millstream.engine import closings
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(closings, "ROWS_MAX", 0)
+        yield

@@ -8,17 +8,24 @@ import pyarrow as pa
 import pytest
 
 import millstream as ms
-from millstream.engine.closings import _ROWS_MAX, Closings
+from millstream.engine import closings as module
+from millstream.engine.closings import Closings
 from millstream.engine.event_time import WATERMARK_END
 from millstream.engine.window_ends import WindowEnds
 from millstream.planner.nodes import WatermarkBound, Window
 from tests.engine.stalling import SCHEMA, TIMEOUT_SECONDS, WINDOWS, Gate, session
 
 N_WINDOWS = 40
+ROWS_MAX = 1 << 16
 KEYS = (1, 2, 3)
 
 
-def closings(*, n_under_way=lambda: 0, may_wait=True, is_bounded=False, queue_rows=10 * _ROWS_MAX):
+@pytest.fixture(autouse=True)
+def windows_may_wait(monkeypatch):
+    monkeypatch.setattr(module, "ROWS_MAX", ROWS_MAX)
+
+
+def closings(*, n_under_way=lambda: 0, may_wait=True, is_bounded=False, queue_rows=10 * ROWS_MAX):
     window = Window("tumble", "ts", pa.int64(), 10, 10, 0)
     ends = WindowEnds([(window, 0, (WatermarkBound("t"),))])
     made = Closings(
@@ -53,10 +60,10 @@ def test_windows_wait_for_steps_under_way_and_are_closed_together():
 
 def test_windows_wait_for_no_more_rows_than_a_step_is_worth():
     made = closings(n_under_way=lambda: 99)
-    assert due(made, 10, 20, n_rows=_ROWS_MAX // 2) == [False, True]
-    assert due(made, 30, 31, 32, n_rows=_ROWS_MAX // 2) == [False, True, False]
+    assert due(made, 10, 20, n_rows=ROWS_MAX // 2) == [False, True]
+    assert due(made, 30, 31, 32, n_rows=ROWS_MAX // 2) == [False, True, False]
     # Rows alone make nothing due.
-    assert due(made, 33, 34, n_rows=_ROWS_MAX) == [False, False]
+    assert due(made, 33, 34, n_rows=ROWS_MAX) == [False, False]
 
 
 def test_windows_wait_for_no_more_rows_than_a_queue_holds():
@@ -66,7 +73,7 @@ def test_windows_wait_for_no_more_rows_than_a_queue_holds():
 
 def test_a_bounded_run_waits_for_rows_whatever_is_under_way():
     made = closings(is_bounded=True)
-    assert due(made, 10, 20, n_rows=_ROWS_MAX // 2) == [False, True]
+    assert due(made, 10, 20, n_rows=ROWS_MAX // 2) == [False, True]
     assert due(made, 30, n_rows=1) == [False]
     assert not made.wait_for_steps
 
