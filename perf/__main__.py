@@ -13,11 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from perf.cases import Measurement, Settings
 from perf.compare import comparison_cells, differences
 from perf.machine import describe_machine, load_average
+from perf.machine_code import code_cells, compiled_kernels
 from perf.measure import run_suite
 from perf.records import Record, RecordError, Result, read_record, write_record
 from perf.report import write_plots
 from perf.tables import cells, machine_lines, markdown, print_cells, suites_of
-from perf.workloads import SUITES, suite
+from perf.workloads import SUITES, scenarios, suite, windows
+from perf.workloads.w1 import W1_CASE
 
 __all__ = ["app", "exit_by"]
 
@@ -148,6 +150,19 @@ def compare_records(before: Path, after: Path) -> None:
     """Show what changed between two JSON files."""
     found = differences(_read(before), _read(after))
     print_cells(comparison_cells(found), _console())
+
+
+@app.command("code")
+def show_code(
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+) -> None:
+    """Compile the kernels of the scenarios anew and show which of their loops are vectorized."""
+    with _console().status("compiling"):
+        table = code_cells(compiled_kernels([W1_CASE, *windows.cases(), *scenarios.cases()]))
+    if as_markdown:
+        typer.echo(markdown(table))
+    else:
+        print_cells(table, _console())
 
 
 @app.command("report")
