@@ -15,9 +15,11 @@ that they are, which the sending aggregate has dealt out already.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import pyarrow as pa
 
@@ -25,16 +27,21 @@ from millstream.engine.event_time import WATERMARK_COLUMN
 from millstream.engine.gathering import STEPS_MAX
 from millstream.engine.operators.base import GroupsCollector
 from millstream.engine.pipeline import Link, StepsLink, step_of
-from millstream.engine.routing import split
+from millstream.engine.routing import split, split_together
 from millstream.engine.state.dense_panes import DensePanes
 from millstream.engine.state.pane_words import PaneWords
-from millstream.engine.step import AtHand, Contribution, SourceItem
+from millstream.engine.step import AtHand, Contribution, SourceItem, Step
 from millstream.planner.nodes import ExchangeKind
 
 __all__ = ["Mail", "Receiver", "Sender"]
 
 # Rows for one receiver that are worth a message of their own.
 _EARLY_ROWS = 1 << 13
+# Rows per step up to which a copy that puts steps together takes less time than to split each.
+_SMALL_ROWS = 1 << 12
+
+_Parts: TypeAlias = list[list[pa.RecordBatch | PaneWords]]
+"""Per receiver what it gets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +94,10 @@ class Sender:
         self._at_hand = at_hand
         self._is_eager = is_eager
         self._n_steps_ended = 0
-        self._parts: list[list[pa.RecordBatch | PaneWords]] = [[] for _ in range(n_partitions)]
+        self._parts: _Parts = [[] for _ in range(n_partitions)]
         self._n_rows = [0] * n_partitions
+        # Of steps whose rows have come and whose ends have not.
+        self._steps: deque[_Parts] = deque()
 
     def emit(self, batch: pa.RecordBatch) -> None:
         if self._kind == "hash":
@@ -103,6 +112,36 @@ class Sender:
         else:
             for receiver in range(self._n_partitions):
                 self._add(receiver, batch)
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether rows of several steps may come at once."""
+        return self._kind == "hash" and not self._is_eager
+
+    def is_quiet(self, step: Step) -> bool:
+        """Say that the end of any step is only passed on."""
+        return not step.is_final
+
+    def prepare(self, part: pa.RecordBatch) -> Sequence[pa.RecordBatch]:
+        return (part,)
+
+    def emit_steps(self, steps: Sequence[Sequence[pa.RecordBatch]]) -> None:
+        """Take the rows of steps, and then the end of each."""
+        batches = [batch for parts in steps for batch in parts]
+        n_rows = sum(batch.num_rows for batch in batches)
+        if n_rows > _SMALL_ROWS * len(batches):
+            divided = [split(batch, self._keys, self._n_partitions) for batch in batches]
+        else:
+            divided = split_together(batches, self._keys, self._n_partitions) if batches else []
+        rest = iter(divided)
+        for parts in steps:
+            of_step = [next(rest) for _ in parts]
+            self._steps.append(
+                [
+                    [slices[receiver] for slices in of_step if slices[receiver].num_rows > 0]
+                    for receiver in range(self._n_partitions)
+                ]
+            )
 
     @property
     def n_receivers(self) -> int:
@@ -121,8 +160,11 @@ class Sender:
 
     def end_step(self, item: SourceItem) -> None:
         self._n_steps_ended += 1
-        parts, self._parts = self._parts, [[] for _ in range(self._n_partitions)]
-        self._n_rows = [0] * self._n_partitions
+        if self._steps:
+            parts = self._steps.popleft()
+        else:
+            parts, self._parts = self._parts, [[] for _ in range(self._n_partitions)]
+            self._n_rows = [0] * self._n_partitions
         for receiver, batches in enumerate(parts):
             self._mail.post(receiver, Contribution(self._exchange, item, self._partition, batches))
 

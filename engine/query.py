@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,9 @@ from millstream.planner.nodes import Exchange
 __all__ = ["Explanation", "Query"]
 
 _SESSION_BATCH_ROWS = -1
+# Rows of a micro-batch from which on changes are added up before an exchange. What is pushed into a
+# job is taken for small.
+_SPLIT_ROWS_LEAST, _SMALL = 1 << 15, 0
 _EXPLANATION_SCHEMA = pa.schema([pa.field("plan", pa.string(), nullable=False)])
 
 
@@ -73,7 +77,7 @@ class Query:
         Raises:
             SqlError: If the strategy does not fit the query.
         """
-        placement = self._placed(make_strategy(strategy or self._plan.strategy))
+        placement = self._placed(make_strategy(strategy or self._plan.strategy), _SMALL)
         return explain(distribute(self._plan.root, self._config.partitions, placement))
 
     def start(
@@ -171,13 +175,19 @@ class Query:
             [None for _ in collectors],
             strategy,
             is_bounded=True,
+            batch_rows=_SPLIT_ROWS_LEAST if rows is None else rows,
         ) as job:
             for stream, batch in _in_event_time_order(inputs, definitions, rows):
                 job.push(stream, batch)
         return _merged(collectors, self._plan.schema)
 
-    def _placed(self, strategy: PartitioningStrategy) -> Placement:
-        """Return the placement that a strategy gives, after it has accepted the query."""
+    def _placed(self, strategy: PartitioningStrategy, batch_rows: int) -> Placement:
+        """Return the placement that a strategy gives, after it has accepted the query.
+
+        Args:
+            strategy: Deals micro-batches out.
+            batch_rows: Rows of a micro-batch, as far as they are known.
+        """
         root, spread = self._plan.root, max(self._config.partitions, 2)
         needs = QueryNeeds(
             keys=tuple(node.keys for node in _exchanges(distribute(root, spread))),
@@ -186,7 +196,7 @@ class Query:
             n_exchanges=lambda placement: len(_exchanges(distribute(root, spread, placement))),
         )
         strategy.validate(needs)
-        return strategy.placement(needs)
+        return replace(strategy.placement(needs), splits_changes=batch_rows >= _SPLIT_ROWS_LEAST)
 
     def _start(
         self,
@@ -197,9 +207,10 @@ class Query:
         name: str | None = None,
         listener: Listener | None = None,
         is_bounded: bool = False,
+        batch_rows: int = _SMALL,
     ) -> Job:
         chosen = make_strategy(strategy or self._plan.strategy)
-        placement = self._placed(chosen)
+        placement = self._placed(chosen, batch_rows)
         make = partial(
             Runtime,
             root=distribute(self._plan.root, self._config.partitions, placement),

@@ -38,9 +38,9 @@ from millstream.kernels.hashing import (
     hash_words,
     hash_words_nullable,
 )
-from millstream.kernels.partitioning import MovedColumn, move_columns, place_rows
+from millstream.kernels.partitioning import MovedColumn, find_owners, move_columns, place_rows
 
-__all__ = ["hash_columns", "moved", "split"]
+__all__ = ["hash_columns", "moved", "split", "split_together"]
 
 _WORDS = frozenset(
     {
@@ -134,6 +134,46 @@ def split(batch: pa.RecordBatch, keys: Sequence[str], n_partitions: int) -> list
     if n_rows not in counts:
         batch = moved(batch, places)
     return [batch.slice(start, count) for start, count in zip(starts, counts, strict=False)]
+
+
+def split_together(
+    batches: Sequence[pa.RecordBatch], keys: Sequence[str], n_partitions: int
+) -> list[list[pa.RecordBatch]]:
+    """Do what :func:`split` does for each of several batches, in one go.
+
+    Args:
+        batches: Rows of one schema.
+        keys: As for :func:`split`.
+        n_partitions: As for :func:`split`.
+
+    Returns:
+        Per batch what :func:`split` returns; the slices of all are of one copy of the rows.
+
+    Raises:
+        SchemaError: The type of a key column cannot be a key.
+    """
+    try:
+        whole = pa.concat_batches(batches)
+    except pa.ArrowInvalid:
+        # The indices of their dictionaries are too narrow for the values of all.
+        return [split(batch, keys, n_partitions) for batch in batches]
+    n_rows, n_batches = whole.num_rows, len(batches)
+    hashes = hash_columns([whole.column(key) for key in keys], keys)
+    offsets, places = np.empty(n_partitions + 1, np.int64), np.empty(n_rows, np.uint32)
+    place_rows(hashes, n_partitions, offsets, places)
+    owners = np.empty(n_rows, np.uint32)
+    find_owners(hashes, n_partitions, owners)
+    # Rows keep their order, so that in each partition those of one batch lie together.
+    places_of_batches = np.arange(n_batches) * n_partitions
+    slices = np.repeat(places_of_batches, [batch.num_rows for batch in batches]) + owners
+    counts = np.bincount(slices, minlength=n_batches * n_partitions)
+    counts = counts.reshape(n_batches, n_partitions)
+    starts = offsets[:-1] + np.cumsum(counts, axis=0) - counts
+    rows = moved(whole, places)
+    return [
+        [rows.slice(start, count) for start, count in zip(*of_batch, strict=True)]
+        for of_batch in zip(starts.tolist(), counts.tolist(), strict=True)
+    ]
 
 
 def moved(batch: pa.RecordBatch, places: U32) -> pa.RecordBatch:

@@ -52,11 +52,14 @@ class Placement:
             them are in one partition. Streams without an entry may have any row anywhere.
         splits_aggregates: Whether aggregates add up what they can before an exchange; else rows
             themselves are exchanged.
+        splits_changes: Whether those do, too, that send changes of groups after each micro-batch:
+            of a small one, what there is to add up is less work than to add it up twice.
     """
 
     single: bool = False
     stream_keys: Mapping[str, frozenset[str]] = field(default_factory=dict)
     splits_aggregates: bool = True
+    splits_changes: bool = True
 
 
 _NO_PLACEMENT = Placement()
@@ -115,7 +118,7 @@ class _Distributor:
     def _aggregate(self, node: Aggregate) -> tuple[Node, _Distribution]:
         below, where = self.place(node.input)
         exchanged = not where.satisfies(node.keys)
-        splits = _overlaps(node) or (exchanged and self.placement.splits_aggregates)
+        splits = _overlaps(node) or (exchanged and self._adds_up(node))
         if _splits(node) and splits:
             partial: Node = replace(node, input=below, phase="partial", schema=node.input.schema)
             if exchanged:
@@ -124,6 +127,12 @@ class _Distributor:
         if exchanged:
             below, where = _exchange(below, node.keys)
         return replace(node, input=below), where
+
+    def _adds_up(self, node: Aggregate) -> bool:
+        """Say whether an aggregate is worth adding up before an exchange."""
+        # Without keys, all rows would go to one partition.
+        pays = self.placement.splits_changes or node.emit != "changes" or not node.keys
+        return pays and self.placement.splits_aggregates
 
     def _union(self, node: Union) -> tuple[Node, _Distribution]:
         placed = [self.place(branch) for branch in node.branches]

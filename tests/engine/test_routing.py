@@ -16,7 +16,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from millstream.engine.routing import hash_columns, split
+from millstream.engine.routing import hash_columns, split, split_together
 from millstream.errors import SchemaError
 
 NULL = b"\xff"
@@ -218,3 +218,50 @@ def test_split_keeps_views() -> None:
     assert all(part.schema == batch.schema for part in parts)
     rows = [row for part in parts for row in part.to_pylist()]
     assert sorted(rows, key=lambda row: row["row"]) == batch.to_pylist()
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 9), st.one_of(st.none(), st.text(max_size=3))))),
+    st.integers(1, 5),
+    st.sampled_from([("k",), ("s",), ("s", "k"), ("d", "k")]),
+)
+@settings(max_examples=200)
+def test_batches_are_split_together_as_they_are_one_by_one(rows_of_batches, n_partitions, keys):
+    batches = [
+        pa.record_batch(
+            {
+                "k": pa.array([key for key, _ in rows], pa.int64()),
+                "s": pa.array([value for _, value in rows], pa.string()),
+                "d": pa.array([value for _, value in rows], pa.string()).dictionary_encode(),
+                "place": pa.array([(number, row) for row in range(len(rows))], PLACE),
+            }
+        )
+        for number, rows in enumerate(rows_of_batches)
+    ]
+    if not batches:
+        return
+    together = split_together(batches, keys, n_partitions)
+    one_by_one = [split(batch, keys, n_partitions) for batch in batches]
+    assert [[part.to_pylist() for part in parts] for parts in together] == [
+        [part.to_pylist() for part in parts] for parts in one_by_one
+    ]
+    for parts in together:
+        assert len(parts) == n_partitions
+        assert all(part.schema == batches[0].schema for part in parts)
+
+
+PLACE = pa.struct({"batch": pa.int64(), "row": pa.int64()})
+
+
+def test_batches_whose_dictionaries_do_not_fit_into_one_are_split_one_by_one():
+    type_ = pa.dictionary(pa.int8(), pa.string())
+    batches = [
+        pa.record_batch({"d": pa.array([f"{first + value}" for value in range(100)], type_)})
+        for first in (0, 100)
+    ]
+    with pytest.raises(pa.ArrowInvalid):
+        pa.concat_batches(batches)
+    together = split_together(batches, ["d"], 3)
+    assert [[part.to_pylist() for part in parts] for parts in together] == [
+        [part.to_pylist() for part in split(batch, ["d"], 3)] for batch in batches
+    ]

@@ -11,10 +11,14 @@ import pyarrow as pa
 import pytest
 
 import millstream as ms
-from millstream.engine import exchange, gathering
+from millstream.engine import exchange, gathering, query
+from millstream.engine.exchange import Sender
 from millstream.engine.mailbox import Mailbox
 from millstream.engine.operators.aggregate import FinalAggregate, SingleAggregate, _Emitting
+from millstream.engine.plan_shape import walk
+from millstream.engine.routing import split_together
 from millstream.engine.state.step_rows import StepRows, distinct_groups
+from millstream.planner import distribute
 from tests.engine.stalling import TIMEOUT_SECONDS
 
 N_BATCHES = 30
@@ -30,6 +34,12 @@ SCHEMA = pa.schema(
         "e": pa.int64(),
     }
 )
+
+
+@pytest.fixture(autouse=True, params=["adds up before an exchange", "exchanges rows"])
+def way(request, monkeypatch):
+    least = 0 if request.param == "adds up before an exchange" else 1 << 15
+    monkeypatch.setattr(query, "_SPLIT_ROWS_LEAST", least)
 
 
 def batches(seed=0, n_rows=50):
@@ -86,9 +96,12 @@ def results_behind_a_gate(sql, *, partitions=2, together=True, seed=0, strategy=
         mock.patch.object(SingleAggregate, "process_steps", noting(SingleAggregate.process_steps)),
         mock.patch.object(FinalAggregate, "process_steps", noting(FinalAggregate.process_steps)),
     ):
+        refused = [
+            mock.patch.object(part, "takes_steps", new=False) for part in (_Emitting, Sender)
+        ]
         if not together:
-            refused = mock.patch.object(_Emitting, "takes_steps", new=False)
-            refused.start()
+            for patch in refused:
+                patch.start()
         try:
             with session.sql(sql).start(sink, strategy=strategy) as job:
                 for number, batch in enumerate(batches(seed)):
@@ -99,7 +112,8 @@ def results_behind_a_gate(sql, *, partitions=2, together=True, seed=0, strategy=
         finally:
             opened.set()
             if not together:
-                refused.stop()
+                for patch in refused:
+                    patch.stop()
     stats = job.stats()
     n_rows = sum(batch.num_rows for batch in batches(seed))
     assert stats.rows_processed + stats.rows_late == stats.rows_in == n_rows
@@ -277,3 +291,69 @@ def test_a_bounded_run_gives_rows_in_the_same_order(sql, partitions):
         expected = query.run({"t": table}, batch_rows=3)
     for _ in range(3):
         assert query.run({"t": table}, batch_rows=3).equals(expected)
+
+
+@pytest.mark.parametrize("strategy", ["always_hash", "smart_repartition"])
+def test_rows_of_steps_that_wait_are_split_together(strategy, request):
+    sizes = []
+
+    def noting(batches, keys, n_partitions):
+        sizes.append(len(batches))
+        return split_together(batches, keys, n_partitions)
+
+    with mock.patch.object(exchange, "split_together", noting):
+        results_behind_a_gate(QUERIES[0], strategy=strategy)
+    if strategy == "always_hash" or "exchanges rows" in request.node.name:
+        assert max(sizes) > 1
+    else:
+        assert sizes == []
+
+
+def test_large_batches_are_split_one_by_one():
+    with (
+        mock.patch.object(exchange, "_SMALL_ROWS", 0),
+        mock.patch.object(exchange, "split_together", side_effect=AssertionError),
+    ):
+        got, sizes = results_behind_a_gate(QUERIES[4], strategy="always_hash")
+    assert max(sizes) > 1
+    expected, _ = results_behind_a_gate(QUERIES[4], strategy="always_hash", together=False)
+    assert as_comparable(got) == as_comparable(expected)
+
+
+SPLITS = [
+    (QUERIES[0], False),
+    (WINDOWED[0], False),
+    # All rows would go to one partition.
+    (QUERIES[5], True),
+    # Panes are added up once for all windows.
+    (OTHERS[-1], True),
+    (QUERIES[0] + " EMIT FINAL", True),
+]
+
+
+@pytest.mark.parametrize(("sql", "always"), SPLITS)
+def test_changes_of_small_batches_are_not_added_up_before_an_exchange(sql, always, monkeypatch):
+    monkeypatch.setattr(query, "_SPLIT_ROWS_LEAST", 1 << 15)
+    phases = []
+
+    def noting(root, *arguments):
+        placed = distribute(root, *arguments)
+        nodes = walk(placed)
+        phases.append(any(getattr(node, "phase", None) == "partial" for node in nodes))
+        return placed
+
+    session = ms.Session(partitions=2)
+    session.create_stream("t", SCHEMA, event_time="e")
+    planned, table = session.sql(sql), pa.Table.from_batches(batches())
+    monkeypatch.setattr(query, "distribute", noting)
+
+    def split_by(run):
+        phases.clear()
+        run()
+        return phases[-1]
+
+    assert split_by(lambda: planned.start(ms.CollectSink()).finish()) is always
+    assert split_by(planned.explain) is always
+    assert split_by(lambda: planned.run({"t": table}, batch_rows=1000)) is always
+    assert split_by(lambda: planned.run({"t": table}, batch_rows=1 << 15)) is True
+    assert split_by(lambda: planned.run({"t": table}, batch_rows=None)) is True

@@ -10,12 +10,15 @@ import pyarrow as pa
 
 import millstream as ms
 from millstream.engine import closings
+from millstream.engine import query as queries
 
 __all__ = ["Outcome", "RowCounts", "cut", "push_through", "run_whole"]
 
 
 # As the engine has it, whatever other tests set it to.
 _CLOSING_ROWS_MAX = 1 << 16
+# Changes are added up before an exchange, and are not.
+_SPLIT_ROWS_LEAST = (0, 1 << 15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,10 @@ def run_whole(
     rows = batch_rows or max(longest, 1)
     # Inputs are so short that all windows would be closed at their end.
     closing_rows_max = (0, 3 * rows, _CLOSING_ROWS_MAX)[(longest + rows) % 3]
-    with mock.patch.object(closings, "ROWS_MAX", closing_rows_max):
+    with (
+        mock.patch.object(closings, "ROWS_MAX", closing_rows_max),
+        mock.patch.object(queries, "_SPLIT_ROWS_LEAST", _SPLIT_ROWS_LEAST[longest % 2]),
+    ):
         return Outcome(query.run(dict(inputs), batch_rows=rows, strategy=strategy), None)
 
 
@@ -76,6 +82,7 @@ def push_through(
     received: list[pa.RecordBatch] = []
     with (
         mock.patch.object(closings, "ROWS_MAX", _CLOSING_ROWS_MAX),
+        mock.patch.object(queries, "_SPLIT_ROWS_LEAST", _SPLIT_ROWS_LEAST[len(pieces) % 2]),
         query.start(sink=received.append, strategy=strategy) as job,
     ):
         for stream, batch in pieces:
