@@ -41,7 +41,9 @@ class _Builder:
         mail: Mail,
         sheet: TimeSheet,
         is_eager: bool,
+        merges_steps: bool,
     ) -> None:
+        self._merges_steps = merges_steps
         self._context = context
         self._streams = streams
         self._tables = tables
@@ -135,7 +137,9 @@ class _Builder:
         is_first = not has_exchange(node.input)
         at_hand = self._context.at_hand
         n_senders = None if is_first else self._n_partitions
-        self.pipelines.receivers[number] = Receiver(n_senders, at_hand, self._mail, downstream)
+        self.pipelines.receivers[number] = Receiver(
+            n_senders, at_hand, self._mail, downstream, merges_steps=self._merges_steps
+        )
         sender = Sender(
             number,
             node.kind,
@@ -169,6 +173,7 @@ def build_pipelines(
     mail: Mail,
     sheet: TimeSheet,
     is_eager: bool,
+    merges_steps: bool,
 ) -> Pipelines:
     """Build the pipelines of one partition.
 
@@ -182,7 +187,8 @@ def build_pipelines(
         mail: Between the partitions.
         sheet: Of the partition.
         is_eager: Whether rows may pass the first exchange before their step ends, in any order.
+        merges_steps: Whether steps that wait may be processed as one.
     """
-    builder = _Builder(context, streams, tables, n_partitions, mail, sheet, is_eager)
+    builder = _Builder(context, streams, tables, n_partitions, mail, sheet, is_eager, merges_steps)
     builder.build(root, sink)
     return builder.pipelines

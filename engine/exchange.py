@@ -24,7 +24,7 @@ from typing import TypeAlias
 import pyarrow as pa
 
 from millstream.engine.event_time import WATERMARK_COLUMN
-from millstream.engine.gathering import STEPS_MAX
+from millstream.engine.gathering import MERGED_ROWS_MAX, STEPS_MAX
 from millstream.engine.operators.base import GroupsCollector
 from millstream.engine.pipeline import Link, StepsLink, step_of
 from millstream.engine.routing import split, split_together
@@ -191,15 +191,23 @@ class Receiver:
         at_hand: Of the partition; follows the steps.
         mail: Between the partitions.
         downstream: What follows.
+        merges_steps: Whether steps that wait may be processed as one.
     """
 
     def __init__(
-        self, n_senders: int | None, at_hand: AtHand, mail: Mail, downstream: Link
+        self,
+        n_senders: int | None,
+        at_hand: AtHand,
+        mail: Mail,
+        downstream: Link,
+        *,
+        merges_steps: bool = False,
     ) -> None:
         self._n_senders = n_senders
         self._at_hand = at_hand
         self._mail = mail
         self._downstream = downstream
+        self._merges_steps = merges_steps
         self._groups_taker = downstream if isinstance(downstream, GroupsCollector) else None
         self._steps_taker = downstream if isinstance(downstream, StepsLink) else None
         self._next_step = 0
@@ -229,6 +237,11 @@ class Receiver:
         """Whether steps that wait can be processed at once."""
         return self._steps_taker is not None and self._steps_taker.takes_steps
 
+    @property
+    def gathers(self) -> bool:
+        """Whether it is quicker to take in all that waits before anything is processed."""
+        return self._merges_steps or self.takes_steps
+
     def _arrive(self, contribution: Contribution) -> None:
         number = step_of(contribution.item).number
         self._arrived.setdefault(number, []).append(contribution)
@@ -236,8 +249,11 @@ class Receiver:
     def _process_complete(self) -> None:
         while self._is_complete(self._next_step):
             steps = self._steps_alike() if self.takes_steps else []
+            n_merged = self._count_mergeable() if self._merges_steps else 0
             if len(steps) > 1:
                 self._process_steps(steps)
+            elif n_merged > 1:
+                self._process_merged(n_merged)
             else:
                 self._process(self._arrived.pop(self._next_step))
                 self._process_early()
@@ -269,6 +285,30 @@ class Receiver:
             self._next_step += 1
             self._at_hand.item = item
             self._downstream.end_step(item)
+
+    def _count_mergeable(self) -> int:
+        """Return how many of the next steps can be processed as one."""
+        n_steps = n_rows = 0
+        while n_steps < STEPS_MAX and self._is_complete(self._next_step + n_steps):
+            contributions = self._arrived[self._next_step + n_steps]
+            parts = [part for sent in contributions for part in sent.batches]
+            n_rows += sum(part.num_rows for part in parts if isinstance(part, pa.RecordBatch))
+            is_alone = step_of(contributions[0].item).is_final or any(map(_is_judged, parts))
+            if is_alone or n_rows > MERGED_ROWS_MAX:
+                break
+            n_steps += 1
+        return n_steps
+
+    def _process_merged(self, n_steps: int) -> None:
+        """Process all rows of the next steps, and then the end of the last one for all of them."""
+        steps = [self._arrived.pop(self._next_step + place) for place in range(n_steps)]
+        self._next_step += n_steps
+        *merged, item = [contributions[0].item for contributions in steps]
+        self._at_hand.item, self._at_hand.merged = item, merged
+        sent = [contribution for step in steps for contribution in _by_sender(step)]
+        for batch in _in_one([part for contribution in sent for part in contribution.batches]):
+            self._downstream.emit(batch)
+        self._downstream.end_step(item)
 
     def _is_complete(self, number: int) -> bool:
         contributions = self._arrived.get(number)
@@ -305,6 +345,19 @@ class Receiver:
 def _by_sender(contributions: Sequence[Contribution]) -> list[Contribution]:
     """Put contributions in an order that is the same in each run."""
     return sorted(contributions, key=lambda contribution: contribution.sender)
+
+
+def _in_one(parts: Sequence[pa.RecordBatch | PaneWords]) -> Sequence[pa.RecordBatch]:
+    """Copy rows together, or leave them as they are where that is not possible."""
+    batches = [part for part in parts if isinstance(part, pa.RecordBatch)]
+    assert len(batches) == len(parts), "groups do not come where steps are processed as one"
+    if len(batches) < 2:
+        return batches
+    try:
+        return (pa.concat_batches(batches),)
+    except pa.ArrowInvalid:
+        # The indices of their dictionaries are too narrow for the values of all.
+        return batches
 
 
 def _has_rows(part: pa.RecordBatch | PaneWords) -> bool:

@@ -7,22 +7,26 @@ from typing import TypeGuard
 from millstream.engine.pipeline import StepsLink
 from millstream.engine.step import SourceItem
 
-__all__ = ["STEPS_MAX", "Gathering"]
+__all__ = ["MERGED_ROWS_MAX", "STEPS_MAX", "Gathering"]
 
 STEPS_MAX = 64
 """Steps that are processed at once if they wait. More would only hold up the first of them."""
+MERGED_ROWS_MAX = 1 << 16
+"""Rows of steps that are processed as one."""
 
 
 class Gathering:
     """Micro-batches of one stream that are processed at once, as long as there is room for more.
 
-    They are either all no steps, or all steps of which none but the last makes anything due.
+    They are either all no steps, or all steps. Unless steps may be processed as one, none of them
+    but the last makes anything due.
 
     Args:
         first: The first of them.
         n_columns: Columns of the stream; micro-batches with more carry something of the engine's,
             and go by themselves.
         taker: Takes the rows of several steps, or None.
+        merges_steps: Whether steps may be processed as one, whatever they make due.
         rows_max: Rows up to which there is room.
         bytes_max: Bytes up to which there is room.
     """
@@ -33,12 +37,14 @@ class Gathering:
         n_columns: int,
         taker: StepsLink | None,
         *,
+        merges_steps: bool = False,
         rows_max: int,
         bytes_max: int,
     ) -> None:
         self._first = first
         self._n_columns = n_columns
         self._taker = taker
+        self._merges_steps = merges_steps
         self._n_rows, self._n_bytes = rows_max - first.n_rows, bytes_max - first.n_bytes
         self._n_steps = 0
         self._is_complete = not self._is_plain(first) or self._is_last(first)
@@ -72,4 +78,6 @@ class Gathering:
         self._n_steps += 1
         if self._n_steps == STEPS_MAX:
             return True
+        if self._merges_steps:
+            return False
         return self._taker is None or not self._taker.is_quiet(item.step)

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from millstream.engine.datafusion import TransformFailed
 from millstream.engine.exchange import Receiver
-from millstream.engine.gathering import Gathering
+from millstream.engine.gathering import MERGED_ROWS_MAX, Gathering
 from millstream.engine.latency import Latencies
 from millstream.engine.mailbox import Mailbox
 from millstream.engine.operators.base import Counters, Operator
@@ -170,6 +170,7 @@ class Partition:
         sheet: Kept by its thread.
         hooks: Called by its thread.
         name: Name of the job, for the thread's name.
+        merges_steps: Whether steps that wait may be processed as one.
         gathered_max: Rows and bytes up to which micro-batches that wait are processed together,
             or None if each is processed by itself.
         turn: Taken by its thread for small messages.
@@ -192,6 +193,7 @@ class Partition:
         name: str,
         *,
         gathered_max: tuple[int, int] | None,
+        merges_steps: bool,
         turn: Turn,
     ) -> None:
         self.index = index
@@ -208,6 +210,8 @@ class Partition:
         self._hooks = hooks
         self._is_stopping = False
         self._gathered_max = gathered_max
+        # Of a plan with an exchange, its receivers do.
+        self._merges_steps = merges_steps and not pipelines.receivers
         self._turn = turn
         # The interpreter does not wait for daemon threads, so a sink that never returns cannot keep
         # it from exiting.
@@ -310,7 +314,7 @@ class Partition:
     def _receive(self, first: Contribution) -> None:
         """Hand a contribution to its receiver, and with it all that wait if that is quicker."""
         receiver = self.pipelines.receivers[first.exchange]
-        if not receiver.takes_steps:
+        if not receiver.gathers:
             receiver.take(first)
             return
 
@@ -326,8 +330,15 @@ class Partition:
             return [first]
         taker = sources[0].steps_taker if len(self.pipelines.sources) == 1 else None
         rows_max, bytes_max = self._gathered_max
+        if self._merges_steps and first.step is not None:
+            rows_max = min(rows_max, MERGED_ROWS_MAX)
         gathering = Gathering(
-            first, sources[0].n_columns, taker, rows_max=rows_max, bytes_max=bytes_max
+            first,
+            sources[0].n_columns,
+            taker,
+            merges_steps=self._merges_steps,
+            rows_max=rows_max,
+            bytes_max=bytes_max,
         )
         return [first, *self._mailbox.take_while(gathering.takes)]
 
@@ -337,6 +348,11 @@ class Partition:
             self._process(first)
         elif first.step is None:
             self._process_together(items)
+            self._hooks.mapped(items)
+        elif self._merges_steps:
+            self._process_together(items)
+            self.at_hand.item, self.at_hand.merged = items[-1], items[:-1]
+            self.pipelines.sources[0].downstream.end_step(items[-1])
         else:
             self._process_steps(items)
 
@@ -392,7 +408,6 @@ class Partition:
             self._emit_whole(items, source)
         counters.rows_mapped += n_rows
         counters.bytes_mapped += n_bytes
-        self._hooks.mapped(items)
 
     def _emit_whole(self, items: list[SourceItem], source: SourceLink) -> None:
         taker = source.batches_taker

@@ -42,6 +42,7 @@ __all__ = [
     "UnionPort",
     "step_of",
     "union_ports",
+    "wants_info",
 ]
 
 
@@ -343,6 +344,11 @@ class InformedSink(Protocol):
         """Take a batch and what is known of it."""
 
 
+def wants_info(sink: Sink | InformedSink) -> bool:
+    """Say whether a sink is to be told where each batch comes from."""
+    return isinstance(sink, InformedSink) and sink.takes_info
+
+
 class SinkLink:
     """The end: writes batches to the partition's sink and reports finished steps."""
 
@@ -351,11 +357,11 @@ class SinkLink:
         sink: Sink | InformedSink,
         n_columns: int,
         counters: Counters,
-        acknowledge: Callable[[SourceItem], None],
+        acknowledge: Callable[[Sequence[SourceItem]], None],
         partition: int,
         at_hand: AtHand,
     ) -> None:
-        informed = isinstance(sink, InformedSink) and sink.takes_info
+        informed = wants_info(sink)
         self._sink = None if informed else cast("Sink", sink)
         self._informed = cast("InformedSink", sink) if informed else None
         self._partition = partition
@@ -389,4 +395,5 @@ class SinkLink:
     def end_step(self, item: SourceItem) -> None:
         if self._steps is not None:
             self._steps.end_step(step_of(item).number)
-        self._acknowledge(item)
+        merged, self._at_hand.merged = self._at_hand.merged, ()
+        self._acknowledge((*merged, item))

@@ -31,6 +31,8 @@ class PlanShape:
         gathers: Whether a partition may take micro-batches that wait together, at once.
         may_close_later: Whether windows that have ended may be closed with later ones in one step:
             nothing behind them makes versions step by step.
+        merges_steps: Whether steps that wait may be processed as one: results are no versions of
+            others and come in the same order, and nothing fails on them.
         windows: Windows whose ends are worth a step, with the lateness that they allow.
     """
 
@@ -38,6 +40,7 @@ class PlanShape:
     reaches_all: bool
     gathers: bool
     may_close_later: bool
+    merges_steps: bool
     windows: tuple[tuple[nodes.Window, int, tuple[nodes.WatermarkBound, ...]], ...]
 
 
@@ -60,7 +63,8 @@ def plan_shape(root: nodes.Node, n_partitions: int, *, is_single: bool) -> PlanS
     reaches_all = pace in ("broadcast", "deferred") or (pace == "ordered" and has_exchange(root))
     gathers = pace != "deferred" or not _picks_rows(root)
     may_close_later = not any(isinstance(node, nodes.Changelog) for node in walk(root))
-    return PlanShape(pace, reaches_all, gathers, may_close_later, windows)
+    merges_steps = pace in ("single", "ordered") and _may_merge(root)
+    return PlanShape(pace, reaches_all, gathers, may_close_later, merges_steps, windows)
 
 
 def walk(node: nodes.Node) -> Iterator[nodes.Node]:
@@ -112,6 +116,29 @@ def _picks_rows(root: nodes.Node) -> bool:
         call for node in walk(root) if isinstance(node, nodes.Aggregate) for call in node.calls
     ]
     return any(call.function in _PICKING and call.path == "kernel" for call in calls)
+
+
+def _may_merge(root: nodes.Node) -> bool:
+    """Say whether steps of a plan can be processed as one, and nobody can tell but by the time."""
+    found = list(walk(root))
+    if not all(map(_has_rows_of_their_own, found)) or _picks_rows(root):
+        return False
+    # A row on which something fails is told with its micro-batch. Rows of several can be looked
+    # through again for it if nothing has become of any of them.
+    computing = [node for node in found if isinstance(node, nodes.Transform) and not node.picks]
+    if len(computing) > 1 or not all(_is_stateless(node) for node in computing):
+        return False
+    return sum(isinstance(node, nodes.Exchange) for node in found) <= 1
+
+
+def _has_rows_of_their_own(node: nodes.Node) -> bool:
+    """Say whether results of a node are no versions of others."""
+    if isinstance(node, nodes.Over):
+        return all(call.path == "kernel" for call in node.calls)
+    if isinstance(node, nodes.Aggregate):
+        is_once = node.emit != "changes" and node.allowed_lateness == 0
+        return is_once and node.phase == "single" and all(c.path == "kernel" for c in node.calls)
+    return not isinstance(node, nodes.Changelog | nodes.Union | nodes.WindowSelect)
 
 
 def _keeps_state_early(node: nodes.Node) -> bool:

@@ -25,7 +25,7 @@ from millstream.engine.latency import LatencyHistogram
 from millstream.engine.operators.base import Counters, Operator
 from millstream.engine.operators.registry import OperatorContext
 from millstream.engine.partition import Hooks, Partition
-from millstream.engine.pipeline import SinkLink
+from millstream.engine.pipeline import SinkLink, wants_info
 from millstream.engine.plan_shape import plan_shape
 from millstream.engine.sinks import Sink
 from millstream.engine.snapshot import Observer
@@ -84,6 +84,7 @@ class Runtime:
         self.name = name
         self.root = root
         self._config = config
+        self._is_bounded = is_bounded
         self._tables, self._functions = dict(tables), dict(functions)
         self.streams = {stream.name: stream for stream in streams}
         self._n_partitions = len(sinks)
@@ -139,9 +140,6 @@ class Runtime:
         turn = Turn(self._turn_lock)
         acknowledge = partial(self._acknowledge, index)
 
-        def acknowledge_one(item: SourceItem) -> None:
-            acknowledge((item,))
-
         late_rows, dead_letters = None, None
         if late_sinks:
             late_rows = LateRows(timed_sinks(late_sinks, sheet), self.streams, at_hand)
@@ -153,6 +151,10 @@ class Runtime:
         def post(receiver: int, contribution: Contribution) -> None:
             self._partitions[receiver].post(contribution)
 
+        # In a bounded run on several partitions, results are put in order by their steps.
+        is_told = self._is_bounded and self._n_partitions > 1
+        is_told = is_told or dead_letters is not None or wants_info(sink)
+        merges_steps = self._shape.merges_steps and not is_told
         context = OperatorContext(
             partition=index,
             counters=counters,
@@ -166,7 +168,7 @@ class Runtime:
         pipelines = build_pipelines(
             self.root,
             TimedSinkLink(
-                SinkLink(sink, len(self.root.schema), counters, acknowledge_one, index, at_hand),
+                SinkLink(sink, len(self.root.schema), counters, acknowledge, index, at_hand),
                 sheet,
                 turn,
             ),
@@ -177,6 +179,7 @@ class Runtime:
             mail=Mail(post, self._flow.backlog.hold, partial(self._end_part, index)),
             sheet=sheet,
             is_eager=self._shape.pace == "deferred",
+            merges_steps=merges_steps,
         )
         return Partition(
             index,
@@ -196,6 +199,7 @@ class Runtime:
             gathered_max=(self._config.batch_rows_max, self._config.batch_bytes_max)
             if self._shape.gathers and dead_letters is None
             else None,
+            merges_steps=merges_steps,
             turn=turn,
         )
 

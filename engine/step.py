@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -86,12 +86,18 @@ class Contribution:
 
 
 class AtHand:
-    """What a partition is working on: the item whose rows or step it processes."""
+    """What a partition is working on.
 
-    __slots__ = ("item",)
+    Attributes:
+        item: The item whose rows or step it processes.
+        merged: Items before it whose steps end with its own.
+    """
+
+    __slots__ = ("item", "merged")
 
     def __init__(self) -> None:
         self.item: SourceItem | None = None
+        self.merged: Sequence[SourceItem] = ()
 
 
 def watermark_at(step: Step, bounds: tuple[WatermarkBound, ...]) -> int:
