@@ -13,6 +13,7 @@ SUITES = (
     "w1",
     "windows",
     "over",
+    "pushes",
     "keys",
     "nexmark",
     "scaling",

@@ -11,7 +11,7 @@ from perf.answers import check_answer
 from perf.cases import Settings, throughput
 from perf.contenders import DataFusion, DuckDb, duckdb_answer
 from perf.nexmark.generator import FIRST_EVENT_MS, nexmark
-from perf.workloads import keys, over, scenarios, w1, windows
+from perf.workloads import keys, over, pushes, scenarios, w1, windows
 from perf.workloads import nexmark as nexmark_suite
 from perf.workloads.latency import open_loop, percentiles
 from perf.workloads.memory import growth_bytes_per_million_rows
@@ -47,6 +47,13 @@ def test_millstream_takes_part(case):
     for contender in case.contenders:
         if contender.role == "millstream":
             throughput(case, contender, SETTINGS)
+
+
+@pytest.mark.parametrize("case", pushes.cases(), ids=lambda case: case.name)
+def test_small_pushes_have_the_answers_of_large_ones(case):
+    for contender in case.contenders:
+        if contender.role == "millstream":
+            assert throughput(case, contender, SETTINGS).rows_in == SETTINGS.rows
 
 
 @pytest.mark.parametrize(
