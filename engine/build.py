@@ -41,9 +41,9 @@ class _Builder:
         mail: Mail,
         sheet: TimeSheet,
         is_eager: bool,
-        merges_steps: bool,
+        merged_rows_max: int,
     ) -> None:
-        self._merges_steps = merges_steps
+        self._merged_rows_max = merged_rows_max
         self._context = context
         self._streams = streams
         self._tables = tables
@@ -138,7 +138,7 @@ class _Builder:
         at_hand = self._context.at_hand
         n_senders = None if is_first else self._n_partitions
         self.pipelines.receivers[number] = Receiver(
-            n_senders, at_hand, self._mail, downstream, merges_steps=self._merges_steps
+            n_senders, at_hand, self._mail, downstream, merged_rows_max=self._merged_rows_max
         )
         sender = Sender(
             number,
@@ -173,7 +173,7 @@ def build_pipelines(
     mail: Mail,
     sheet: TimeSheet,
     is_eager: bool,
-    merges_steps: bool,
+    merged_rows_max: int,
 ) -> Pipelines:
     """Build the pipelines of one partition.
 
@@ -187,8 +187,10 @@ def build_pipelines(
         mail: Between the partitions.
         sheet: Of the partition.
         is_eager: Whether rows may pass the first exchange before their step ends, in any order.
-        merges_steps: Whether steps that wait may be processed as one.
+        merged_rows_max: Rows up to which steps that wait are processed as one; 0 for never.
     """
-    builder = _Builder(context, streams, tables, n_partitions, mail, sheet, is_eager, merges_steps)
+    builder = _Builder(
+        context, streams, tables, n_partitions, mail, sheet, is_eager, merged_rows_max
+    )
     builder.build(root, sink)
     return builder.pipelines

@@ -24,7 +24,7 @@ from typing import TypeAlias
 import pyarrow as pa
 
 from millstream.engine.event_time import WATERMARK_COLUMN
-from millstream.engine.gathering import MERGED_ROWS_MAX, STEPS_MAX
+from millstream.engine.gathering import STEPS_MAX
 from millstream.engine.operators.base import GroupsCollector
 from millstream.engine.pipeline import Link, StepsLink, step_of
 from millstream.engine.routing import split, split_together
@@ -191,7 +191,7 @@ class Receiver:
         at_hand: Of the partition; follows the steps.
         mail: Between the partitions.
         downstream: What follows.
-        merges_steps: Whether steps that wait may be processed as one.
+        merged_rows_max: Rows up to which steps that wait are processed as one; 0 for never.
     """
 
     def __init__(
@@ -201,13 +201,13 @@ class Receiver:
         mail: Mail,
         downstream: Link,
         *,
-        merges_steps: bool = False,
+        merged_rows_max: int = 0,
     ) -> None:
         self._n_senders = n_senders
         self._at_hand = at_hand
         self._mail = mail
         self._downstream = downstream
-        self._merges_steps = merges_steps
+        self._merged_rows_max = merged_rows_max
         self._groups_taker = downstream if isinstance(downstream, GroupsCollector) else None
         self._steps_taker = downstream if isinstance(downstream, StepsLink) else None
         self._next_step = 0
@@ -240,7 +240,7 @@ class Receiver:
     @property
     def gathers(self) -> bool:
         """Whether it is quicker to take in all that waits before anything is processed."""
-        return self._merges_steps or self.takes_steps
+        return self._merged_rows_max > 0 or self.takes_steps
 
     def _arrive(self, contribution: Contribution) -> None:
         number = step_of(contribution.item).number
@@ -249,7 +249,7 @@ class Receiver:
     def _process_complete(self) -> None:
         while self._is_complete(self._next_step):
             steps = self._steps_alike() if self.takes_steps else []
-            n_merged = self._count_mergeable() if self._merges_steps else 0
+            n_merged = self._count_mergeable() if self._merged_rows_max > 0 else 0
             if len(steps) > 1:
                 self._process_steps(steps)
             elif n_merged > 1:
@@ -294,7 +294,7 @@ class Receiver:
             parts = [part for sent in contributions for part in sent.batches]
             n_rows += sum(part.num_rows for part in parts if isinstance(part, pa.RecordBatch))
             is_alone = step_of(contributions[0].item).is_final or any(map(_is_judged, parts))
-            if is_alone or n_rows > MERGED_ROWS_MAX:
+            if is_alone or n_rows > self._merged_rows_max:
                 break
             n_steps += 1
         return n_steps

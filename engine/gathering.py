@@ -7,12 +7,10 @@ from typing import TypeGuard
 from millstream.engine.pipeline import StepsLink
 from millstream.engine.step import SourceItem
 
-__all__ = ["MERGED_ROWS_MAX", "STEPS_MAX", "Gathering"]
+__all__ = ["STEPS_MAX", "Gathering"]
 
 STEPS_MAX = 64
 """Steps that are processed at once if they wait. More would only hold up the first of them."""
-MERGED_ROWS_MAX = 1 << 16
-"""Rows of steps that are processed as one."""
 
 
 class Gathering:

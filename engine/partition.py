@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from millstream.engine.datafusion import TransformFailed
 from millstream.engine.exchange import Receiver
-from millstream.engine.gathering import MERGED_ROWS_MAX, Gathering
+from millstream.engine.gathering import Gathering
 from millstream.engine.latency import Latencies
 from millstream.engine.mailbox import Mailbox
 from millstream.engine.operators.base import Counters, Operator
@@ -170,7 +170,7 @@ class Partition:
         sheet: Kept by its thread.
         hooks: Called by its thread.
         name: Name of the job, for the thread's name.
-        merges_steps: Whether steps that wait may be processed as one.
+        merged_rows_max: Rows up to which steps that wait are processed as one; 0 for never.
         gathered_max: Rows and bytes up to which micro-batches that wait are processed together,
             or None if each is processed by itself.
         turn: Taken by its thread for small messages.
@@ -193,7 +193,7 @@ class Partition:
         name: str,
         *,
         gathered_max: tuple[int, int] | None,
-        merges_steps: bool,
+        merged_rows_max: int,
         turn: Turn,
     ) -> None:
         self.index = index
@@ -211,7 +211,7 @@ class Partition:
         self._is_stopping = False
         self._gathered_max = gathered_max
         # Of a plan with an exchange, its receivers do.
-        self._merges_steps = merges_steps and not pipelines.receivers
+        self._merged_rows_max = 0 if pipelines.receivers else merged_rows_max
         self._turn = turn
         # The interpreter does not wait for daemon threads, so a sink that never returns cannot keep
         # it from exiting.
@@ -330,13 +330,13 @@ class Partition:
             return [first]
         taker = sources[0].steps_taker if len(self.pipelines.sources) == 1 else None
         rows_max, bytes_max = self._gathered_max
-        if self._merges_steps and first.step is not None:
-            rows_max = min(rows_max, MERGED_ROWS_MAX)
+        if self._merged_rows_max > 0 and first.step is not None:
+            rows_max = min(rows_max, self._merged_rows_max)
         gathering = Gathering(
             first,
             sources[0].n_columns,
             taker,
-            merges_steps=self._merges_steps,
+            merges_steps=self._merged_rows_max > 0,
             rows_max=rows_max,
             bytes_max=bytes_max,
         )
@@ -349,7 +349,7 @@ class Partition:
         elif first.step is None:
             self._process_together(items)
             self._hooks.mapped(items)
-        elif self._merges_steps:
+        elif self._merged_rows_max > 0:
             self._process_together(items)
             self.at_hand.item, self.at_hand.merged = items[-1], items[:-1]
             self.pipelines.sources[0].downstream.end_step(items[-1])

@@ -13,6 +13,11 @@ __all__ = ["Pace", "PlanShape", "has_exchange", "plan_shape", "walk"]
 # These take one of a group's rows by the order of arrival, or have it decide among equals.
 _PICKING = frozenset({"any_value", "first_value", "last_value"})
 
+# Rows of steps that are processed as one: of more, none is quicker.
+_MERGED_ROWS_MAX = 1 << 16
+# Each of these may meet many rows of a table.
+_JOINED_ROWS_MAX = 1 << 13
+
 Pace: TypeAlias = Literal["single", "ordered", "broadcast", "deferred"]
 
 
@@ -31,8 +36,9 @@ class PlanShape:
         gathers: Whether a partition may take micro-batches that wait together, at once.
         may_close_later: Whether windows that have ended may be closed with later ones in one step:
             nothing behind them makes versions step by step.
-        merges_steps: Whether steps that wait may be processed as one: results are no versions of
-            others and come in the same order, and nothing fails on them.
+        merged_rows_max: Rows up to which steps that wait may be processed as one, or 0. They may
+            where results are no versions of others and come in the same order, and nothing fails on
+            them; and where rows are not only passed on, which needs no copy.
         windows: Windows whose ends are worth a step, with the lateness that they allow.
     """
 
@@ -40,7 +46,7 @@ class PlanShape:
     reaches_all: bool
     gathers: bool
     may_close_later: bool
-    merges_steps: bool
+    merged_rows_max: int
     windows: tuple[tuple[nodes.Window, int, tuple[nodes.WatermarkBound, ...]], ...]
 
 
@@ -63,8 +69,9 @@ def plan_shape(root: nodes.Node, n_partitions: int, *, is_single: bool) -> PlanS
     reaches_all = pace in ("broadcast", "deferred") or (pace == "ordered" and has_exchange(root))
     gathers = pace != "deferred" or not _picks_rows(root)
     may_close_later = not any(isinstance(node, nodes.Changelog) for node in walk(root))
-    merges_steps = pace in ("single", "ordered") and _may_merge(root)
-    return PlanShape(pace, reaches_all, gathers, may_close_later, merges_steps, windows)
+    may_merge = pace in ("single", "ordered") and _may_merge(root)
+    merged_rows_max = _merged_rows_max(root) if may_merge else 0
+    return PlanShape(pace, reaches_all, gathers, may_close_later, merged_rows_max, windows)
 
 
 def walk(node: nodes.Node) -> Iterator[nodes.Node]:
@@ -128,7 +135,13 @@ def _may_merge(root: nodes.Node) -> bool:
     computing = [node for node in found if isinstance(node, nodes.Transform) and not node.picks]
     if len(computing) > 1 or not all(_is_stateless(node) for node in computing):
         return False
-    return sum(isinstance(node, nodes.Exchange) for node in found) <= 1
+    only_passes = not computing and _is_stateless(root)
+    return not only_passes and sum(isinstance(node, nodes.Exchange) for node in found) <= 1
+
+
+def _merged_rows_max(root: nodes.Node) -> int:
+    joins = any(isinstance(node, nodes.Transform) and node.tables for node in walk(root))
+    return _JOINED_ROWS_MAX if joins else _MERGED_ROWS_MAX
 
 
 def _has_rows_of_their_own(node: nodes.Node) -> bool:

@@ -154,7 +154,7 @@ class Runtime:
         # In a bounded run on several partitions, results are put in order by their steps.
         is_told = self._is_bounded and self._n_partitions > 1
         is_told = is_told or dead_letters is not None or wants_info(sink)
-        merges_steps = self._shape.merges_steps and not is_told
+        merged_rows_max = 0 if is_told else self._shape.merged_rows_max
         context = OperatorContext(
             partition=index,
             counters=counters,
@@ -179,7 +179,7 @@ class Runtime:
             mail=Mail(post, self._flow.backlog.hold, partial(self._end_part, index)),
             sheet=sheet,
             is_eager=self._shape.pace == "deferred",
-            merges_steps=merges_steps,
+            merged_rows_max=merged_rows_max,
         )
         return Partition(
             index,
@@ -199,7 +199,7 @@ class Runtime:
             gathered_max=(self._config.batch_rows_max, self._config.batch_bytes_max)
             if self._shape.gathers and dead_letters is None
             else None,
-            merges_steps=merges_steps,
+            merged_rows_max=merged_rows_max,
             turn=turn,
         )
 

@@ -4,6 +4,7 @@ import pyarrow as pa
 import pytest
 
 import millstream as ms
+from millstream.engine import gathering
 from millstream.engine.datafusion import QueryRunner
 from millstream.engine.physical_plans import keeps_only_tables
 
@@ -112,6 +113,8 @@ def plans_made(monkeypatch, sql):
         return made[-1]
 
     monkeypatch.setattr(QueryRunner, "_plan", counted)
+    # Each micro-batch by itself, however fast they come.
+    monkeypatch.setattr(gathering, "STEPS_MAX", 1)
     runs(sql, 6)
     assert len(made) == 10
     return len({id(plan) for plan in made})

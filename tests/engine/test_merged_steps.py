@@ -12,6 +12,7 @@ import pytest
 
 import millstream as ms
 from millstream.engine import exchange, gathering, partition, runtime
+from millstream.engine import plan_shape as shapes
 from millstream.engine.plan_shape import plan_shape
 from millstream.planner import distribute
 from tests.engine.stalling import TIMEOUT_SECONDS
@@ -31,10 +32,10 @@ NAMES = pa.table({"id": [0, 1, 2, 3], "name": ["a", "b", "c", "d"]})
 
 # Each gives a row at the first micro-batch.
 MERGED = [
-    "SELECT k, x FROM t",
+    "SELECT k, x + 1 AS y FROM t",
     "SELECT k, x * 2 AS y, d FROM t WHERE x > 2 OR e < 3",
     "SELECT name, x FROM t JOIN n ON k = id",
-    "SELECT k, window_start, x FROM TABLE(TUMBLE(TABLE t, DESCRIPTOR(e), 10))",
+    "SELECT window_start, x FROM TABLE(TUMBLE(TABLE t, DESCRIPTOR(e), 10)) WHERE k < 4 OR e < 3",
     "SELECT k, b FROM t WHERE x > 2 OR e < 3",
     "SELECT k, x, sum(x) OVER (PARTITION BY k ROWS 3 PRECEDING) AS y FROM t",
     "SELECT s, d, row_number() OVER (PARTITION BY s) AS y FROM t WHERE x > 1 OR e < 3",
@@ -51,8 +52,11 @@ MERGED_BY_TIME = [
     " WINDOW SESSION(e, 3)",
     "SELECT s, window_start, count(*) AS n FROM t WHERE x > 3 GROUP BY s WINDOW SESSION(e, 2)",
 ]
-# Versions of rows, or something that may fail on the results.
+# Versions of rows, something that may fail on the results, or nothing to do.
 ONE_BY_ONE = [
+    # Without a copy.
+    "SELECT k, x FROM t",
+    "SELECT x, k AS key, window_start FROM TABLE(TUMBLE(TABLE t, DESCRIPTOR(e), 10))",
     "SELECT k, sum(x) AS y FROM t GROUP BY k",
     "SELECT k, 100 / count(*) OVER (PARTITION BY k ROWS 3 PRECEDING) AS y FROM t",
     "SELECT k, approx_distinct(x) AS y FROM t GROUP BY k WINDOW SESSION(e, 3)",
@@ -82,7 +86,7 @@ def batches(n_batches=N_BATCHES, *, late=True):
 
 
 def without_merging(*arguments, **options):
-    return replace(plan_shape(*arguments, **options), merges_steps=False)
+    return replace(plan_shape(*arguments, **options), merged_rows_max=0)
 
 
 def pushed_behind_a_gate(sql, *, partitions=1, merges=True, late=True, sink=None, **options):
@@ -149,7 +153,7 @@ def test_other_steps_go_one_by_one(sql, partitions):
     session = ms.Session(partitions=partitions)
     session.create_stream("t", SCHEMA, event_time="e")
     root = distribute(session.sql(sql)._plan.root, partitions)
-    assert not plan_shape(root, partitions, is_single=False).merges_steps
+    assert plan_shape(root, partitions, is_single=False).merged_rows_max == 0
 
 
 @pytest.mark.parametrize("sql", MERGED + MERGED_BY_TIME)
@@ -247,11 +251,15 @@ def test_no_more_steps_are_merged_than_are_allowed(monkeypatch):
     monkeypatch.setattr(gathering, "STEPS_MAX", 4)
     assert max(sizes_behind_a_gate(MERGED[0])) == 4
     monkeypatch.setattr(gathering, "STEPS_MAX", 64)
-    monkeypatch.setattr(partition, "MERGED_ROWS_MAX", 30)
+    monkeypatch.setattr(shapes, "_MERGED_ROWS_MAX", 30)
     assert 1 < max(sizes_behind_a_gate(MERGED[0])) <= 30
+    monkeypatch.setattr(shapes, "_JOINED_ROWS_MAX", 40)
+    assert max(sizes_behind_a_gate(MERGED[0])) <= max(sizes_behind_a_gate(MERGED[2]))
+    monkeypatch.setattr(shapes, "_JOINED_ROWS_MAX", 12)
+    assert 1 <= max(sizes_behind_a_gate(MERGED[2])) <= 12
 
 
-@pytest.mark.parametrize(("name", "limit"), [("STEPS_MAX", 4), ("MERGED_ROWS_MAX", 30)])
+@pytest.mark.parametrize(("name", "limit"), [("STEPS_MAX", 4), ("_MERGED_ROWS_MAX", 30)])
 def test_no_more_steps_are_merged_behind_an_exchange(name, limit, monkeypatch):
     sizes = []
     process = exchange.Receiver._process_merged
@@ -264,7 +272,7 @@ def test_no_more_steps_are_merged_behind_an_exchange(name, limit, monkeypatch):
     pushed_behind_a_gate(MERGED[5], partitions=2, late=False)
     assert max(sizes) > 4
     sizes.clear()
-    monkeypatch.setattr(exchange, name, limit)
+    monkeypatch.setattr(exchange if name == "STEPS_MAX" else shapes, name, limit)
     pushed_behind_a_gate(MERGED[5], partitions=2, late=False)
     assert 1 < max(sizes) <= limit
     if name == "STEPS_MAX":

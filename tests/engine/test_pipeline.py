@@ -329,7 +329,17 @@ def test_a_step_is_acknowledged_when_its_rows_are_at_the_sink():
     link.end_step(item)
     assert sink.events == [2, 1, "end 4"]
     assert (counters.rows_out, counters.batches_out) == (3, 2)
-    assert done == [item]
+    assert done == [(item,)]
+
+
+def test_steps_that_were_processed_as_one_are_acknowledged_together():
+    done, at_hand = [], AtHand()
+    link = SinkLink(StepRecorder(), 1, Counters(), done.append, 0, at_hand)
+    first, second, third, last = map(item_of, range(4))
+    at_hand.merged = [first, second]
+    link.end_step(third)
+    link.end_step(last)
+    assert done == [(first, second, third), (last,)]
 
 
 # The bound on what is under way
