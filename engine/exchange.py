@@ -30,7 +30,7 @@ from millstream.engine.pipeline import Link, StepsLink, step_of
 from millstream.engine.routing import split, split_together
 from millstream.engine.state.dense_panes import DensePanes
 from millstream.engine.state.pane_words import PaneWords
-from millstream.engine.step import AtHand, Contribution, SourceItem, Step
+from millstream.engine.step import AtHand, Contribution, SourceItem
 from millstream.planner.nodes import ExchangeKind
 
 __all__ = ["Mail", "Receiver", "Sender"]
@@ -117,10 +117,6 @@ class Sender:
     def takes_steps(self) -> bool:
         """Whether rows of several steps may come at once."""
         return self._kind == "hash" and not self._is_eager
-
-    def is_quiet(self, step: Step) -> bool:
-        """Say that the end of any step is only passed on."""
-        return not step.is_final
 
     def prepare(self, part: pa.RecordBatch) -> Sequence[pa.RecordBatch]:
         return (part,)
@@ -272,8 +268,6 @@ class Receiver:
             if step.is_final or len(kinds) > 1 or any(map(_is_judged, parts)):
                 break
             steps.append(parts)
-            if not self._steps_taker.is_quiet(step):
-                break
         return steps
 
     def _process_steps(self, steps: Sequence[Sequence[pa.RecordBatch | PaneWords]]) -> None:

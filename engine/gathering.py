@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TypeGuard
 
-from millstream.engine.pipeline import StepsLink
 from millstream.engine.step import SourceItem
 
 __all__ = ["STEPS_MAX", "Gathering"]
@@ -16,15 +15,13 @@ STEPS_MAX = 64
 class Gathering:
     """Micro-batches of one stream that are processed at once, as long as there is room for more.
 
-    They are either all no steps, or all steps. Unless steps may be processed as one, none of them
-    but the last makes anything due.
+    They are either all no steps, or all steps.
 
     Args:
         first: The first of them.
         n_columns: Columns of the stream; micro-batches with more carry something of the engine's,
             and go by themselves.
-        taker: Takes the rows of several steps, or None.
-        merges_steps: Whether steps may be processed as one, whatever they make due.
+        takes_steps: Whether several steps may be processed at once.
         rows_max: Rows up to which there is room.
         bytes_max: Bytes up to which there is room.
     """
@@ -33,16 +30,14 @@ class Gathering:
         self,
         first: SourceItem,
         n_columns: int,
-        taker: StepsLink | None,
         *,
-        merges_steps: bool = False,
+        takes_steps: bool,
         rows_max: int,
         bytes_max: int,
     ) -> None:
         self._first = first
         self._n_columns = n_columns
-        self._taker = taker
-        self._merges_steps = merges_steps
+        self._takes_steps = takes_steps
         self._n_rows, self._n_bytes = rows_max - first.n_rows, bytes_max - first.n_bytes
         self._n_steps = 0
         self._is_complete = not self._is_plain(first) or self._is_last(first)
@@ -74,8 +69,4 @@ class Gathering:
         if item.step is None:
             return False
         self._n_steps += 1
-        if self._n_steps == STEPS_MAX:
-            return True
-        if self._merges_steps:
-            return False
-        return self._taker is None or not self._taker.is_quiet(item.step)
+        return self._n_steps == STEPS_MAX or not self._takes_steps

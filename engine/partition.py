@@ -328,15 +328,14 @@ class Partition:
         sources = [source for source in self.pipelines.sources if source.stream == first.stream]
         if self._gathered_max is None or len(sources) != 1:
             return [first]
-        taker = sources[0].steps_taker if len(self.pipelines.sources) == 1 else None
+        has_taker = len(self.pipelines.sources) == 1 and sources[0].steps_taker is not None
         rows_max, bytes_max = self._gathered_max
         if self._merged_rows_max > 0 and first.step is not None:
             rows_max = min(rows_max, self._merged_rows_max)
         gathering = Gathering(
             first,
             sources[0].n_columns,
-            taker,
-            merges_steps=self._merged_rows_max > 0,
+            takes_steps=has_taker or self._merged_rows_max > 0,
             rows_max=rows_max,
             bytes_max=bytes_max,
         )

@@ -91,9 +91,6 @@ class StepsLink(Protocol):
     def takes_steps(self) -> bool:
         """Whether it does."""
 
-    def is_quiet(self, step: Step) -> bool:
-        """Say whether the end of a step brings about nothing but the versions of its rows."""
-
     def prepare(self, part: Any) -> Sequence[Any]:
         """Return what becomes of a part of a step's rows before an operator takes it."""
 
@@ -142,9 +139,6 @@ class TransformLink:
     def takes_steps(self) -> bool:
         """Whether what follows takes the rows of several steps at once."""
         return self._steps_taker is not None and self._steps_taker.takes_steps
-
-    def is_quiet(self, step: Step) -> bool:
-        return self._steps_taker is not None and self._steps_taker.is_quiet(step)
 
     def prepare(self, part: pa.RecordBatch) -> Sequence[Any]:
         assert self._steps_taker is not None, "asked for before"
@@ -235,11 +229,6 @@ class OperatorLink:
     def takes_steps(self) -> bool:
         """Whether :meth:`emit_steps` may be called."""
         return self._steps_taker is not None and self._steps_taker.takes_steps
-
-    def is_quiet(self, step: Step) -> bool:
-        assert self._steps_taker is not None, "asked for before"
-        watermark = watermark_at(step, self._bounds)
-        return not step.is_final and self._steps_taker.stays_open(watermark)
 
     def prepare(self, part: Any) -> Sequence[Any]:
         return (part,)

@@ -13,7 +13,7 @@ from millstream.engine.sinks import Sink
 from millstream.engine.source_rows import SourceRows
 from millstream.engine.state.dense_panes import DensePanes
 from millstream.engine.state.pane_words import PaneWords
-from millstream.engine.step import SourceItem, Step
+from millstream.engine.step import SourceItem
 from millstream.engine.turn import Turn
 
 __all__ = ["TimeSheet", "TimedLink", "TimedSinkLink", "timed_sinks"]
@@ -164,9 +164,6 @@ class TimedLink:
     def takes_steps(self) -> bool:
         """Whether the link takes the rows of several steps at once."""
         return self._steps_taker is not None and self._steps_taker.takes_steps
-
-    def is_quiet(self, step: Step) -> bool:
-        return self._steps_taker is not None and self._steps_taker.is_quiet(step)
 
     def prepare(self, part: Any) -> Sequence[Any]:
         assert self._steps_taker is not None, "asked for before"

@@ -63,6 +63,10 @@ class _Emitting:
         self._owns_global_group = owns_global_group
         self._touched: list[U32] = []
         self._n_emitted = 0
+        # Of steps that are processed at once, those whose ends have not come, and the watermark of
+        # those whose ends have.
+        self._n_steps_left = 0
+        self._owed_watermark = NO_WATERMARK
         self._due_below = NO_WATERMARK
         self._closed_below = NO_WATERMARK
         # Groups of closed windows that are still in the state.
@@ -74,7 +78,11 @@ class _Emitting:
 
     def end_batch(self, out: Collector) -> None:
         emit = self._grouping.node.emit
-        if emit == "append":
+        if self._n_steps_left > 0:
+            self._n_steps_left -= 1
+            if self._n_steps_left == 0:
+                self.process_watermark(self._owed_watermark, out)
+        elif emit == "append":
             self._emit_new(out)
         elif self._touched:
             touched = distinct_groups(self._touched, self._grouping.state.n_groups)
@@ -92,17 +100,10 @@ class _Emitting:
             return False
         return grouping.takes_steps and changelog.takes_steps
 
-    def stays_open(self, watermark: int) -> bool:
-        """Say whether no window closes at a watermark."""
-        grid = self._grouping.grid
-        if grid is None:
-            return True
-        lateness = self._grouping.node.allowed_lateness
-        return grid.closed_below(watermark, lateness) <= self._closed_below
-
-    def _emit_steps(self, steps: StepStates, out: Collector) -> None:
+    def _emit_steps(self, n_steps: int, steps: StepStates, out: Collector) -> None:
         """Emit the versions of several steps in one batch."""
         assert self._changelog is not None, "asked for before"
+        self._n_steps_left = n_steps
         self._changelog.touch_steps(steps.group_ids, np.diff(steps.bounds))
         if len(steps.group_ids) > 0:
             out.emit(self._grouping.results(steps.group_ids, steps.states))
@@ -110,6 +111,10 @@ class _Emitting:
     def process_watermark(self, watermark: int, out: Collector) -> None:
         grid, state = self._grouping.grid, self._grouping.state
         if grid is None:
+            return
+        if self._n_steps_left > 0:
+            # To forget groups takes as long for those of one step as for those of all.
+            self._owed_watermark = watermark
             return
         if self._is_revised:
             self._emit_due(grid.closed_below(watermark), out)
@@ -301,7 +306,7 @@ class SingleAggregate(_Emitting):
         self, steps: Sequence[Sequence[pa.RecordBatch | SourceRows]], out: Collector
     ) -> None:
         if any(steps):
-            self._emit_steps(self._grouping.add_steps(steps), out)
+            self._emit_steps(len(steps), self._grouping.add_steps(steps), out)
 
     def end_input(self, out: Collector) -> None:
         if self._last is not None:
@@ -398,7 +403,9 @@ class FinalAggregate(_Emitting):
         self, steps: Sequence[Sequence[pa.RecordBatch | PaneWords]], out: Collector
     ) -> None:
         if any(steps):
-            self._emit_steps(self._grouping.add_partial_steps(steps, self._columns), out)
+            self._emit_steps(
+                len(steps), self._grouping.add_partial_steps(steps, self._columns), out
+            )
 
     def end_batch(self, out: Collector) -> None:
         if self._lane is not None:

@@ -152,13 +152,8 @@ class TakesSteps(Protocol):
     def takes_steps(self) -> bool:
         """Whether it does."""
 
-    def stays_open(self, watermark: int) -> bool:
-        """Say whether nothing is due when the watermark has risen to this."""
-
     def process_steps(self, steps: Sequence[Sequence[Any]], out: Collector) -> None:
-        """Take in rows, before the first of these steps ends.
-
-        Of the steps all but the last must leave open what is open.
+        """Take in rows, before the first of these steps ends. None of them is the final one.
 
         Args:
             steps: Per step its rows, in no or several parts: micro-batches as they are, where an

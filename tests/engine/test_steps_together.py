@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
+import time
 from unittest import mock
 
 import numpy as np
@@ -68,6 +69,13 @@ def batches(seed=0, n_rows=50):
     return made
 
 
+def wait_until(is_met):
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not is_met():
+        assert time.monotonic() < deadline, "it does not come"
+        time.sleep(0.001)
+
+
 def results_behind_a_gate(sql, *, partitions=2, together=True, seed=0, strategy=None, **options):
     """Push everything while the first results are held up.
 
@@ -109,6 +117,9 @@ def results_behind_a_gate(sql, *, partitions=2, together=True, seed=0, strategy=
                     if number == 0:
                         assert entered.wait(TIMEOUT_SECONDS)
                 opened.set()
+                wait_until(lambda: job.stats().rows_waiting == 0)
+                # What has been closed is forgotten.
+                came.append([(-2, sum(part.state_rows for part in job.stats().partitions))])
         finally:
             opened.set()
             if not together:
