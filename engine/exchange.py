@@ -287,8 +287,7 @@ class Receiver:
             contributions = self._arrived[self._next_step + n_steps]
             parts = [part for sent in contributions for part in sent.batches]
             n_rows += sum(part.num_rows for part in parts if isinstance(part, pa.RecordBatch))
-            is_alone = step_of(contributions[0].item).is_final or any(map(_is_judged, parts))
-            if is_alone or n_rows > self._merged_rows_max:
+            if n_rows > self._merged_rows_max or any(map(_is_judged, parts)):
                 break
             n_steps += 1
         return n_steps

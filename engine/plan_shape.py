@@ -128,7 +128,7 @@ def _picks_rows(root: nodes.Node) -> bool:
 def _may_merge(root: nodes.Node) -> bool:
     """Say whether steps of a plan can be processed as one, and nobody can tell but by the time."""
     found = list(walk(root))
-    if not all(map(_has_rows_of_their_own, found)) or _picks_rows(root):
+    if not all(map(_has_rows_of_their_own, found)):
         return False
     # A row on which something fails is told with its micro-batch. Rows of several can be looked
     # through again for it if nothing has become of any of them.

@@ -153,8 +153,7 @@ class Runtime:
 
         # In a bounded run on several partitions, results are put in order by their steps.
         is_told = self._is_bounded and self._n_partitions > 1
-        is_told = is_told or dead_letters is not None or wants_info(sink)
-        merged_rows_max = 0 if is_told else self._shape.merged_rows_max
+        merged_rows_max = 0 if is_told or wants_info(sink) else self._shape.merged_rows_max
         context = OperatorContext(
             partition=index,
             counters=counters,

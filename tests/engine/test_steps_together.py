@@ -368,3 +368,27 @@ def test_changes_of_small_batches_are_not_added_up_before_an_exchange(sql, alway
     assert split_by(lambda: planned.run({"t": table}, batch_rows=1000)) is always
     assert split_by(lambda: planned.run({"t": table}, batch_rows=1 << 15)) is True
     assert split_by(lambda: planned.run({"t": table}, batch_rows=None)) is True
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+def test_what_closes_on_the_way_is_forgotten_though_the_last_step_closes_nothing(partitions):
+    session = ms.Session(partitions=partitions)
+    session.create_stream("t", pa.schema({"k": pa.int64(), "e": pa.int64()}), event_time="e")
+    entered, opened = threading.Event(), threading.Event()
+
+    def sink(batch):
+        entered.set()
+        assert opened.wait(TIMEOUT_SECONDS)
+
+    sql = "SELECT k, count(*) AS n FROM t GROUP BY k WINDOW TUMBLING(e, 10) EMIT CHANGES"
+    with session.sql(sql).start(sink) as job:
+        try:
+            for number, when in enumerate([1, 2, 15, 25, 25, 25]):
+                job.push("t", {"k": [number], "e": [when]})
+                if number == 0:
+                    assert entered.wait(TIMEOUT_SECONDS)
+        finally:
+            opened.set()
+        wait_until(lambda: job.stats().rows_waiting == 0)
+        # Of each of three groups the aggregate and the changelog keep one row.
+        assert sum(part.state_rows for part in job.stats().partitions) == 6
