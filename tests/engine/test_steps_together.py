@@ -37,10 +37,10 @@ SCHEMA = pa.schema(
 )
 
 
-@pytest.fixture(autouse=True, params=["adds up before an exchange", "exchanges rows"])
-def way(request, monkeypatch):
-    least = 0 if request.param == "adds up before an exchange" else 1 << 15
-    monkeypatch.setattr(query, "_SPLIT_ROWS_LEAST", least)
+@pytest.fixture
+def adding_up_first(monkeypatch):
+    """Let aggregates add up before an exchange, where they would exchange rows."""
+    monkeypatch.setattr(query, "_SPLIT_ROWS_LEAST", 0)
 
 
 def batches(seed=0, n_rows=50):
@@ -181,6 +181,16 @@ def test_what_comes_out_is_the_same(sql, partitions):
     assert as_comparable(got) == as_comparable(expected)
 
 
+@pytest.mark.parametrize("sql", QUERIES + WINDOWED)
+def test_what_comes_out_is_the_same_of_sums_of_partitions(sql, adding_up_first):
+    test_what_comes_out_is_the_same(sql, 2)
+
+
+@pytest.mark.parametrize("strategy", ["round_robin", "sticky_partition"])
+def test_any_strategy_gives_the_same_of_sums_of_partitions(strategy, adding_up_first):
+    test_any_strategy_gives_the_same(strategy, QUERIES[1])
+
+
 @pytest.mark.parametrize("partitions", [1, 2])
 @pytest.mark.parametrize("sql", OTHERS)
 def test_queries_whose_steps_go_one_by_one(sql, partitions):
@@ -236,6 +246,10 @@ def test_a_row_that_fails_leaves_what_came_before_it(partitions):
     assert failed.value.row == 0
     if partitions == 1:
         assert seen == list(range(7))
+
+
+def test_no_more_steps_of_sums_at_once_than_are_allowed(adding_up_first):
+    test_no_more_steps_at_once_than_are_allowed(2, exchange)
 
 
 @pytest.mark.parametrize(("partitions", "module"), [(1, gathering), (2, exchange)])
@@ -305,7 +319,7 @@ def test_a_bounded_run_gives_rows_in_the_same_order(sql, partitions):
 
 
 @pytest.mark.parametrize("strategy", ["always_hash", "smart_repartition"])
-def test_rows_of_steps_that_wait_are_split_together(strategy, request):
+def test_rows_of_steps_that_wait_are_split_together(strategy):
     sizes = []
 
     def noting(batches, keys, n_partitions):
@@ -314,10 +328,7 @@ def test_rows_of_steps_that_wait_are_split_together(strategy, request):
 
     with mock.patch.object(exchange, "split_together", noting):
         results_behind_a_gate(QUERIES[0], strategy=strategy)
-    if strategy == "always_hash" or "exchanges rows" in request.node.name:
-        assert max(sizes) > 1
-    else:
-        assert sizes == []
+    assert max(sizes) > 1
 
 
 def test_large_batches_are_split_one_by_one():
