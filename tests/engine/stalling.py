@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 
 import pyarrow as pa
 
@@ -74,6 +75,13 @@ def in_thread(function):
         return outcome[0]
 
     return joined
+
+
+def wait_until(is_met):
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not is_met():
+        assert time.monotonic() < deadline, "it does not come"
+        time.sleep(0.001)
 
 
 def threads_of(job):

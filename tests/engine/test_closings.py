@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pyarrow as pa
 import pytest
 
@@ -13,7 +11,7 @@ from millstream.engine.closings import Closings
 from millstream.engine.event_time import WATERMARK_END
 from millstream.engine.window_ends import WindowEnds
 from millstream.planner.nodes import WatermarkBound, Window
-from tests.engine.stalling import SCHEMA, TIMEOUT_SECONDS, WINDOWS, Gate, session
+from tests.engine.stalling import SCHEMA, TIMEOUT_SECONDS, WINDOWS, Gate, session, wait_until
 
 N_WINDOWS = 40
 ROWS_MAX = 1 << 16
@@ -109,13 +107,6 @@ def batch_of(window, n_rows=1):
     """Rows of each key in one window, which ends with the rows of the next one."""
     keys = [key for key in KEYS for _ in range(n_rows)]
     return pa.record_batch([keys, [10 * window] * len(keys)], schema=SCHEMA)
-
-
-def wait_until(is_met):
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not is_met():
-        assert time.monotonic() < deadline, "it does not come"
-        time.sleep(0.001)
 
 
 @pytest.mark.parametrize("partitions", [1, 2, 3])

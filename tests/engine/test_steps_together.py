@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-import time
 from unittest import mock
 
 import numpy as np
@@ -20,7 +19,7 @@ from millstream.engine.plan_shape import walk
 from millstream.engine.routing import split_together
 from millstream.engine.state.step_rows import StepRows, distinct_groups
 from millstream.planner import distribute
-from tests.engine.stalling import TIMEOUT_SECONDS
+from tests.engine.stalling import TIMEOUT_SECONDS, wait_until
 
 N_BATCHES = 30
 SCHEMA = pa.schema(
@@ -67,13 +66,6 @@ def batches(seed=0, n_rows=50):
         ]
         made.append(pa.record_batch(columns, schema=SCHEMA))
     return made
-
-
-def wait_until(is_met):
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not is_met():
-        assert time.monotonic() < deadline, "it does not come"
-        time.sleep(0.001)
 
 
 def results_behind_a_gate(sql, *, partitions=2, together=True, seed=0, strategy=None, **options):
