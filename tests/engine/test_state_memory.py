@@ -7,7 +7,6 @@ import pyarrow as pa
 import pytest
 
 import millstream as ms
-from millstream.engine import exchange, gathering
 
 N_WINDOWS = 10_000
 KEYS_PER_WINDOW = 100
@@ -41,11 +40,7 @@ def batch(first_window: int) -> pa.RecordBatch:
     ],
 )
 @pytest.mark.parametrize("partitions", [1, 2])
-def test_ten_thousand_windows_of_a_million_keys_leave_nothing_behind(sql, partitions, monkeypatch):
-    # Of changes that are processed at once, the groups of all their steps are in state together: as
-    # many as happen to wait, which has nothing to do with what stays behind.
-    for module in (gathering, exchange):
-        monkeypatch.setattr(module, "STEPS_MAX", 1)
+def test_ten_thousand_windows_of_a_million_keys_leave_nothing_behind(sql, partitions):
     session = ms.Session(partitions=partitions)
     session.create_stream("t", batch(0).schema, event_time="ts")
     n_rows = 0
