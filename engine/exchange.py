@@ -24,7 +24,7 @@ from typing import TypeAlias
 import pyarrow as pa
 
 from millstream.engine.event_time import WATERMARK_COLUMN
-from millstream.engine.gathering import STEPS_MAX
+from millstream.engine.gathering import STEPS_MAX, STEPS_ROWS_MAX
 from millstream.engine.operators.base import GroupsCollector
 from millstream.engine.pipeline import Link, StepsLink, step_of
 from millstream.engine.routing import split, split_together
@@ -259,13 +259,17 @@ class Receiver:
         assert self._steps_taker is not None, "asked for before"
         steps: list[list[pa.RecordBatch | PaneWords]] = []
         kinds: frozenset[type] = frozenset()
+        n_rows = 0
         while len(steps) < STEPS_MAX and self._is_complete(self._next_step + len(steps)):
             contributions = self._arrived[self._next_step + len(steps)]
             parts = [part for sent in _by_sender(contributions) for part in sent.batches]
-            parts = [part for part in parts if _has_rows(part)]
+            parts = [part for part in parts if _n_rows(part) > 0]
             kinds = kinds | {type(part) for part in parts}
             step = step_of(contributions[0].item)
             if step.is_final or len(kinds) > 1 or any(map(_is_judged, parts)):
+                break
+            n_rows += sum(map(_n_rows, parts))
+            if steps and n_rows > STEPS_ROWS_MAX:
                 break
             steps.append(parts)
         return steps
@@ -353,8 +357,8 @@ def _in_one(parts: Sequence[pa.RecordBatch | PaneWords]) -> Sequence[pa.RecordBa
         return batches
 
 
-def _has_rows(part: pa.RecordBatch | PaneWords) -> bool:
-    return (part.n_groups if isinstance(part, PaneWords) else part.num_rows) > 0
+def _n_rows(part: pa.RecordBatch | PaneWords) -> int:
+    return int(part.n_groups if isinstance(part, PaneWords) else part.num_rows)
 
 
 def _is_judged(part: pa.RecordBatch | PaneWords) -> bool:

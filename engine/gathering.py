@@ -6,10 +6,13 @@ from typing import TypeGuard
 
 from millstream.engine.step import SourceItem
 
-__all__ = ["STEPS_MAX", "Gathering"]
+__all__ = ["STEPS_MAX", "STEPS_ROWS_MAX", "Gathering"]
 
 STEPS_MAX = 64
 """Steps that are processed at once if they wait. More would only hold up the first of them."""
+STEPS_ROWS_MAX = 1 << 14
+"""Rows of steps that are processed at once, more than one: what they close is in state until all
+have ended."""
 
 
 class Gathering:

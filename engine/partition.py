@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from millstream.engine.datafusion import TransformFailed
 from millstream.engine.exchange import Receiver
-from millstream.engine.gathering import Gathering
+from millstream.engine.gathering import STEPS_ROWS_MAX, Gathering
 from millstream.engine.latency import Latencies
 from millstream.engine.mailbox import Mailbox
 from millstream.engine.operators.base import Counters, Operator
@@ -330,8 +330,8 @@ class Partition:
             return [first]
         has_taker = len(self.pipelines.sources) == 1 and sources[0].steps_taker is not None
         rows_max, bytes_max = self._gathered_max
-        if self._merged_rows_max > 0 and first.step is not None:
-            rows_max = min(rows_max, self._merged_rows_max)
+        if first.step is not None:
+            rows_max = min(rows_max, self._merged_rows_max or STEPS_ROWS_MAX)
         gathering = Gathering(
             first,
             sources[0].n_columns,

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 import millstream as ms
-from millstream.engine import exchange, gathering, query
+from millstream.engine import exchange, gathering, partition, query
 from millstream.engine.exchange import Sender
 from millstream.engine.mailbox import Mailbox
 from millstream.engine.operators.aggregate import FinalAggregate, SingleAggregate, _Emitting
@@ -395,3 +395,25 @@ def test_what_closes_on_the_way_is_forgotten_though_the_last_step_closes_nothing
         wait_until(lambda: job.stats().rows_waiting == 0)
         # Of each of three groups the aggregate and the changelog keep one row.
         assert sum(part.state_rows for part in job.stats().partitions) == 6
+
+
+@pytest.mark.parametrize(("partitions", "module"), [(1, partition), (2, exchange)])
+def test_no_more_rows_of_steps_at_once_than_are_allowed(partitions, module):
+    rows_max = 60
+    together = []
+    process_steps = SingleAggregate.process_steps
+
+    def noting(self, steps, out):
+        together.append([sum(part.num_rows for part in parts) for parts in steps])
+        process_steps(self, steps, out)
+
+    with (
+        mock.patch.object(module, "STEPS_ROWS_MAX", rows_max),
+        mock.patch.object(SingleAggregate, "process_steps", noting),
+    ):
+        got, sizes = results_behind_a_gate(QUERIES[0], partitions=partitions)
+    expected, _ = results_behind_a_gate(QUERIES[0], partitions=partitions, together=False)
+    assert as_comparable(got) == as_comparable(expected)
+    assert max(sizes) > 1
+    assert all(sum(steps) <= rows_max for steps in together)
+    assert max(map(sum, together)) > rows_max // 2
