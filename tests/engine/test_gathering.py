@@ -15,34 +15,40 @@ SCHEMA = pa.schema({"k": pa.int64(), "x": pa.int64()})
 FINAL = "SELECT k, sum(gate(x)) AS s FROM t GROUP BY k EMIT FINAL"
 
 
-def run_behind_a_gate(sql: str, *, n_batches: int = 20, **options: object) -> tuple[list, ms.Job]:
-    """Push batches of two rows while the first one is held up, and note what sizes come by."""
-    sizes: list[int] = []
-    entered, opened = threading.Event(), threading.Event()
+class Gate:
+    """A function of rows that lets none pass until it is opened, and notes how many came."""
 
-    def gate(values: pa.Array) -> pa.Array:
-        sizes.append(len(values))
-        entered.set()
-        assert opened.wait(30)
+    def __init__(self) -> None:
+        self.entered, self.opened = threading.Event(), threading.Event()
+        self.sizes: list[int] = []
+
+    def __call__(self, values: pa.Array) -> pa.Array:
+        self.sizes.append(len(values))
+        self.entered.set()
+        assert self.opened.wait(30)
         return values
 
+
+def run_behind_a_gate(sql: str, *, n_batches: int = 20, **options: object) -> tuple[list, ms.Job]:
+    """Push batches of two rows while the first one is held up, and note what sizes come by."""
+    gate = Gate()
     session = ms.Session(partitions=1, **options)
     session.create_stream("t", SCHEMA)
     session.register_udf("gate", gate, [pa.int64()], pa.int64())
     sink = ms.CollectSink()
     # Planning and typing do not call the function with rows.
     with session.sql(sql).start(sink) as job:
-        sizes.clear()
+        gate.sizes.clear()
         for number in range(n_batches):
             job.push("t", pa.record_batch([[number % 3, 7], [1, number]], schema=SCHEMA))
             if number == 0:
-                assert entered.wait(30)
-        opened.set()
+                assert gate.entered.wait(30)
+        gate.opened.set()
     total = {row["k"]: row["s"] for row in sink.table().to_pylist()}
     assert total == {0: 7, 1: 7, 2: 6, 7: 190}
     assert job.stats().rows_processed == 2 * n_batches
     assert job.stats().partitions[0].batches_in == n_batches
-    return sizes, job
+    return gate.sizes, job
 
 
 def test_what_waits_is_processed_as_one_batch():
@@ -69,13 +75,7 @@ def test_changes_come_for_each_micro_batch_all_the_same():
 
 
 def test_rows_meet_the_table_of_when_they_were_pushed_though_they_wait_together():
-    entered, opened = threading.Event(), threading.Event()
-
-    def gate(values: pa.Array) -> pa.Array:
-        entered.set()
-        assert opened.wait(30)
-        return values
-
+    gate = Gate()
     session = ms.Session(partitions=1)
     session.create_stream("t", SCHEMA)
     session.create_table("d", pa.table({"id": [1], "name": ["old"]}))
@@ -86,10 +86,10 @@ def test_rows_meet_the_table_of_when_they_were_pushed_though_they_wait_together(
         for x in (1, 10, 100):
             job.push("t", pa.record_batch([[1], [x]], schema=SCHEMA))
             if x == 1:
-                assert entered.wait(30)
+                assert gate.entered.wait(30)
             if x == 10:
                 session.replace_table("d", pa.table({"id": [1], "name": ["new"]}))
-        opened.set()
+        gate.opened.set()
     assert {row["name"]: row["s"] for row in sink.table().to_pylist()} == {"old": 11, "new": 100}
 
 
@@ -122,13 +122,7 @@ def test_portions_have_all_rows_in_order_and_copy_no_large_batch():
 @pytest.mark.parametrize("kind", ["single", "windowed"])
 def test_of_batches_that_wait_the_one_that_fails_is_told(monkeypatch, portion_rows, kind):
     monkeypatch.setattr(partition, "_PORTION_ROWS", portion_rows)
-    entered, opened = threading.Event(), threading.Event()
-
-    def gate(values: pa.Array) -> pa.Array:
-        entered.set()
-        assert opened.wait(30)
-        return values
-
+    gate = Gate()
     session = ms.Session(partitions=1)
     session.create_stream("t", SCHEMA, event_time="k")
     session.register_udf("gate", gate, [pa.int64()], pa.int64())
@@ -139,8 +133,8 @@ def test_of_batches_that_wait_the_one_that_fails_is_told(monkeypatch, portion_ro
         x = [1, 0, 2] if number == 12 else [1, 60, 2]
         job.push("t", pa.record_batch([[number] * 3, x], schema=SCHEMA))
         if number == 0:
-            assert entered.wait(30)
-    opened.set()
+            assert gate.entered.wait(30)
+    gate.opened.set()
     with pytest.raises(ms.JobFailed, match=r"[Dd]ivide by zero") as failure:
         job.finish()
     assert "batch 12" in str(failure.value)
