@@ -23,7 +23,7 @@ from millstream.engine.source_rows import SourceRows
 from millstream.engine.state.dense_panes import DensePanes
 from millstream.engine.state.key_table import KeyPart, Word
 from millstream.engine.state.pane_words import PaneWords
-from millstream.engine.state.step_rows import StepStates, distinct_groups
+from millstream.engine.state.step_rows import AssignedSteps, distinct_groups
 from millstream.kernels.compile import U32
 from millstream.planner.nodes import HIDDEN_PREFIX, Node
 from millstream.planner.nodes import Aggregate as AggregateNode
@@ -100,10 +100,13 @@ class _Emitting:
             return False
         return grouping.takes_steps and changelog.takes_steps
 
-    def _emit_steps(self, n_steps: int, steps: StepStates, out: Collector) -> None:
-        """Emit the versions of several steps in one batch."""
+    def _emit_steps(self, n_steps: int, assigned: AssignedSteps, out: Collector) -> None:
+        """Add the rows of several steps, and emit the versions of all in one batch."""
         assert self._changelog is not None, "asked for before"
         self._n_steps_left = n_steps
+        if self._changelog.take_steps(assigned, self._grouping):
+            return
+        steps = self._grouping.state.update_steps(assigned)
         self._changelog.touch_steps(steps.group_ids, np.diff(steps.bounds))
         if len(steps.group_ids) > 0:
             out.emit(self._grouping.results(steps.group_ids, steps.states))
@@ -228,6 +231,8 @@ class _Emitting:
         assert self._changelog is not None, (
             "an aggregate whose rows have versions feeds a changelog"
         )
+        if self._changelog.take_groups(group_ids, self._grouping):
+            return
         self._changelog.touch(group_ids)
         rows = self._grouping.results(group_ids)
         if self._changelog.needs_groups:
@@ -306,7 +311,7 @@ class SingleAggregate(_Emitting):
         self, steps: Sequence[Sequence[pa.RecordBatch | SourceRows]], out: Collector
     ) -> None:
         if any(steps):
-            self._emit_steps(len(steps), self._grouping.add_steps(steps), out)
+            self._emit_steps(len(steps), self._grouping.assign_steps(steps), out)
 
     def end_input(self, out: Collector) -> None:
         if self._last is not None:
@@ -404,7 +409,7 @@ class FinalAggregate(_Emitting):
     ) -> None:
         if any(steps):
             self._emit_steps(
-                len(steps), self._grouping.add_partial_steps(steps, self._columns), out
+                len(steps), self._grouping.assign_partial_steps(steps, self._columns), out
             )
 
     def end_batch(self, out: Collector) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -32,9 +32,21 @@ from millstream.errors import InternalError
 from millstream.kernels.programs import Opcode
 from millstream.planner.nodes import AggregateCall
 
-__all__ = ["AccumulatorPlan", "Finish", "plan_accumulators"]
+__all__ = ["AccumulatorPlan", "Finish", "WordResult", "plan_accumulators"]
 
 Finish: TypeAlias = Callable[[Sequence[pa.Array]], pa.Array]
+
+
+class WordResult(NamedTuple):
+    """How words of accumulators make results of 64 bits.
+
+    Attributes:
+        value: The accumulator that holds the value; a double, if there is a divisor.
+        divisor: The accumulator that holds the integer to divide it by, or None.
+    """
+
+    value: int
+    divisor: int | None = None
 
 
 @dataclass(slots=True)
@@ -45,11 +57,13 @@ class AccumulatorPlan:
         schema: Input of the aggregate before any exchange.
         specs: The accumulators.
         finishes: Per call, the function from all accumulator columns to the result column.
+        word_results: Per call, how words make its results; None where it takes more than that.
     """
 
     schema: pa.Schema
     specs: list[AccumulatorSpec] = field(default_factory=list)
     finishes: list[Finish] = field(default_factory=list)
+    word_results: list[WordResult | None] = field(default_factory=list)
 
     def need(self, spec: AccumulatorSpec) -> int:
         """Return the index of an accumulator, adding it if it is new."""
@@ -81,22 +95,42 @@ def plan_accumulators(calls: Sequence[AggregateCall], schema: pa.Schema) -> Accu
         lower = _FUNCTIONS.get(call.function)
         if lower is None:
             raise InternalError(f"no kernel computes {call.function}")
-        plan.finishes.append(lower(plan, call))
+        lowered = lower(plan, call)
+        plan.finishes.append(lowered.finish)
+        plan.word_results.append(lowered.words)
     return plan
 
 
-_Lower = Callable[[AccumulatorPlan, AggregateCall], Finish]
+class _Lowered(NamedTuple):
+    """How accumulators make results: of Arrow columns, and of words where that is enough."""
+
+    finish: Finish
+    words: WordResult | None = None
 
 
-def _count(plan: AccumulatorPlan, call: AggregateCall) -> Finish:
+_Lower = Callable[[AccumulatorPlan, AggregateCall], _Lowered]
+
+
+def _state(plan: AccumulatorPlan, index: int, type_: pa.DataType) -> _Lowered:
+    """Give what an accumulator holds as values of a type."""
+    spec = plan.specs[index]
+    is_same = isinstance(spec, WordSpec) and (
+        spec.state_type == type_
+        or (_is_integral(spec.state_type) and _is_integral(type_) and type_.bit_width == 64)
+    )
+    return _Lowered(
+        lambda states: _as_type(states[index], type_), WordResult(index) if is_same else None
+    )
+
+
+def _count(plan: AccumulatorPlan, call: AggregateCall) -> _Lowered:
     index = plan.count(call.arguments[0] if call.arguments else None)
-    return lambda states: states[index]
+    return _Lowered(lambda states: states[index], WordResult(index))
 
 
-def _sum(plan: AccumulatorPlan, call: AggregateCall) -> Finish:
+def _sum(plan: AccumulatorPlan, call: AggregateCall) -> _Lowered:
     """Add up values; integers that overflow wrap around in silence, because DataFusion's do."""
-    index = _need_sum(plan, call.arguments[0])
-    return lambda states: _as_type(states[index], call.result_type)
+    return _state(plan, _need_sum(plan, call.arguments[0]), call.result_type)
 
 
 def _need_sum(plan: AccumulatorPlan, column: str) -> int:
@@ -106,21 +140,23 @@ def _need_sum(plan: AccumulatorPlan, column: str) -> int:
     return plan.need(WordSpec(_by_sign(type_, _SUMS), column))
 
 
-def _avg(plan: AccumulatorPlan, call: AggregateCall) -> Finish:
+def _avg(plan: AccumulatorPlan, call: AggregateCall) -> _Lowered:
     column = call.arguments[0]
     type_ = plan.type_of(column)
     count = plan.count(column)
     if pa.types.is_decimal128(type_):
         total = _need_sum(plan, column)
-        return lambda states: average_of(states[total], states[count], call.result_type)
+        return _Lowered(lambda states: average_of(states[total], states[count], call.result_type))
     if pa.types.is_duration(type_):
         total = _need_sum(plan, column)
-        return lambda states: _truncated(states[total], states[count]).view(call.result_type)
+        return _Lowered(
+            lambda states: _truncated(states[total], states[count]).view(call.result_type)
+        )
     total = plan.need(WordSpec(Opcode.SUM_F64, column))
-    return lambda states: _divided(states[total], states[count])
+    return _Lowered(lambda states: _divided(states[total], states[count]), WordResult(total, count))
 
 
-def _extreme(name: Literal["min", "max"], plan: AccumulatorPlan, call: AggregateCall) -> Finish:
+def _extreme(name: Literal["min", "max"], plan: AccumulatorPlan, call: AggregateCall) -> _Lowered:
     column = call.arguments[0]
     type_ = plan.type_of(column)
     if pa.types.is_decimal128(type_):
@@ -129,27 +165,26 @@ def _extreme(name: Literal["min", "max"], plan: AccumulatorPlan, call: Aggregate
         index = plan.need(TextExtremeSpec(column, name == "max", type_))
     else:
         index = plan.need(WordSpec(_by_sign(type_, _MINIMA if name == "min" else _MAXIMA), column))
-    return lambda states: _as_type(states[index], call.result_type)
+    return _state(plan, index, call.result_type)
 
 
-def _fold(opcode: Opcode, plan: AccumulatorPlan, call: AggregateCall) -> Finish:
-    index = plan.need(WordSpec(opcode, call.arguments[0]))
-    return lambda states: _as_type(states[index], call.result_type)
+def _fold(opcode: Opcode, plan: AccumulatorPlan, call: AggregateCall) -> _Lowered:
+    return _state(plan, plan.need(WordSpec(opcode, call.arguments[0])), call.result_type)
 
 
-def _statistic(plan: AccumulatorPlan, call: AggregateCall) -> Finish:
+def _statistic(plan: AccumulatorPlan, call: AggregateCall) -> _Lowered:
     index = plan.need(MomentsSpec(call.arguments[0]))
     compute = STATISTICS[call.function]
-    return lambda states: compute(moments_of(states[index]))
+    return _Lowered(lambda states: compute(moments_of(states[index])))
 
 
-def _pair_statistic(plan: AccumulatorPlan, call: AggregateCall) -> Finish:
+def _pair_statistic(plan: AccumulatorPlan, call: AggregateCall) -> _Lowered:
     index = plan.need(CoMomentsSpec(*call.arguments))
     compute = PAIR_STATISTICS[call.function]
-    return lambda states: compute(moments_of(states[index]))
+    return _Lowered(lambda states: compute(moments_of(states[index])))
 
 
-def _pick(plan: AccumulatorPlan, call: AggregateCall) -> Finish:
+def _pick(plan: AccumulatorPlan, call: AggregateCall) -> _Lowered:
     column, *condition = call.arguments
     index = plan.need(
         PickSpec(
@@ -161,7 +196,7 @@ def _pick(plan: AccumulatorPlan, call: AggregateCall) -> Finish:
             value_type=plan.type_of(column),
         )
     )
-    return lambda states: _as_type(picked_values(states[index]), call.result_type)
+    return _Lowered(lambda states: _as_type(picked_values(states[index]), call.result_type))
 
 
 _SUMS = (Opcode.SUM_I64, Opcode.SUM_U64, Opcode.SUM_F64)
@@ -262,6 +297,14 @@ def _as_type(array: pa.Array, type_: pa.DataType) -> pa.Array:
 def _as_same_kind(array: pa.Array, type_: pa.DataType) -> pa.Array:
     # Sums of decimals may have more digits than any type allows, which a cast would look at.
     return array.view(type_) if pa.types.is_decimal(type_) else array.cast(type_)
+
+
+def _is_integral(type_: pa.DataType) -> bool:
+    """Whether values are integers, or times that are kept as such."""
+    return bool(
+        pa.types.is_integer(type_)
+        or (pa.types.is_temporal(type_) and not pa.types.is_interval(type_))
+    )
 
 
 def _is_word(type_: pa.DataType) -> bool:

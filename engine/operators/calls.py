@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-from millstream.engine.operators.aggregate_functions import plan_accumulators
+from millstream.engine.operators.aggregate_functions import WordResult, plan_accumulators
 from millstream.engine.operators.distinct_calls import DistinctCalls
 from millstream.engine.state.accumulators import AccumulatorSpec, values_of
 from millstream.engine.state.buffered_calls import BufferedCalls
@@ -66,6 +66,11 @@ class Calls:
     def specs(self) -> Sequence[AccumulatorSpec]:
         """The accumulators that the calls need."""
         return self._plan.specs
+
+    @property
+    def word_results(self) -> Sequence[WordResult | None]:
+        """Per call how words of accumulators make its results; None where it takes more."""
+        return [None] * len(self._calls) if self._kept else self._plan.word_results
 
     @property
     def state_bytes(self) -> int:

@@ -11,8 +11,11 @@ import pyarrow as pa
 
 from millstream.engine.columns import array_from_buffers, fixed_values
 from millstream.engine.operators.base import Collector
+from millstream.engine.operators.grouping import Grouping
+from millstream.engine.operators.news import News, NewsMaker, picked_columns
 from millstream.engine.state.sent_rows import SentRows
 from millstream.engine.state.state_columns import read_only
+from millstream.engine.state.step_rows import AssignedSteps
 from millstream.kernels.compile import I64, U8, U16, U32, Bool
 from millstream.kernels.versions import BEFORE, Change
 from millstream.planner.nodes import Aggregate, Exchange, Node, Transform
@@ -81,6 +84,10 @@ class Changelog:
         # news of each, until the step ends.
         self._rows_of_steps: I64 | None = None
         self._news: deque[pa.RecordBatch | None] = deque()
+        # Of groups: None until it has been asked whether words are all that it takes.
+        self._maker: NewsMaker | None = None
+        self._has_asked = False
+        self._ready: list[pa.RecordBatch] = []
 
     def touch(self, group_ids: U32) -> None:
         """Note groups that have a new version in this step.
@@ -101,7 +108,62 @@ class Changelog:
         What changes rows on their way must not fail either: it would not be known in which step.
         """
         is_plain = not (self.needs_groups or self._node.retract or self._sent.has_variable)
-        return is_plain and _only_picks(self._node.input)
+        return is_plain and picked_columns(self._node.input) is not None
+
+    def take_groups(self, group_ids: U32, grouping: Grouping) -> bool:
+        """Take the versions of groups from the state that they are in, if nothing else is needed.
+
+        Nothing of these groups arrives then. What is news leaves when the step ends.
+
+        Args:
+            group_ids: uint32[n], each once.
+            grouping: The state of the aggregate.
+
+        Returns:
+            Whether that was possible; if not, nothing has been done.
+        """
+        maker = self._maker_for(grouping)
+        news = None if maker is None else maker.make(group_ids)
+        if news is None:
+            return False
+        if news.n_rows > 0:
+            self._ready.append(self._batch_of(news))
+        return True
+
+    def take_steps(self, steps: AssignedSteps, grouping: Grouping) -> bool:
+        """Add the rows of several steps to their state, and do the same after each of them.
+
+        Args:
+            steps: The rows.
+            grouping: The state of the aggregate.
+
+        Returns:
+            Whether that was possible; if not, nothing has been done.
+        """
+        maker = self._maker_for(grouping)
+        found = None if maker is None else maker.make_of_steps(steps)
+        if found is None:
+            return False
+        news, bounds = found
+        rows = self._batch_of(news)
+        self._news.extend(
+            rows.slice(start, stop - start) if stop > start else None
+            for start, stop in pairwise(bounds)
+        )
+        return True
+
+    def _maker_for(self, grouping: Grouping) -> NewsMaker | None:
+        """Return who makes news of the groups of the only aggregate that feeds this, if one can."""
+        if not self._has_asked:
+            self._has_asked = True
+            if self.takes_steps:
+                codes = _CODES[[Change.NEW, Change.UPDATED]]
+                self._maker = NewsMaker.for_changelog(self._node, grouping, self._sent, codes)
+        return self._maker
+
+    def _batch_of(self, news: News) -> pa.RecordBatch:
+        columns = [*news.columns, self._ops.column(news.ops)]
+        return pa.RecordBatch.from_arrays(columns, schema=self._node.schema)
 
     def touch_steps(self, group_ids: U32, counts: I64) -> None:
         """Note groups of several steps, the news of which are kept until each step ends.
@@ -155,6 +217,9 @@ class Changelog:
             self._news = _cut(news, versions.changes != Change.NONE, counts)
 
     def end_batch(self, out: Collector) -> None:
+        for news in self._ready:
+            out.emit(news)
+        self._ready.clear()
         if self._news:
             news = self._news.popleft()
             if news is not None:
@@ -241,13 +306,6 @@ def _cut(news: pa.RecordBatch, is_news: Bool, counts: I64) -> deque[pa.RecordBat
         news.slice(start, stop - start) if stop > start else None
         for start, stop in pairwise(bounds.tolist())
     )
-
-
-def _only_picks(node: Node) -> bool:
-    """Whether rows come from an aggregate as they are, but for the choice of columns."""
-    if isinstance(node, Transform):
-        return node.picks is not None and node.where is None and _only_picks(node.input)
-    return isinstance(node, Aggregate)
 
 
 def _has_sessions(node: Node) -> bool:

@@ -18,9 +18,9 @@ from millstream.engine.state.dense_panes import PaneGroups
 from millstream.engine.state.group_state import GroupState
 from millstream.engine.state.key_table import KeyPart, Word
 from millstream.engine.state.pane_words import PaneWords
-from millstream.engine.state.places import RowPlaces
+from millstream.engine.state.places import RowPlaces, places_of
 from millstream.engine.state.rooms import IdRoom
-from millstream.engine.state.step_rows import StepStates
+from millstream.engine.state.step_rows import AssignedSteps
 from millstream.engine.state.words import WordSpec
 from millstream.engine.step import AtHand
 from millstream.kernels.compile import I64, U32
@@ -93,8 +93,8 @@ class Grouping:
         are_words = all(isinstance(spec, WordSpec) for spec in self.calls.specs)
         return not self.keeps_rows and (are_words if self._merges else self._places is not None)
 
-    def add_steps(self, steps: Sequence[Sequence[pa.RecordBatch | SourceRows]]) -> StepStates:
-        """Add the rows of several steps, none of which can be late, and return what they did."""
+    def assign_steps(self, steps: Sequence[Sequence[pa.RecordBatch | SourceRows]]) -> AssignedSteps:
+        """Give the rows of several steps, none of which can be late, their groups."""
         assert self._places is not None, "asked for before"
         rows = [part for parts in steps for part in parts]
         keys = [
@@ -103,18 +103,18 @@ class Grouping:
             )
             for part in rows
         ]
-        return self.state.update_steps_at(keys, self._places.of(rows), _first_parts(steps))
+        return self.state.assign_steps(keys, self._places.of(rows), rows, _first_parts(steps))
 
-    def add_partial_steps(
+    def assign_partial_steps(
         self, steps: Sequence[Sequence[pa.RecordBatch | PaneWords]], columns: PartialColumns
-    ) -> StepStates:
+    ) -> AssignedSteps:
         """Do the same for partial groups, all of which come alike."""
         first_parts = _first_parts(steps)
         parts = [part for parts in steps for part in parts]
         words = [part.present() for part in parts if isinstance(part, PaneWords)]
         if words:
             prefixes = [() if self.grid is None else (part.pane,) for part in words]
-            return self.state.update_steps_by_words(words, prefixes, first_parts)
+            return self.state.assign_steps_of_words(words, prefixes, first_parts)
         batches = [part for part in parts if isinstance(part, pa.RecordBatch)]
         keys = [
             KeyPart(
@@ -125,7 +125,7 @@ class Grouping:
             for batch in batches
         ]
         states = [columns.states(batch) for batch in batches]
-        return self.state.update_steps(keys, states, first_parts)
+        return self.state.assign_steps(keys, places_of(states), states, first_parts)
 
     def _prefix_of(self, rows: pa.RecordBatch | SourceRows) -> tuple[Word, ...]:
         """Return the panes of rows, which are windows, if there are windows."""

@@ -234,6 +234,16 @@ class WindowGrid:
             return ends - window.size, ends
         return self.first_panes(last_panes) * window.step + window.offset, ends
 
+    def line(self, name: str) -> tuple[int, int] | None:
+        """Return factor and term that make one of ``WINDOW_COLUMNS`` of last panes.
+
+        None where it takes more than that.
+        """
+        window, end = self._window, self._window.step + self._window.offset
+        if name == _WINDOW_START:
+            return None if window.kind == "cumulate" else (window.step, end - window.size)
+        return window.step, end if name == _WINDOW_END else end - 1
+
     def last_panes(self, panes: I64) -> I64:
         """Return the distinct last panes of all windows that have some distinct panes."""
         if not self.is_overlapping:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from millstream.engine.columns import plain
 from millstream.engine.state.state_columns import Arrivals, StateColumn, StateSpec
-from millstream.engine.state.step_rows import StepRows, StepStates
+from millstream.engine.state.step_rows import AssignedSteps, StepStates
 from millstream.engine.state.words import Words, WordSpec
 from millstream.kernels.compile import I64, U32
 
@@ -133,17 +133,18 @@ class Accumulators:
         if self._word_places:
             self._words.update_at(places, bounds, group_ids, n_groups, new_have_rows=new_have_rows)
 
-    def update_steps(self, places: I64, rows: StepRows) -> StepStates:
-        """Add the rows of several steps, and note what the groups of each hold after it.
-
-        Args:
-            places: int64[n_parts, n_accumulators, PLACE_WORDS], good during this call.
-            rows: The rows.
-        """
+    def each_step(self, steps: AssignedSteps) -> Iterator[U32]:
+        """Add the rows of several steps, and give after each the groups that it touched."""
         assert not self._columns, "only words have places"
+        self.reserve(int(steps.rows.n_groups[-1]))
+        return self._words.each_step(steps)
+
+    def update_steps(self, steps: AssignedSteps) -> StepStates:
+        """Add the rows of several steps, and note what the groups of each hold after it."""
+        assert not self._columns, "only words have places"
+        rows = steps.rows
         self.reserve(int(rows.n_groups[-1]))
-        states = self._words.update_steps(places, rows)
-        return StepStates(rows.touched, rows.touched_bounds, states)
+        return StepStates(rows.touched, rows.touched_bounds, self._words.update_steps(steps))
 
     def merge(self, sources: U32, targets: U32) -> None:
         """Add the states of groups to those of others.
@@ -180,6 +181,14 @@ class Accumulators:
             self._columns[place].take(group_ids) if place in self._columns else next(words)
             for place in range(self._n_specs)
         ]
+
+    def addresses(self) -> I64 | None:
+        """Return where the states of groups lie, if all are words and none may be NULL.
+
+        Returns:
+            int64[n_accumulators], good until the next update or reallocation.
+        """
+        return None if self._columns or self._words.have_nulls else self._words.addresses()
 
     def reserve(self, n_groups: int) -> None:
         """Make room for at least ``n_groups``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -11,9 +11,8 @@ import pyarrow as pa
 from millstream.engine.state.accumulators import Accumulators, AccumulatorSpec
 from millstream.engine.state.key_table import KeyPart, KeyTable, Word
 from millstream.engine.state.pane_words import PaneWords, state_kinds, state_places
-from millstream.engine.state.places import places_of
 from millstream.engine.state.rooms import IdRoom
-from millstream.engine.state.step_rows import StepRows, StepStates
+from millstream.engine.state.step_rows import AssignedSteps, StepRows, StepStates
 from millstream.engine.state.words import WordSpec
 from millstream.kernels.compile import I64, U32
 from millstream.kernels.splitting import split_groups
@@ -139,36 +138,38 @@ class GroupState:
         self._accumulators.update_at(places, bounds, group_ids, self.n_groups, new_have_rows=True)
         return group_ids
 
-    def update_steps_at(self, keys: Sequence[KeyPart], places: I64, parts: I64) -> StepStates:
-        """Add rows of several steps, where all accumulators are words.
+    def assign_steps(
+        self, keys: Sequence[KeyPart], places: I64, values: object, parts: I64
+    ) -> AssignedSteps:
+        """Give the rows of several steps their groups, where all accumulators are words.
 
         Args:
             keys: Keys of each part.
-            places: int64[n_parts, n_accumulators, PLACE_WORDS], where the values lie meanwhile.
+            places: int64[n_parts, n_accumulators, PLACE_WORDS], where the values lie.
+            values: What they lie in.
             parts: int64[n_steps + 1], the first part of each step, and the number of parts.
-
-        Returns:
-            What the groups of each step hold after it.
         """
         n_before = self.n_groups
         bounds, group_ids, _ = self._assign(keys, None)
         rows = StepRows.of(group_ids, bounds, parts, n_before=n_before, n_groups=self.n_groups)
-        return self._accumulators.update_steps(places, rows)
+        return AssignedSteps(rows, places, values)
 
-    def update_steps(
-        self, keys: Sequence[KeyPart], values: Sequence[Sequence[pa.Array]], parts: I64
-    ) -> StepStates:
-        """Do what :meth:`update_steps_at` does with one array per part and accumulator."""
-        return self.update_steps_at(keys, places_of(values), parts)
-
-    def update_steps_by_words(
+    def assign_steps_of_words(
         self, groups: Sequence[PaneWords], prefixes: Sequence[Sequence[int]], parts: I64
-    ) -> StepStates:
-        """Do what :meth:`update_steps_at` does for partial groups."""
+    ) -> AssignedSteps:
+        """Do what :meth:`assign_steps` does for partial groups."""
         n_before = self.n_groups
         bounds, group_ids = self._assign_words(groups, prefixes, None)
         rows = StepRows.of(group_ids, bounds, parts, n_before=n_before, n_groups=self.n_groups)
-        return self._accumulators.update_steps(state_places(groups, self._kinds), rows)
+        return AssignedSteps(rows, state_places(groups, self._kinds), groups)
+
+    def update_steps(self, steps: AssignedSteps) -> StepStates:
+        """Add the rows of several steps and return what the groups of each hold after it."""
+        return self._accumulators.update_steps(steps)
+
+    def each_step(self, steps: AssignedSteps) -> Iterator[U32]:
+        """Add the rows of several steps, and give after each the groups that it touched."""
+        return self._accumulators.each_step(steps)
 
     def merge(self, part: KeyPart, states: Sequence[pa.Array]) -> None:
         """Add groups of another state, where all accumulators are words and have values.
@@ -251,6 +252,29 @@ class GroupState:
     def accumulated(self, group_ids: U32 | slice) -> list[pa.Array]:
         """Return accumulator columns of some groups; a slice is not copied."""
         return self._accumulators.columns(group_ids)
+
+    def key_addresses(self) -> list[int] | None:
+        """Return where the words of prefix and keys lie, one per group, if no key is NULL.
+
+        Good until groups are added or renumbered.
+        """
+        return [] if self._is_global else self._table.addresses()
+
+    def key_words(self) -> list[int] | None:
+        """Return which word of a key is that of each column; None if a column has several."""
+        return [] if self._is_global else self._table.words_of_columns()
+
+    def state_addresses(self) -> I64 | None:
+        """Return where accumulators lie, a word per group, if all are words and none may be NULL.
+
+        Returns:
+            int64[n_accumulators], good until groups are added or renumbered.
+        """
+        return self._accumulators.addresses()
+
+    def decoded_key(self, index: int, words: list[I64]) -> pa.Array:
+        """Return values of a key column by their words, of which none is NULL by another word."""
+        return self._table.decoded(index, words)
 
     def retain(self, group_ids: U32) -> None:
         """Keep only these groups, renumbered from 0 in this order."""

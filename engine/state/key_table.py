@@ -203,6 +203,23 @@ class KeyTable:
         """View one prefix word of each group: int64[n_groups], not to be written to."""
         return self._keys[index, : self.n_groups]
 
+    def addresses(self) -> list[int] | None:
+        """Return where the words of all keys lie, word by word, a word for each group in a row.
+
+        None where more words tell which values are NULL. Good until keys are added or renumbered.
+        """
+        return None if self._n_null_words else self._addresses
+
+    def words_of_columns(self) -> list[int] | None:
+        """Return which word of a key is that of each column; None if a column has several."""
+        if any(column.n_words != 1 for column in self._columns):
+            return None
+        return [self._n_prefix_words + index for index in range(len(self._columns))]
+
+    def decoded(self, index: int, words: list[I64]) -> pa.Array:
+        """Return values of a key column: ``n_words`` arrays int64[n] of which none is NULL."""
+        return self._columns[index].decode(words, None)
+
     def columns(self, group_ids: U32 | slice) -> list[pa.Array]:
         """Return the keys of some groups.
 
@@ -349,6 +366,8 @@ class KeyTable:
         slots_per_group = 4 if capacity <= _SPARSE_CAPACITY_MAX else 2
         n_slots = slots_per_group * capacity
         self._keys = np.empty((n_words, capacity), np.int64)
+        at = self._keys.ctypes.data
+        self._addresses = [at + row * capacity * _WORD_BYTES for row in range(n_words)]
         if len(self._slots) != n_slots:
             self._slots = np.zeros(n_slots, np.uint64)
         elif not self._are_slots_empty:

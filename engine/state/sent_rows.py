@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from millstream.engine.columns import array_from_buffers
 from millstream.engine.state.row_store import RowStore
 from millstream.engine.state.state_columns import resized
-from millstream.kernels.compile import I64, U8, U32, Bool
+from millstream.kernels.compile import I64, U8, U16, U32, Bool
+from millstream.kernels.news import NewsField, write_news, write_news_shortly
 from millstream.kernels.versions import (
     BEFORE,
     Change,
@@ -29,6 +30,8 @@ _CAPACITY_LEAST = 64
 _NULLS_PER_WORD = 64
 _AFTER = -1
 _FOUND = slice(ColumnField.VALUES, ColumnField.WIDTH)
+# The news of so many groups are made while the GIL is kept.
+_FEW_ROWS = 1 << 11
 # Below this many rows that nobody refers to, rewriting costs more than it frees.
 _GARBAGE_ROWS_MIN = 4096
 # Of floats by their width: the bits without the sign, and those of an infinity.
@@ -173,6 +176,50 @@ class SentRows:
         if self._variable is not None and n_new + n_updated + n_moved > 0:
             self._variable.put(columns, np.flatnonzero(changes), group_ids)
         return Versions(changes, n_new, n_updated, n_moved, words, group_ids, positions)
+
+    def describe(self, place: int, column: I64) -> bool:
+        """Fill in what :meth:`write_news` has to know of where a column is kept.
+
+        Args:
+            place: The column.
+            column: int64[len(NewsField)], in and out.
+
+        Returns:
+            Whether values of the column are kept in one word, or not at all.
+        """
+        index = next((i for i, (known, _) in enumerate(self._columns) if known == place), None)
+        if index is None:
+            column[NewsField.WORD] = -1
+            return self._variable is None and self._constant is None
+        width, word = self._program[index, [ColumnField.WIDTH, ColumnField.WORD]].tolist()
+        column[NewsField.WORD] = word
+        column[NewsField.MASK] = -1 if width >= 64 else (1 << width) - 1
+        column[NewsField.MAGNITUDE] = self._words[word, WordField.MAGNITUDE]
+        column[NewsField.INFINITY] = self._words[word, WordField.INFINITY]
+        return width <= 64 and not self._words[word, WordField.IS_KEY]
+
+    def write_news(
+        self, columns: I64, group_ids: U32, codes: U16, news: I64, ops: U16, at: int
+    ) -> int:
+        """Make rows of groups, and keep those that differ from the ones sent last in their place.
+
+        Args:
+            columns: int64[n_columns, len(NewsField)], what the columns are made of, described by
+                :meth:`describe`. No value is NULL.
+            group_ids: uint32[n_rows], each once.
+            codes: uint16[2], what stands in ``ops`` for new rows and for updated ones.
+            news: int64[n_columns, n_most], gets the words of rows that differ.
+            ops: uint16[n_most], gets their codes.
+            at: Where the first of them goes.
+
+        Returns:
+            Where the next would go.
+        """
+        self.reserve(int(group_ids.max()) + 1)
+        write = write_news_shortly if len(group_ids) <= _FEW_ROWS else write_news
+        at, n_new = write(columns, group_ids, self._sent, self._is_sent, codes, news, ops, at)
+        self.n_rows += n_new
+        return at
 
     def pairs(
         self, columns: Sequence[pa.Array], versions: Versions, *, shows_updated: bool

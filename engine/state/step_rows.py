@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pyarrow as pa
 from millstream.kernels.compile import I64, U32
 from millstream.kernels.touched import find_touched
 
-__all__ = ["StepRows", "StepStates", "distinct_groups"]
+__all__ = ["AssignedSteps", "StepRows", "StepStates", "distinct_groups"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,20 @@ class StepRows:
         find_touched(group_ids, bounds[parts], counts, marks, touched, touched_bounds)
         touched = touched[: touched_bounds[-1]]
         return cls(group_ids, bounds, parts, counts, touched, touched_bounds)
+
+
+class AssignedSteps(NamedTuple):
+    """Rows of several steps that have their groups, and are yet to be added.
+
+    Attributes:
+        rows: The rows.
+        places: int64[n_parts, n_accumulators, PLACE_WORDS], where the values lie.
+        values: What they lie in.
+    """
+
+    rows: StepRows
+    places: I64
+    values: object
 
 
 @dataclass(frozen=True, slots=True)

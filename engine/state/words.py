@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,7 +18,7 @@ from millstream.engine.state.places import (
     places_of,
 )
 from millstream.engine.state.state_columns import resized, valid_flags
-from millstream.engine.state.step_rows import StepRows
+from millstream.engine.state.step_rows import AssignedSteps
 from millstream.engine.state.word_states import IDENTITY, STATE_DTYPE
 from millstream.kernels.aggregation import accumulate
 from millstream.kernels.compile import I64, U8, U32
@@ -198,39 +198,48 @@ class Words:
         if len(group_ids) > 0:
             self._run(self._program, places, bounds, group_ids)
 
-    def update_steps(self, places: I64, rows: StepRows) -> list[pa.Array]:
+    def each_step(self, steps: AssignedSteps) -> Iterator[U32]:
+        """Add the rows of several steps, and give after each the groups that it touched.
+
+        Args:
+            steps: The rows, for whose groups there is room.
+        """
+        rows, places = steps.rows, steps.places
+        bounds, touched_bounds = rows.bounds, rows.touched_bounds.tolist()
+        n_groups = rows.n_groups.tolist()
+        for step, (part, end) in enumerate(pairwise(rows.parts.tolist())):
+            start, stop = int(bounds[part]), int(bounds[end])
+            if start < stop:
+                self.update_at(
+                    places[part:end],
+                    bounds[part : end + 1] - start,
+                    rows.group_ids[start:stop],
+                    n_groups[step + 1],
+                    new_have_rows=True,
+                )
+            yield rows.touched[touched_bounds[step] : touched_bounds[step + 1]]
+
+    def update_steps(self, steps: AssignedSteps) -> list[pa.Array]:
         """Add the rows of several steps, and note what the groups of each hold after it.
 
         Args:
-            places: int64[n_parts, n_accumulators, PLACE_WORDS], good during this call.
-            rows: The rows, for whose groups there is room.
+            steps: The rows, for whose groups there is room.
 
         Returns:
-            One array per accumulator, as long as ``rows.touched``.
+            One array per accumulator, with the groups of one step after those of the other.
         """
-        touched, touched_bounds = rows.touched, rows.touched_bounds.tolist()
-        copies = np.empty((len(self._specs), len(touched)), np.int64)
+        n_touched = len(steps.rows.touched)
+        copies = np.empty((len(self._specs), n_touched), np.int64)
         seen: dict[str, U8] = {}
-        n_groups = rows.n_groups.tolist()
-        for step, (part, end) in enumerate(pairwise(rows.parts.tolist())):
-            bounds = rows.bounds[part : end + 1]
-            if bounds[0] == bounds[-1]:
-                continue
-            group_ids = rows.group_ids[bounds[0] : bounds[-1]]
-            self.update_at(
-                places[part:end],
-                bounds - bounds[0],
-                group_ids,
-                n_groups[step + 1],
-                new_have_rows=True,
-            )
-            start, stop = touched_bounds[step], touched_bounds[step + 1]
-            chosen = touched[start:stop]
+        start = 0
+        for chosen in self.each_step(steps):
             copy_states(self.addresses(), chosen, copies, start)
+            stop = start + len(chosen)
             for column, is_complete in self._is_complete.items():
                 if not is_complete:
-                    flags = seen.setdefault(column, np.ones(len(touched), np.uint8))
+                    flags = seen.setdefault(column, np.ones(n_touched, np.uint8))
                     flags[start:stop] = self._seen[column][chosen]
+            start = stop
         return [
             array_from_buffers(
                 words.view(STATE_DTYPE[spec.opcode]),
@@ -280,6 +289,11 @@ class Words:
         steps = [self._counts_shared.get(step, step) for step in range(len(self._specs))]
         addresses: I64 = self._program[steps, Field.STATE]
         return addresses
+
+    @property
+    def have_nulls(self) -> bool:
+        """Whether some state may be NULL, as far as is noted."""
+        return not all(self._is_complete.values())
 
     def clear(self) -> None:
         """Forget all groups, and use the memory for others; nobody else may have it."""
