@@ -22,7 +22,6 @@ _SEED = np.uint64(0x9E3779B97F4A7C15)
 _ABSORB = np.uint64(0xBF58476D1CE4E5B9)
 _FINISH = np.uint64(0x94D049BB133111EB)
 _HALF = np.uint64(32)
-_FOLD = np.uint64(29)
 _ID_BITS = np.uint64(0xFFFFFFFF)
 _ONE = np.uint64(1)
 _FREE = np.uint64(0)
@@ -37,10 +36,12 @@ def _absorb(state: np.uint64, word: np.int64) -> np.uint64:
 
 @kernel
 def _finish(state: np.uint64) -> np.uint64:
-    # The slot is taken from the low bits and the tag from the high ones: folding the high bits down
-    # gives the low bits, which a product mixes least, their share, and keeps slot and tag apart.
-    state = state * _FINISH
-    return state ^ (state >> _FOLD)
+    return state * _FINISH
+
+
+@kernel
+def _place(hashed: np.uint64, n_slots: int) -> np.uint64:
+    return ((hashed >> _HALF) * np.uint64(n_slots)) >> _HALF
 
 
 @kernel
@@ -68,7 +69,7 @@ def _index_group(keys: I64, group_id: int, slots: U64) -> None:
     mask = np.uint64(slots.shape[0] - 1)
     hashed = _hash_group(keys, group_id)
     wanted = _entry(hashed, group_id + 1)
-    place = hashed & mask
+    place = _place(hashed, slots.shape[0])
     while slots[place] != _FREE and slots[place] != wanted:
         place = (place + _ONE) & mask
     slots[place] = wanted
@@ -167,7 +168,7 @@ def _find_by_hash(columns: I64, first: int, row: int, slots: U64, keys: I64, n_g
     for word in range(columns.shape[0]):
         state = _absorb(state, _block_values(columns, word, first)[row])
     hashed = _finish(state)
-    place = hashed & mask
+    place = _place(hashed, slots.shape[0])
     entry = slots[place]
     while entry != _FREE:
         if entry >> _HALF == hashed >> _HALF:

@@ -2,9 +2,12 @@
 
 A table is two arrays that the caller allocates. ``keys`` holds the words of each group column by
 column, so that a row of it can become an Arrow column as it is. ``slots`` is the hash index: a
-power of two of entries, each with 32 bits of the key's hash above ``group_id + 1``, or 0 while
-free. Collisions go to the next slot. At most half of the slots are ever taken; a quarter is twice
-as fast while the index fits into a core's cache, so callers that can afford it stay below that.
+power of two of entries, each with the high 32 bits of the key's hash above ``group_id + 1``, or 0
+while free. The place of an entry comes from these bits as well: going through the slots is going
+through the hashes in their order, and a larger index is written from the entries of the smaller one
+alone, from its beginning to its end. Collisions go to the next slot. At most half of the slots are
+ever taken; a quarter is twice as fast while the index fits into a core's cache, so callers that can
+afford it stay below that.
 
 Rows are done in blocks. A first pass over the block looks at one slot per row and takes no branch
 that depends on the data, so that the processor can have many rows under way. It settles nearly all
@@ -24,6 +27,7 @@ from millstream.kernels.compile import _pointer as pointer
 __all__ = [
     "BLOCK_ROWS",
     "assign_group_ids_at",
+    "move_slots",
     "rebuild_slots",
 ]
 
@@ -35,7 +39,6 @@ _SEED = np.uint64(0x9E3779B97F4A7C15)
 _ABSORB = np.uint64(0xBF58476D1CE4E5B9)
 _FINISH = np.uint64(0x94D049BB133111EB)
 _HALF = np.uint64(32)
-_FOLD = np.uint64(29)
 _ID_BITS = np.uint64(0xFFFFFFFF)
 _ONE = np.uint64(1)
 _FREE = np.uint64(0)
@@ -49,10 +52,14 @@ def _absorb(state: np.uint64, word: np.int64) -> np.uint64:
 
 @kernel
 def _finish(state: np.uint64) -> np.uint64:
-    # The slot is taken from the low bits and the tag from the high ones: folding the high bits down
-    # gives the low bits, which a product mixes least, their share, and keeps slot and tag apart.
-    state = state * _FINISH
-    return state ^ (state >> _FOLD)
+    # Slot and tag are of the high bits, which a product mixes most.
+    return state * _FINISH
+
+
+@kernel
+def _place(hashed: np.uint64, n_slots: int) -> np.uint64:
+    """Return the first slot of a hash, or of an entry: there are 2**32 slots at most."""
+    return ((hashed >> _HALF) * np.uint64(n_slots)) >> _HALF
 
 
 @kernel
@@ -83,13 +90,13 @@ def _look_up_block(
     columns: I64, first: int, hashes: U64, slots: U64, keys: I64, group_ids: U32, missed: U32
 ) -> int:
     """Look at the first slot of each row; return how many rows are not there. One or two words."""
-    mask = np.uint64(slots.shape[0] - 1)
+    n_slots = slots.shape[0]
     values = _block_values(columns, 0, first)
     known = keys[0]
     n_missed = 0
     if columns.shape[0] == 1:
         for row in range(group_ids.shape[0]):
-            entry = slots[hashes[row] & mask]
+            entry = slots[_place(hashes[row], n_slots)]
             # A free slot stands for group 0 here, so that there is always a key to compare with.
             group_id = (entry & _ID_BITS) - np.uint64(entry != _FREE)
             group_ids[row] = group_id
@@ -99,7 +106,7 @@ def _look_up_block(
     more_values = _block_values(columns, 1, first)
     more_known = keys[1]
     for row in range(group_ids.shape[0]):
-        entry = slots[hashes[row] & mask]
+        entry = slots[_place(hashes[row], n_slots)]
         group_id = (entry & _ID_BITS) - np.uint64(entry != _FREE)
         group_ids[row] = group_id
         missed[n_missed] = row
@@ -120,10 +127,10 @@ def _look_up_wide_block(
     missed: U32,
 ) -> int:
     """Do the same for any number of words, word by word."""
-    mask = np.uint64(slots.shape[0] - 1)
+    n_slots = slots.shape[0]
     n_rows = group_ids.shape[0]
     for row in range(n_rows):
-        entry = slots[hashes[row] & mask]
+        entry = slots[_place(hashes[row], n_slots)]
         group_ids[row] = (entry & _ID_BITS) - np.uint64(entry != _FREE)
         differences[row] = entry == _FREE
     for word in range(columns.shape[0]):
@@ -154,7 +161,7 @@ def _settle_missed(
     n_groups_max = min(keys.shape[1], slots.shape[0] // 2)
     for row in missed:
         hashed = hashes[row]
-        place = hashed & mask
+        place = _place(hashed, slots.shape[0])
         entry = slots[place]
         while entry != _FREE:
             if entry >> _HALF == hashed >> _HALF:
@@ -234,7 +241,8 @@ def assign_group_ids_at(
         bounds: int64[n_parts + 1], where each part begins and the last one ends in ``group_ids``.
         part: First part to do.
         row: First row of that part to do.
-        slots: uint64[n_slots], the index; see the module. A power of two, at least 2: unchecked.
+        slots: uint64[n_slots], the index; see the module. A power of two from 2 to 2**32:
+            unchecked.
         keys: int64[n_words, capacity], the groups' keys; capacity at least 1: unchecked.
         n_groups: Groups so far.
         group_ids: uint32[bounds[-1]], written from the first row on.
@@ -268,7 +276,25 @@ def rebuild_slots(keys: I64, n_groups: int, slots: U64) -> None:
         for word in range(keys.shape[0]):
             state = _absorb(state, keys[word, group_id])
         hashed = _finish(state)
-        place = hashed & mask
+        place = _place(hashed, slots.shape[0])
         while slots[place] != _FREE:
             place = (place + _ONE) & mask
         slots[place] = _entry(hashed, group_id + 1)
+
+
+@kernel
+def move_slots(before: U64, slots: U64) -> None:
+    """Enter all entries of an index into a larger one, which is empty.
+
+    Args:
+        before: uint64[n_slots_before].
+        slots: uint64[n_slots], zeros; out: the index of the same groups.
+    """
+    mask = np.uint64(slots.shape[0] - 1)
+    for index in range(before.shape[0]):
+        entry = before[index]
+        if entry != _FREE:
+            place = _place(entry, slots.shape[0])
+            while slots[place] != _FREE:
+                place = (place + _ONE) & mask
+            slots[place] = entry

@@ -11,8 +11,14 @@ import pyarrow as pa
 from millstream.engine.state.direct_index import DirectIndex
 from millstream.engine.state.key_columns import key_column
 from millstream.engine.state.rooms import IdRoom, WordRoom
+from millstream.errors import InternalError
 from millstream.kernels.compile import I64, U8, U32
-from millstream.kernels.grouping import BLOCK_ROWS, assign_group_ids_at, rebuild_slots
+from millstream.kernels.grouping import (
+    BLOCK_ROWS,
+    assign_group_ids_at,
+    move_slots,
+    rebuild_slots,
+)
 from millstream.kernels.panes import are_same_words
 
 __all__ = ["KeyPart", "KeyTable", "Word"]
@@ -24,6 +30,7 @@ _CAPACITY_LEAST = 64
 # Up to this capacity the index has four slots per group, which keeps probes short; beyond it the
 # index would leave the cache, and two have to do.
 _SPARSE_CAPACITY_MAX = 1 << 16
+_SLOTS_MAX = 1 << 32
 _NULLS_PER_WORD = 64
 _WORD_BYTES = 8
 # Constant words that are kept spread out, about as many as there are open windows.
@@ -363,11 +370,8 @@ class KeyTable:
         return self._keys[place, : self.n_groups][group_ids]
 
     def _allocate(self, n_words: int, capacity: int) -> None:
-        slots_per_group = 4 if capacity <= _SPARSE_CAPACITY_MAX else 2
-        n_slots = slots_per_group * capacity
-        self._keys = np.empty((n_words, capacity), np.int64)
-        at = self._keys.ctypes.data
-        self._addresses = [at + row * capacity * _WORD_BYTES for row in range(n_words)]
+        self._allocate_keys(n_words, capacity)
+        n_slots = _slots_for(capacity)
         if len(self._slots) != n_slots:
             self._slots = np.zeros(n_slots, np.uint64)
         elif not self._are_slots_empty:
@@ -375,8 +379,18 @@ class KeyTable:
             self._slots.fill(0)
         self._are_slots_empty = True
 
+    def _allocate_keys(self, n_words: int, capacity: int) -> None:
+        self._keys = np.empty((n_words, capacity), np.int64)
+        at = self._keys.ctypes.data
+        self._addresses = [at + row * capacity * _WORD_BYTES for row in range(n_words)]
+
     def _reallocate(self, n_words: int, capacity: int) -> None:
         before, had_slots = self._keys, not self._are_slots_empty
+        if self._direct is None and self._is_indexed and n_words == len(before):
+            self._allocate_keys(n_words, capacity)
+            self._keys[:, : self.n_groups] = before[:, : self.n_groups]
+            self._grow_index(_slots_for(capacity))
+            return
         self._allocate(n_words, capacity)
         self._keys[: before.shape[0], : self.n_groups] = before[:, : self.n_groups]
         self._keys[before.shape[0] :, : self.n_groups] = 0
@@ -388,12 +402,25 @@ class KeyTable:
         if had_slots:
             self._are_slots_empty = self._direct.refill(self._keys, self.n_groups, self._slots) == 0
 
+    def _grow_index(self, n_slots: int) -> None:
+        """Let the hash index have more slots, or as many as it has."""
+        if n_slots != len(self._slots):
+            before, self._slots = self._slots, np.zeros(n_slots, np.uint64)
+            move_slots(before, self._slots)
+
     def _index_all(self) -> None:
         """Make the hash index anew, with all groups."""
         if self.n_groups > 0 or not self._are_slots_empty:
             rebuild_slots(self._keys, self.n_groups, self._slots)
             self._are_slots_empty = self.n_groups == 0
         self._is_indexed = True
+
+
+def _slots_for(capacity: int) -> int:
+    n_slots = (4 if capacity <= _SPARSE_CAPACITY_MAX else 2) * capacity
+    if n_slots > _SLOTS_MAX:
+        raise InternalError(f"a table of keys holds {_SLOTS_MAX // 2} groups at most")
+    return n_slots
 
 
 class _Address(NamedTuple):

@@ -306,3 +306,21 @@ def test_close_keys_are_found_without_a_hash() -> None:
     table.retain(np.arange(3000, 4000, dtype=np.uint32))
     assert table.assign([keys], [3], 5000).tolist() == [*range(1000)] * 5
     assert table.state_bytes < 2 * 8 * (2 + 4 + 1) * table.capacity
+
+
+@pytest.mark.parametrize("n_columns", [1, 3])
+def test_many_keys_keep_their_numbers_as_the_table_grows(n_columns: int) -> None:
+    """Beyond 65,536 groups the index has fewer slots for each; then NULLs widen the keys."""
+    n_keys = 300_000
+    rng = np.random.default_rng(11)
+    keys = [pa.array(rng.permutation(n_keys) << (20 * place)) for place in range(n_columns)]
+    table = KeyTable([pa.int64()] * n_columns)
+    for start in range(0, n_keys, 70_000):
+        part = [column.slice(start, 70_000) for column in keys]
+        assert table.assign(part).tolist() == list(range(start, start + len(part[0])))
+    before = table.assign(keys)
+    with_null = [pa.array([None], pa.int64()), *(column.slice(0, 1) for column in keys[1:])]
+    assert table.assign(with_null).tolist() == [n_keys]
+    assert np.array_equal(table.assign(keys), before)
+    assert np.array_equal(before, np.arange(n_keys))
+    assert table.assign(with_null).tolist() == [n_keys]

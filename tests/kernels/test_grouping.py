@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from millstream.kernels.grouping import (
     assign_group_ids_at,
+    move_slots,
     rebuild_slots,
 )
 
@@ -40,16 +41,22 @@ def word_tables(draw: st.DrawFn) -> npt.NDArray[np.int64]:
 class Table:
     """The caller's part: allocates, and doubles whatever is full."""
 
-    def __init__(self, n_words: int) -> None:
+    def __init__(self, n_words: int, *, moves: bool = True) -> None:
         self.slots = np.zeros(2, np.uint64)
         self.keys = np.zeros((n_words, 1), np.int64)
         self.n_groups = 0
         self.n_growths = 0
+        self.moves = moves
 
     def grow(self) -> None:
         self.keys = np.concatenate([self.keys, np.zeros_like(self.keys)], axis=1)
-        self.slots = np.full(self.slots.shape[0] * 2, 99, np.uint64)
-        rebuild_slots(self.keys, self.n_groups, self.slots)
+        before, n_slots = self.slots, self.slots.shape[0] * 2
+        if self.moves:
+            self.slots = np.zeros(n_slots, np.uint64)
+            move_slots(before, self.slots)
+        else:
+            self.slots = np.full(n_slots, 99, np.uint64)
+            rebuild_slots(self.keys, self.n_groups, self.slots)
         self.n_growths += 1
 
     def assign(self, *parts: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
@@ -75,13 +82,15 @@ def ids_by_dictionary(
     return ids, list(known)
 
 
-@given(word_tables(), st.integers(0, 60))
-def test_ids_are_dense_in_order_of_first_sight(words: npt.NDArray[np.int64], cut: int) -> None:
+@given(word_tables(), st.integers(0, 60), st.booleans())
+def test_ids_are_dense_in_order_of_first_sight(
+    words: npt.NDArray[np.int64], cut: int, moves: bool
+) -> None:
     batches = [words[:, :cut].copy(), words[:, cut:].copy()]
     expected_ids, expected_keys = ids_by_dictionary(batches)
-    table = Table(words.shape[0])
+    table = Table(words.shape[0], moves=moves)
     assert table.assign(*batches).tolist() == expected_ids[0] + expected_ids[1]
-    table = Table(words.shape[0])
+    table = Table(words.shape[0], moves=moves)
     assert [table.assign(batch).tolist() for batch in batches] == expected_ids
     assert table.n_groups == len(expected_keys)
     keys = table.keys[:, : table.n_groups].T.tolist()
@@ -92,10 +101,28 @@ def test_ids_are_dense_in_order_of_first_sight(words: npt.NDArray[np.int64], cut
 def test_many_groups_over_many_blocks_and_growths(n_words: int) -> None:
     random = np.random.default_rng(7)
     words = random.integers(0, 40, (n_words, 5000)) << random.integers(0, 58)
-    table = Table(n_words)
-    expected_ids, _ = ids_by_dictionary([words])
-    assert table.assign(words).tolist() == expected_ids[0]
-    assert table.n_growths > 3
+    for moves in (True, False):
+        table = Table(n_words, moves=moves)
+        expected_ids, _ = ids_by_dictionary([words])
+        assert table.assign(words).tolist() == expected_ids[0]
+        assert table.n_growths > 3
+
+
+@pytest.mark.parametrize("factor", [2, 4, 64])
+def test_a_larger_index_has_the_entries_of_the_smaller_one(factor: int) -> None:
+    # Half of all slots are taken, by runs that go on at the other end.
+    words = np.random.default_rng(3).integers(0, 1 << 60, (2, 512))
+    keys, slots = np.zeros((2, 512), np.int64), np.zeros(1024, np.uint64)
+    group_ids = np.zeros(512, np.uint32)
+    parts = parts_of(words)
+    assert assign_group_ids_at(*parts, 0, 0, slots, keys, 0, group_ids) == (1, 0, 512)
+    grown, rebuilt = np.zeros(factor * 1024, np.uint64), np.full(factor * 1024, 99, np.uint64)
+    move_slots(slots, grown)
+    rebuild_slots(keys, 512, rebuilt)
+    assert sorted(grown.tolist()) == sorted(rebuilt.tolist())
+    found = np.full(512, 77, np.uint32)
+    assert assign_group_ids_at(*parts, 0, 0, grown, keys, 512, found) == (1, 0, 512)
+    assert found.tolist() == list(range(512))
 
 
 def test_columns_by_address_may_be_slices_of_other_arrays() -> None:
