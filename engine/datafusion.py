@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from datafusion import ExecutionPlan, SessionConfig, SessionContext, udaf, udf
 
-from millstream.engine.dictionaries import MergeableRows
+from millstream.engine.dictionaries import MergeableRows, encoded
 from millstream.engine.physical_plans import keeps_only_tables
 from millstream.errors import MillstreamError
 from millstream.planner.nodes import HIDDEN_PREFIX, Transform, quoted
@@ -340,10 +340,16 @@ def _as_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     if batch.schema.equals(schema):
         return batch
     columns = [
-        column if column.type == field.type else column.cast(field.type)
+        column if column.type == field.type else _as_type(column, field.type)
         for column, field in zip(batch.columns, schema, strict=True)
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _as_type(column: pa.Array, type_: pa.DataType) -> pa.Array:
+    if pa.types.is_dictionary(type_) and not pa.types.is_dictionary(column.type):
+        return encoded(column, type_)
+    return column.cast(type_)
 
 
 def _message(error: Exception) -> str:

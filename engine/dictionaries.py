@@ -6,11 +6,55 @@ They come from users and out of DataFusion, and are encoded anew at these two bo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 
 from millstream.engine.columns import plain
+from millstream.errors import SchemaError
 
-__all__ = ["MergeableRows"]
+__all__ = ["MergeableRows", "batch_of", "encoded", "has_few_indices"]
+
+_WIDE_BITS = 32
+
+
+def batch_of(columns: Sequence[pa.Array], schema: pa.Schema) -> pa.RecordBatch:
+    """Make a batch of columns, encoding the values of those that the schema has as dictionaries.
+
+    Raises:
+        SchemaError: There are more distinct values than a dictionary of the schema has indices.
+    """
+    try:
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
+    except pa.ArrowInvalid:
+        for column, type_ in zip(columns, schema.types, strict=True):
+            if pa.types.is_dictionary(type_):
+                encoded(column, type_)
+        raise
+
+
+def encoded(array: pa.Array, type_: pa.DataType) -> pa.Array:
+    """Encode values as a dictionary.
+
+    Args:
+        array: The values, which may be encoded otherwise.
+        type_: A dictionary type, whose values these can be cast to.
+
+    Raises:
+        SchemaError: There are more distinct values than the type has indices.
+    """
+    found = plain(array).dictionary_encode()
+    n_values, n_most = len(found.dictionary), _n_indices(type_.index_type)
+    if n_values > n_most:
+        raise SchemaError(
+            f"a batch of type {type_} holds at most {n_most:,} distinct values: {n_values:,};"
+            " declare a type with wider indices, such as int32"
+        )
+    return pa.DictionaryArray.from_arrays(
+        found.indices.cast(type_.index_type),
+        found.dictionary.cast(type_.value_type),
+        ordered=type_.ordered,
+    )
 
 
 class MergeableRows:
@@ -35,9 +79,19 @@ class MergeableRows:
         return batch
 
 
+def has_few_indices(type_: pa.DataType) -> bool:
+    """Say whether a type is a dictionary whose indices have less than 32 bits."""
+    return bool(pa.types.is_dictionary(type_) and type_.index_type.bit_width < _WIDE_BITS)
+
+
+def _n_indices(type_: pa.DataType) -> int:
+    n_bits: int = type_.bit_width - int(pa.types.is_signed_integer(type_))
+    return 1 << n_bits
+
+
 def _encoded_anew(array: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(array.type):
-        return plain(array).dictionary_encode().cast(array.type)
+        return encoded(array, array.type)
     try:
         return array.cast(_decoded_type(array.type)).cast(array.type)
     except pa.ArrowNotImplementedError:

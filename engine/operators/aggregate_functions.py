@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from millstream.engine.column_memory import new_column
 from millstream.engine.columns import array_from_buffers, fixed_values
+from millstream.engine.dictionaries import encoded
 from millstream.engine.operators.statistics import PAIR_STATISTICS, STATISTICS
 from millstream.engine.state.accumulators import AccumulatorSpec
 from millstream.engine.state.decimals import DecimalSpec, average_of
@@ -273,12 +274,7 @@ def _as_type(array: pa.Array, type_: pa.DataType) -> pa.Array:
     if array.type == type_:
         return array
     if pa.types.is_dictionary(type_):
-        encoded = array.dictionary_encode()
-        return pa.DictionaryArray.from_arrays(
-            encoded.indices.cast(type_.index_type),
-            encoded.dictionary.cast(type_.value_type),
-            ordered=type_.ordered,
-        )
+        return encoded(array, type_)
     if not _is_word(array.type):
         return _as_same_kind(array, type_)
     if pa.types.is_floating(type_):

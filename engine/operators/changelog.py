@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.engine.columns import array_from_buffers, fixed_values
+from millstream.engine.dictionaries import batch_of, has_few_indices
 from millstream.engine.operators.base import Collector
 from millstream.engine.operators.grouping import Grouping
 from millstream.engine.operators.news import News, NewsMaker, picked_columns
@@ -106,9 +107,11 @@ class Changelog:
         """Whether rows of several steps may arrive in one batch, so that groups come repeatedly.
 
         What changes rows on their way must not fail either: it would not be known in which step.
+        The values of several steps may be more than a dictionary has indices.
         """
         is_plain = not (self.needs_groups or self._node.retract or self._sent.has_variable)
-        return is_plain and picked_columns(self._node.input) is not None
+        may_run_out = any(map(has_few_indices, self._row_schema.types))
+        return is_plain and not may_run_out and picked_columns(self._node.input) is not None
 
     def take_groups(self, group_ids: U32, grouping: Grouping) -> bool:
         """Take the versions of groups from the state that they are in, if nothing else is needed.
@@ -163,7 +166,7 @@ class Changelog:
 
     def _batch_of(self, news: News) -> pa.RecordBatch:
         columns = [*news.columns, self._ops.column(news.ops)]
-        return pa.RecordBatch.from_arrays(columns, schema=self._node.schema)
+        return batch_of(columns, self._node.schema)
 
     def touch_steps(self, group_ids: U32, counts: I64) -> None:
         """Note groups of several steps, the news of which are kept until each step ends.

@@ -8,6 +8,7 @@ from itertools import accumulate
 import numpy as np
 import pyarrow as pa
 
+from millstream.engine.dictionaries import batch_of
 from millstream.engine.operators.base import HeldBack
 from millstream.engine.operators.calls import Calls
 from millstream.engine.operators.partials import PartialColumns
@@ -160,7 +161,7 @@ class Grouping:
             )
         columns += self.state.keys(group_ids)
         columns += self.calls.results(states, group_ids)
-        return pa.RecordBatch.from_arrays(columns, schema=self.node.schema)
+        return batch_of(columns, self.node.schema)
 
     def results_of_pane(self, groups: PaneGroups) -> pa.RecordBatch:
         """Return the finished rows of groups that were kept elsewhere.
@@ -174,7 +175,7 @@ class Grouping:
             columns = self.grid.columns_of_one(groups.pane, groups.n_groups, names)
         columns += groups.keys
         columns += self.calls.results(groups.states, slice(0, groups.n_groups))
-        return pa.RecordBatch.from_arrays(columns, schema=self.node.schema)
+        return batch_of(columns, self.node.schema)
 
     def held_back(self, ends: I64) -> HeldBack | None:
         """Say that windows with these ends wait for the watermark."""

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.engine.columns import array_from_buffers, event_times
+from millstream.engine.dictionaries import batch_of
 from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END
 from millstream.engine.late_rows import LateRows
 from millstream.engine.operators.aggregate import GROUP_COLUMN
@@ -168,7 +169,7 @@ class SessionAggregate:
         columns = window_arrays(starts, ends, type_, self._node.window_columns)
         columns += state.keys(session_ids)
         columns += self._calls.results(state.accumulated(session_ids), session_ids)
-        return pa.RecordBatch.from_arrays(columns, schema=self._node.schema)
+        return batch_of(columns, self._node.schema)
 
     def _report(self, batch: pa.RecordBatch, rows: I64, times: I64, watermarks: I64) -> None:
         self._counters.rows_late += len(rows)

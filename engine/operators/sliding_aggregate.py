@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
+from millstream.engine.dictionaries import batch_of
 from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END
 from millstream.engine.operators.base import Collector, HeldBack
 from millstream.engine.operators.calls import Calls
@@ -183,7 +184,7 @@ class SlidingAggregate:
             columns = self._grid.columns(last_panes, names)
         columns += groups.keys
         columns += self._calls.results(groups.states, slice(0, n_groups))
-        return pa.RecordBatch.from_arrays(columns, schema=self._node.schema)
+        return batch_of(columns, self._node.schema)
 
 
 def _runs(panes: I64, first_ends: I64) -> list[int] | None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 import millstream as ms
-from millstream.engine.dictionaries import MergeableRows
+from millstream.engine.dictionaries import MergeableRows, encoded
 
 
 def with_null_entry(values: list[object]) -> pa.DictionaryArray:
@@ -82,3 +82,63 @@ def test_micro_batches_whose_dictionaries_do_not_fit_into_one_are_taken_one_by_o
     # The last four have waited together.
     assert sizes == [100] * 5
     assert [row for batch in batches for row in batch.to_pylist()] == [{"n": 500, "s": 1000}]
+
+
+@pytest.mark.parametrize(
+    ("type_", "n_most"), [(pa.int8(), 128), (pa.uint8(), 256), (pa.int16(), 32_768)]
+)
+def test_values_are_encoded_as_long_as_there_are_indices(type_: pa.DataType, n_most: int) -> None:
+    wanted = pa.dictionary(type_, pa.string())
+    values = pa.array([*(str(number) for number in range(n_most)), "7", None])
+    assert encoded(values, wanted).type == wanted
+    assert encoded(values, wanted).to_pylist() == values.to_pylist()
+    with pytest.raises(
+        ms.SchemaError, match=rf"at most {n_most:,} distinct values: {n_most + 1:,}"
+    ):
+        encoded(pa.array(range(n_most + 1)).cast(pa.string()), wanted)
+
+
+def many_values_in_small_dictionaries() -> pa.Table:
+    """Three batches of 100 values each, none of which is in two of them."""
+    indices = pa.array(range(100), pa.int8())
+    dictionaries = [pa.array([f"{part}-{i}" for i in range(100)]) for part in range(3)]
+    return pa.Table.from_batches(
+        [
+            pa.record_batch(
+                {"k": pa.DictionaryArray.from_arrays(indices, values), "x": pa.array(range(100))}
+            )
+            for values in dictionaries
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    "select",
+    [
+        "k, count(*) AS n FROM t GROUP BY k EMIT FINAL",
+        "k, sum(x) / count(*) AS m FROM t GROUP BY k EMIT FINAL",
+        "k, max(k) AS m FROM t GROUP BY k EMIT FINAL",
+        "DISTINCT k FROM t",
+        "k, x, sum(x) AS s FROM t GROUP BY k, x WINDOW SLIDING(x, 100, 50)",
+        "k, count(*) AS n FROM t GROUP BY k WINDOW SESSION(x, 5)",
+    ],
+)
+def test_groups_that_a_dictionary_has_no_indices_for_are_an_error(select: str) -> None:
+    """DataFusion fails as well, where the dictionaries of batches differ."""
+    table = many_values_in_small_dictionaries()
+    session = ms.Session(partitions=1)
+    session.create_stream("t", table.schema, event_time="x", max_out_of_orderness=1000)
+    query = session.sql(f"SELECT {select}")
+    with pytest.raises(ms.JobFailed, match=r"at most 128 distinct values: \d+; declare"):
+        query.run({"t": table}, batch_rows=1000)
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+def test_versions_of_steps_that_go_together_do_not_share_a_dictionary(partitions: int) -> None:
+    table = many_values_in_small_dictionaries()
+    session = ms.Session(partitions=partitions)
+    session.create_stream("t", table.schema)
+    query = session.sql("SELECT k, count(*) AS n, max(x) AS x FROM t GROUP BY k")
+    result = query.run({"t": table}, batch_rows=1000)
+    assert sorted(result["k"].to_pylist()) == sorted(table["k"].to_pylist())
+    assert result["_op"].to_pylist() == ["+I"] * 300
