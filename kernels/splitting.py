@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from millstream.kernels.compile import I64, U32, kernel
+from millstream.kernels.compile import I64, U8, U32, kernel
 
-__all__ = ["find_changes", "order_rows", "split_groups"]
+__all__ = ["find_changes", "order_rows", "part_rows", "split_groups"]
 
 
 @kernel
@@ -84,3 +84,20 @@ def order_rows(values: I64, offsets: I64, places: U32) -> tuple[int, int]:
         places[row] = cursors[values[row] - least]
         cursors[values[row] - least] += 1
     return least, int(np.int64(n_values))
+
+
+@kernel
+def part_rows(flags: U8, n_first: int, places: U32) -> None:
+    """Put some rows before the others; both keep their order.
+
+    Args:
+        flags: uint8[n_rows], 1 for rows that come first, and else 0.
+        n_first: How many these are: unchecked.
+        places: uint32[n_rows], out: where each row goes.
+    """
+    first, rest = np.int64(0), np.int64(n_first)
+    for row in range(flags.shape[0]):
+        is_first = np.int64(flags[row])
+        places[row] = first * is_first + rest * (1 - is_first)
+        first += is_first
+        rest += 1 - is_first

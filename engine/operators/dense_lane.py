@@ -18,9 +18,10 @@ from millstream.engine.state.dense_panes import DensePanes
 from millstream.engine.state.key_table import KeyPart, Word
 from millstream.engine.state.places import RowPlaces, have_nulls
 from millstream.engine.state.record_panes import KeyRows, RecordPanes
+from millstream.engine.state.state_columns import valid_flags
 from millstream.engine.state.words import WordSpec
 from millstream.kernels.compile import I64
-from millstream.kernels.splitting import order_rows
+from millstream.kernels.splitting import order_rows, part_rows
 from millstream.planner.nodes import Aggregate as AggregateNode
 
 __all__ = ["AnyRows", "DenseLane", "Located"]
@@ -145,7 +146,7 @@ class DenseLane:
 
     def _ordered(self, rows: AnyRows, panes: I64) -> list[tuple[pa.RecordBatch, int]] | None:
         """Return a copy of rows, ordered by pane; None if there are too many panes or NULLs."""
-        if any(rows.column(name).null_count > 0 for name in self._values):
+        if self._have_nulls(rows):
             return None
         n_most = min(len(panes) // _ORDERED_ROWS_LEAST, _ORDERED_PANES_MAX)
         offsets, places = np.empty(n_most + 1, np.int64), np.empty(len(panes), np.uint32)
@@ -164,6 +165,45 @@ class DenseLane:
 
     def _add_records(self, records: RecordPanes, pieces: list[_Piece]) -> list[_Piece]:
         """Add rows to records; return those that have none."""
+        pieces, without_key = self._with_keys(pieces)
+        return without_key + self._add_with_keys(records, pieces)
+
+    def _with_keys(self, pieces: list[_Piece]) -> tuple[list[_Piece], list[_Piece]]:
+        """Part rows whose key is NULL from the others; both are copied then."""
+        (key,) = self._keys
+        having: list[_Piece] = []
+        without: list[_Piece] = []
+        for rows, pane in pieces:
+            column = rows.column(key)
+            is_mixed = 0 < column.null_count < rows.num_rows and _has_whole_bytes(column.type)
+            if is_mixed and not self._have_nulls(rows):
+                with_key, null = self._parted(rows, key)
+                having.append((with_key, pane))
+                without.append((null, pane))
+            else:
+                having.append((rows, pane))
+        return having, without
+
+    def _parted(
+        self, rows: pa.RecordBatch | SourceRows, key: str
+    ) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+        """Return copies of the rows that have a key, and of those that have none."""
+        column, names = rows.column(key), [key, *(name for name in self._values if name != key)]
+        n_keys, places = rows.num_rows - column.null_count, np.empty(rows.num_rows, np.uint32)
+        part_rows(valid_flags(column), n_keys, places)
+        # Without their bitmap, keys are moved as quickly as other columns.
+        data, offset = column.buffers()[1], column.offset
+        keys = pa.Array.from_buffers(column.type, rows.num_rows, [None, data], 0, offset)
+        others = [rows.column(name) for name in names[1:]]
+        batch = moved(pa.RecordBatch.from_arrays([keys, *others], names), places)
+        null = batch.slice(n_keys)
+        nulls = pa.nulls(null.num_rows, column.type)
+        return batch.slice(0, n_keys), null.set_column(0, key, nulls)
+
+    def _have_nulls(self, rows: pa.RecordBatch | SourceRows) -> bool:
+        return any(rows.column(name).null_count > 0 for name in self._values)
+
+    def _add_with_keys(self, records: RecordPanes, pieces: list[_Piece]) -> list[_Piece]:
         places = self._places.of([rows for rows, _ in pieces])
         if not pieces or have_nulls(places):
             return pieces
@@ -193,6 +233,11 @@ class DenseLane:
         ]
         self.panes.add(parts, [pane for _, pane in pieces], places)
         return True
+
+
+def _has_whole_bytes(type_: pa.DataType) -> bool:
+    """Whether values are numbers, or times that are kept as such, but for booleans."""
+    return bool(pa.types.is_primitive(type_) and type_.bit_width in (8, 16, 32, 64))
 
 
 def _n_rows(pieces: Sequence[_Piece]) -> int:

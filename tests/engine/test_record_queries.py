@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 import millstream as ms
@@ -41,7 +42,9 @@ def keys_with(kind: str, n_rows: int, rng: np.random.Generator) -> np.ndarray:
 @pytest.mark.parametrize("where", ["", " WHERE v <> 3"])
 @pytest.mark.parametrize("partitions", [1, 2, 3])
 @pytest.mark.parametrize("window", list(WINDOWS))
-@pytest.mark.parametrize("kind", ["close", "outliers", "growing", "sparse", "turning sparse"])
+@pytest.mark.parametrize(
+    "kind", ["close", "outliers", "growing", "sparse", "turning sparse", "nulls"]
+)
 def test_queries_have_one_answer_whatever_their_keys(
     kind, window, partitions, where, monkeypatch
 ) -> None:
@@ -54,7 +57,9 @@ def test_queries_have_one_answer_whatever_their_keys(
     table = pa.table(
         {
             "ts": times.astype("datetime64[us]"),
-            "k": keys_with(kind, n_rows, rng),
+            "k": pa.array(
+                keys_with(kind, n_rows, rng), mask=rng.random(n_rows) < 0.1 * (kind == "nulls")
+            ),
             "v": rng.integers(-1000, 1000, n_rows).astype(np.int32),
         }
     )
@@ -87,7 +92,7 @@ def test_queries_have_one_answer_whatever_their_keys(
                 job._runtime.ask(lambda operators: None, list(range(n_partitions)), 5.0)
         result = pa.Table.from_batches(out, query.schema)
         rows = zip(*(column.to_pylist() for column in result.columns), strict=True)
-        return sorted(rows)
+        return sorted(rows, key=repr)
 
     refused = 10**6
     got, n_by_records = rows_of(partitions, 3000), n_added
@@ -151,3 +156,52 @@ def test_panes_that_stay_are_in_memory_of_their_own(is_dense, monkeypatch) -> No
     monkeypatch.setattr(DenseGroups, "settle", settle_and_overwrite)
     assert query.run({"t": table}).sort_by(order).equals(expected)
     assert taken
+
+
+KEYS = {
+    "int8": pa.int8(),
+    "uint16": pa.uint16(),
+    "int32": pa.int32(),
+    "uint64": pa.uint64(),
+    "date32": pa.date32(),
+    "time": pa.timestamp("ms"),
+    "boolean": pa.bool_(),
+    "decimal": pa.decimal64(18, 0),
+    "text": pa.string(),
+    "dictionary": pa.dictionary(pa.int32(), pa.string()),
+}
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+@pytest.mark.parametrize("key", list(KEYS))
+def test_keys_that_are_null_are_a_group_beside_the_records(key, partitions, monkeypatch) -> None:
+    n_rows, type_ = 30_000, KEYS[key]
+    rng = np.random.default_rng(9)
+    # Of a type that casts to all of these.
+    numbers = pa.array(rng.integers(0, 2 if key == "boolean" else 100, n_rows), pa.int32())
+    if pa.types.is_timestamp(type_):
+        numbers = numbers.cast(pa.int64())
+    if pa.types.is_dictionary(type_):
+        keys = numbers.cast(pa.string()).dictionary_encode()
+    else:
+        keys = numbers.cast(type_)
+    # Whole micro-batches without a NULL, and some of nothing else.
+    is_null = (rng.random(n_rows) < 0.2) & (np.arange(n_rows) // 1000 % 5 != 1)
+    is_null |= np.arange(n_rows) // 1000 % 7 == 3
+    keys = pc.if_else(pa.array(is_null), pa.scalar(None, keys.type), keys)
+    # A slice, whose first row is not at the beginning of its memory.
+    values = pa.array(rng.integers(-9, 9, n_rows))
+    table = pa.table({"k": keys, "v": values}).slice(3)
+    session = ms.Session(partitions=partitions)
+    session.create_stream("t", table.schema)
+    query = session.sql(f"{SQL} EMIT FINAL")
+
+    def rows() -> list[dict[str, Any]]:
+        result = query.run({"t": table}, batch_rows=1000)
+        return sorted(result.to_pylist(), key=repr)
+
+    got = rows()
+    monkeypatch.setattr(RecordPanes, "for_keys", classmethod(lambda *_: None))
+    assert got == rows()
+    assert sum(row["n"] for row in got) == n_rows - 3
+    assert any(row["k"] is None for row in got)

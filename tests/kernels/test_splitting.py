@@ -8,7 +8,7 @@ import numpy.typing as npt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millstream.kernels.splitting import order_rows, split_groups
+from millstream.kernels.splitting import order_rows, part_rows, split_groups
 
 INT64 = np.iinfo(np.int64)
 
@@ -48,3 +48,11 @@ def test_rows_of_few_values_are_put_in_order(values: npt.NDArray[np.int64]) -> N
             counts = [listed.count(least + index) for index in range(n_found)]
             assert np.diff(offsets[: n_found + 1]).tolist() == counts
             assert offsets[0] == 0
+
+
+@given(hnp.arrays(np.uint8, st.integers(0, 50), elements=st.integers(0, 1)))
+def test_some_rows_are_put_before_the_others(flags: npt.NDArray[np.uint8]) -> None:
+    places = np.full(len(flags), 99, np.uint32)
+    part_rows(flags, int(flags.sum()), places)
+    order = sorted(range(len(flags)), key=lambda row: (1 - int(flags[row]), row))
+    assert places.tolist() == [order.index(row) for row in range(len(flags))]
