@@ -19,7 +19,7 @@ import pyarrow.dataset as ds
 from datafusion import ExecutionPlan, SessionConfig, SessionContext, udaf, udf
 
 from millstream.engine.dictionaries import MergeableRows, encoded
-from millstream.engine.physical_plans import keeps_only_tables
+from millstream.engine.physical_plans import keeps_only_tables, only_passes_rows
 from millstream.errors import MillstreamError
 from millstream.planner.nodes import HIDDEN_PREFIX, Transform, quoted
 
@@ -209,8 +209,13 @@ class QueryRunner:
             if self._tells_time:
                 # DataFusion puts the time of parsing in the place of now().
                 self._query = self._context.sql(self._sql)
-            stream = self._context.execute(self._plan(), 0)
-            results = [result.to_pyarrow() for result in stream]
+            plan = self._plan()
+            # A union within a subquery makes several partitions, of which each has some rows.
+            results = [
+                result.to_pyarrow()
+                for partition in range(plan.partition_count)
+                for result in self._context.execute(plan, partition)
+            ]
         except Exception as error:
             raise TransformFailed(_message(error)) from error
         finally:
@@ -285,16 +290,22 @@ class TransformRunner:
         select += [f"{quoted(name)} AS {quoted(name)}" for name in hidden]
         where = f" WHERE {node.where}" if node.where is not None else ""
         sql = f"SELECT {', '.join(select)} FROM {node.from_sql}{where}"
-        if self._tables or tells_time(sql):
-            return QueryRunner(
-                sql, in_schema, out_schema, tables=self._tables, functions=self._functions
-            )
-        context = _context({}, self._functions, batch_rows=_RESIDENT_BATCH_ROWS)
-        return _Resident(context, sql, in_schema, out_schema)
+        if not self._tables and not tells_time(sql):
+            context = _context({}, self._functions, batch_rows=_RESIDENT_BATCH_ROWS)
+            resident = _Resident(context, sql, in_schema, out_schema)
+            if resident.answers_each_batch:
+                return resident
+        return QueryRunner(
+            sql, in_schema, out_schema, tables=self._tables, functions=self._functions
+        )
 
 
 class _Resident:
-    """A filter or projection that is executed once and pulled once per batch."""
+    """A filter or projection that is executed once and pulled once per batch.
+
+    Other plans may give several results for a batch, as those of ``unnest`` do, or keep rows back,
+    as joins with a subquery do: see :attr:`answers_each_batch`.
+    """
 
     def __init__(
         self, context: SessionContext, sql: str, in_schema: pa.Schema, out_schema: pa.Schema
@@ -306,6 +317,11 @@ class _Resident:
         self._out_schema = out_schema
         self._mergeable = MergeableRows(out_schema)
         self._stream: Any = None
+
+    @property
+    def answers_each_batch(self) -> bool:
+        """Whether each batch has one result at most, and none waits for another batch."""
+        return only_passes_rows(self._physical)
 
     def run(self, batches: Iterable[pa.RecordBatch]) -> list[pa.RecordBatch]:
         self._live.waiting.extend(batches)

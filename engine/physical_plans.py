@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-__all__ = ["PhysicalPlan", "keeps_only_tables"]
+__all__ = ["PhysicalPlan", "keeps_only_tables", "only_passes_rows"]
 
 # The scan of the rows that change from one execution to the next.
 _INPUT = "DatasetExec"
+# These give one batch at most for each, and keep nothing.
+_SIMPLE = frozenset({"ProjectionExec", "FilterExec", "CooperativeExec", "CoalesceBatchesExec"})
 # These keep nothing, or nothing from one execution to the next.
 _PASSING = frozenset(
     {
-        *("ProjectionExec", "FilterExec", "CooperativeExec", "CoalesceBatchesExec"),
-        *("SortExec", "WindowAggExec", "BoundedWindowAggExec", "AggregateExec"),
+        *_SIMPLE,
+        *("UnnestExec", "SortExec", "WindowAggExec", "BoundedWindowAggExec", "AggregateExec"),
     }
 )
 # But a sort or an aggregate of the first rows remembers what came too late to be one of them.
@@ -32,6 +34,13 @@ class PhysicalPlan(Protocol):
 
     def children(self) -> Sequence[PhysicalPlan]:
         """Return the inputs."""
+
+
+def only_passes_rows(plan: PhysicalPlan) -> bool:
+    """Say whether a plan filters and computes, and nothing else, so that it answers each batch."""
+    name = plan.display().partition(":")[0].strip()
+    inputs = plan.children()
+    return name == _INPUT or (name in _SIMPLE and len(inputs) == 1 and only_passes_rows(inputs[0]))
 
 
 def keeps_only_tables(plan: PhysicalPlan) -> bool:
