@@ -143,11 +143,13 @@ def window_times(
     Windows still to come end after the watermark, or up to the allowed lateness before it when they
     are revised. So their end and their last moment are not before it, and they began at most their
     size earlier. A session still to come may end right at the watermark, with its last moment one
-    unit before; and nothing bounds how long ago it began.
+    unit before. An end counts as behind a watermark that has reached it, so that neither is in step
+    with this one, but with one that comes a unit later; and nothing bounds how long ago it began.
     """
     late = delayed(watermark, lateness)
     if window.kind == "session":
-        return {"window_end": late, "window_time": delayed(late, 1)}
+        later = delayed(late, 1)
+        return {"window_end": later, "window_time": later}
     return {
         "window_end": late,
         "window_time": late,

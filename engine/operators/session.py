@@ -15,6 +15,7 @@ from millstream.engine.operators.aggregate import GROUP_COLUMN
 from millstream.engine.operators.base import Collector, Counters, HeldBack
 from millstream.engine.operators.calls import Calls
 from millstream.engine.operators.changelog import Changelog
+from millstream.engine.operators.window_room import time_limits
 from millstream.engine.operators.windowing import window_arrays
 from millstream.engine.row_watermarks import RowWatermarks
 from millstream.engine.state.session_state import SessionState
@@ -75,7 +76,7 @@ class SessionAggregate:
             gap=node.window.size,
             lateness=node.allowed_lateness,
         )
-        self._last_max = _greatest(node.window.time_type) - node.window.size
+        self._last_max = time_limits(node.window.time_type)[1] - node.window.size
         self._has_versions = node.emit == "changes" or node.allowed_lateness > 0
         # Where rows have versions, the sessions whose last row lies before this have one.
         self._shown_before = WATERMARK_END if node.emit == "changes" else NO_WATERMARK
@@ -199,12 +200,3 @@ class SessionAggregate:
         self._n_rows_needed = self._calls.n_rows_kept
         if self._changelog is not None:
             self._changelog.retain(kept)
-
-
-def _greatest(type_: pa.DataType) -> int:
-    """Return the greatest event time of a type."""
-    n_bits: int = type_.bit_width
-    if pa.types.is_unsigned_integer(type_):
-        # They are read as int64.
-        return (1 << min(n_bits, 63)) - 1
-    return (1 << (n_bits - 1)) - 1

@@ -17,6 +17,7 @@ from millstream.engine.column_memory import new_columns
 from millstream.engine.columns import array_from_buffers, event_times
 from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END
 from millstream.engine.late_rows import LateRows
+from millstream.engine.operators.window_room import WindowRoom
 from millstream.engine.source_rows import SourceRows
 from millstream.engine.state.key_table import Word
 from millstream.kernels.compile import I64, U8
@@ -100,6 +101,7 @@ class WindowGrid:
         self._lateness = allowed_lateness
         self._panes_per_window = window.size // window.step
         self.is_overlapping = window.kind != "tumble"
+        self._room = WindowRoom(window)
         self._cut_rows_least = _SHARED_CUT_ROWS_LEAST if self.is_overlapping else _CUT_ROWS_LEAST
 
     def assign(
@@ -117,10 +119,12 @@ class WindowGrid:
         if watermarks is None and len(times) > 0:
             only = only_pane(times, window.offset, window.step)
             if only != NO_PANE:
+                self._room.check((only, only), times)
                 return Panes(batch, only, None, 0)
         panes = np.empty(len(times), np.int64)
         pane_indices(times, window.offset, window.step, panes)
         if watermarks is None:
+            self._room.check(panes, times)
             return Panes(batch, panes, None, 0)
         late = np.empty(len(panes), np.uint8)
         first_ends = np.empty(len(panes), np.int64) if self.is_overlapping else None
@@ -130,8 +134,9 @@ class WindowGrid:
         if n_late > 0:
             on_time = late == 0
             batch = batch.filter(pa.array(on_time))
-            panes = panes[on_time]
+            panes, times = panes[on_time], times[on_time]
             first_ends = None if first_ends is None else first_ends[on_time]
+        self._room.check(panes, times)
         return Panes(batch, panes, first_ends, n_late)
 
     def panes_of(self, rows: SourceRows) -> Word | PaneCuts:
@@ -140,16 +145,21 @@ class WindowGrid:
         bounds = rows.bounds(window.time_column)
         if bounds is not None:
             pane = (bounds.least - window.offset) // window.step
-            if pane == (bounds.greatest - window.offset) // window.step:
+            last = (bounds.greatest - window.offset) // window.step
+            self._room.check((pane, last), bounds)
+            if pane == last:
                 return pane
         times = event_times(rows.column(window.time_column))
         n_most = len(times) // self._cut_rows_least
         cuts = np.empty((2, n_most), np.int64)
         n_cuts = cut_panes(times, window.offset, window.step, *cuts)
         if n_cuts <= n_most:
-            return PaneCuts(*cuts[:, :n_cuts].tolist())
+            starts, of_runs = cuts[:, :n_cuts].tolist()
+            self._room.check(of_runs, times)
+            return PaneCuts(starts, of_runs)
         panes = np.empty(len(times), np.int64)
         pane_indices(times, window.offset, window.step, panes)
+        self._room.check(panes, times)
         return panes
 
     def cut(self, panes: I64) -> PaneCuts | None:
