@@ -16,7 +16,7 @@ from millstream.planner.aggregate_kernels import (
     no_kernel,
 )
 from millstream.planner.context import INPUT, Piece, PlanContext
-from millstream.planner.nodes import AggregateCall, SortKey, quoted
+from millstream.planner.nodes import ARRIVAL_COLUMN, AggregateCall, SortKey, quoted
 from millstream.planner.place import Replace, span_of
 from millstream.planner.typing import TypingError
 
@@ -148,6 +148,7 @@ class _Pending:
         arguments: Those columns.
         order: Terms of its ORDER BY.
         kernel_arguments: The columns that a kernel takes.
+        stable_sql: The call with an order that leaves nothing open.
     """
 
     name: str
@@ -156,6 +157,7 @@ class _Pending:
     arguments: tuple[str, ...]
     order: tuple[SortKey, ...]
     kernel_arguments: tuple[str, ...]
+    stable_sql: str
 
     @property
     def function(self) -> str:
@@ -194,15 +196,17 @@ class Aggregates:
         order: tuple[SortKey, ...] = ()
         if parts.function in FOLDING_FUNCTIONS and not parts.order and not self._is_own(parts):
             sql, arguments = self._plain_call(parts)
-            kernel_arguments = arguments
+            kernel_arguments, stable_sql = arguments, sql
         else:
-            sql, arguments, order = self._general_call(parts)
+            sql, arguments, order, stable_sql = self._general_call(parts)
             kernel_arguments = self._picked_columns(parts)
         key = (sql, arguments)
         name = self._name_by_call.get(key)
         if name is None:
             name = self._name_by_call[key] = f"__a{len(self._calls)}"
-            self._calls.append(_Pending(name, parts, sql, arguments, order, kernel_arguments))
+            self._calls.append(
+                _Pending(name, parts, sql, arguments, order, kernel_arguments, stable_sql)
+            )
         return name
 
     def typed(self, schema: pa.Schema) -> tuple[AggregateCall, ...]:
@@ -257,8 +261,14 @@ class Aggregates:
         distinct = "DISTINCT " if counts_distinct(function, distinct=parts.distinct) else ""
         return f"{function}({distinct}{', '.join(map(quoted, names))})", tuple(names)
 
-    def _general_call(self, parts: CallParts) -> tuple[str, tuple[str, ...], tuple[SortKey, ...]]:
-        """A call in the user's words, with its expressions computed beforehand."""
+    def _general_call(
+        self, parts: CallParts
+    ) -> tuple[str, tuple[str, ...], tuple[SortKey, ...], str]:
+        """A call in the user's words, with its expressions computed beforehand.
+
+        Returns:
+            Its SQL, the columns in it, its order, and SQL with an order that leaves nothing open.
+        """
         names: dict[int, str] = {}
         keys: list[SortKey] = []
         for argument in parts.arguments:
@@ -277,8 +287,14 @@ class Aggregates:
             name = names.get(id(node))
             return None if name is None else quoted(name)
 
-        sql = self.context.source.splice(parts.node, replace)
-        return sql, tuple(dict.fromkeys(names.values())), tuple(keys)
+        splice = self.context.source.splice
+        sql = splice(parts.node, replace)
+        stable_sql = sql
+        if keys and not (parts.within_group or parts.distinct):
+            values = [splice(argument, replace) for argument in parts.arguments]
+            condition = None if parts.filter is None else names[id(parts.filter)]
+            stable_sql = _ordered_call(parts, values, keys, condition)
+        return sql, tuple(dict.fromkeys(names.values())), tuple(keys), stable_sql
 
     def _picked_columns(self, parts: CallParts) -> tuple[str, ...]:
         """The column that a value is picked from, and that of the condition if there is one."""
@@ -321,6 +337,7 @@ class Aggregates:
             order_by=call.order,
             path="buffered" if reason else "kernel",
             reason=reason,
+            stable_sql=call.stable_sql,
         )
 
     def _readable(self, message: str, schema: pa.Schema) -> str:
@@ -328,6 +345,21 @@ class Aggregates:
             if piece.node is not None and (span := span_of(piece.node)) is not None:
                 message = message.replace(name, self.context.source.text(span))
         return message
+
+
+def _ordered_call(
+    parts: CallParts, values: Sequence[str], keys: Sequence[SortKey], condition: str | None
+) -> str:
+    """Write a call with ORDER BY anew, with the place of a row as the last term of its order."""
+    terms = [
+        f"{quoted(key.column)} {'DESC' if key.descending else 'ASC'}"
+        f" NULLS {'FIRST' if key.nulls_first else 'LAST'}"
+        for key in keys
+    ]
+    order = ", ".join([*terms, quoted(ARRIVAL_COLUMN)])
+    nulls = "" if parts.nulls is None else f" {parts.nulls.upper()} NULLS"
+    tail = "" if condition is None else f" FILTER (WHERE {quoted(condition)})"
+    return f"{parts.function}({', '.join(values)} ORDER BY {order}){tail}{nulls}"
 
 
 def _counts_rows(argument: exp.Expr) -> bool:

@@ -192,7 +192,9 @@ class AggregateCall:
         arguments: Input columns, computed by the transform before. Constants are columns too on the
             kernel path; elsewhere they stand in ``sql``.
         result_type: Arrow type of the output column, as typed by DataFusion.
-        sql: The call as DataFusion runs it over the input's columns, for the buffered path.
+        sql: The call over the input's columns.
+        stable_sql: As DataFusion runs it on the buffered path: where rows come in an order, those
+            that agree in it in the order of ``ARRIVAL_COLUMN``.
         distinct: Whether duplicates of the argument count once.
         order_by: Order of the argument for functions that depend on it.
         path: ``kernel`` when state is updated by kernels, ``buffered`` when rows are kept until
@@ -209,6 +211,7 @@ class AggregateCall:
     order_by: tuple[SortKey, ...] = ()
     path: Literal["kernel", "buffered"] = "kernel"
     reason: str = ""
+    stable_sql: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,12 @@ import pyarrow as pa
 from millstream.engine.columns import array_from_buffers
 from millstream.engine.datafusion import QueryRunner
 from millstream.kernels.compile import U32
-from millstream.planner.nodes import HIDDEN_PREFIX, AggregateCall, quoted
+from millstream.planner.nodes import ARRIVAL_COLUMN, HIDDEN_PREFIX, AggregateCall, quoted
 
 __all__ = ["BufferedCalls"]
 
 _GROUP = HIDDEN_PREFIX + "group"
+_ARRIVAL = pa.field(ARRIVAL_COLUMN, pa.int64())
 _NOT_WANTED = -1
 
 
@@ -33,11 +34,13 @@ class BufferedCalls:
         self._calls = tuple(calls)
         self._columns = _columns_of(calls)
         fields = [schema.field(name) for name in self._columns]
-        self._schema = pa.schema([pa.field(_GROUP, pa.int64()), *fields])
+        self._schema = pa.schema([pa.field(_GROUP, pa.int64()), _ARRIVAL, *fields])
         self._chunks: list[pa.RecordBatch] = []
         self._group_ids: list[U32] = []
         results = [pa.field(call.name, call.result_type) for call in calls]
-        select = ", ".join(f"{call.sql} AS {quoted(call.name)}" for call in calls)
+        select = ", ".join(
+            f"{call.stable_sql or call.sql} AS {quoted(call.name)}" for call in calls
+        )
         group = quoted(_GROUP)
         self._grouped = QueryRunner(
             f'SELECT {group}, {select} FROM "input" GROUP BY {group} ORDER BY {group}',
@@ -114,15 +117,23 @@ class BufferedCalls:
         if not self._chunks:
             return []
         numbers = self._numbers(group_ids)
-        rows = []
+        rows: list[pa.RecordBatch] = []
+        n_rows = 0
         for chunk, chunk_ids in zip(self._chunks, self._group_ids, strict=True):
             places = numbers[chunk_ids]
             is_wanted = places != _NOT_WANTED
             if not is_wanted.any():
                 continue
             wanted = chunk if is_wanted.all() else chunk.filter(pa.array(is_wanted))
-            column = array_from_buffers(places[is_wanted], pa.int64(), None)
-            rows.append(pa.RecordBatch.from_arrays([column, *wanted.columns], schema=self._schema))
+            arrival = np.arange(n_rows, n_rows + wanted.num_rows)
+            n_rows += wanted.num_rows
+            columns = [
+                array_from_buffers(words, pa.int64(), None)
+                for words in (places[is_wanted], arrival)
+            ]
+            rows.append(
+                pa.RecordBatch.from_arrays([*columns, *wanted.columns], schema=self._schema)
+            )
         return rows
 
 
