@@ -10,7 +10,7 @@ import pyarrow as pa
 from millstream.engine.columns import array_from_buffers
 from millstream.engine.datafusion import QueryRunner
 from millstream.kernels.compile import U32
-from millstream.planner.nodes import ARRIVAL_COLUMN, HIDDEN_PREFIX, AggregateCall, quoted
+from millstream.planner.nodes import ARRIVAL_COLUMN, HIDDEN_PREFIX, AggregateCall, SortKey, quoted
 
 __all__ = ["BufferedCalls"]
 
@@ -37,20 +37,11 @@ class BufferedCalls:
         self._schema = pa.schema([pa.field(_GROUP, pa.int64()), _ARRIVAL, *fields])
         self._chunks: list[pa.RecordBatch] = []
         self._group_ids: list[U32] = []
-        results = [pa.field(call.name, call.result_type) for call in calls]
-        select = ", ".join(
-            f"{call.stable_sql or call.sql} AS {quoted(call.name)}" for call in calls
-        )
-        group = quoted(_GROUP)
-        self._grouped = QueryRunner(
-            f'SELECT {group}, {select} FROM "input" GROUP BY {group} ORDER BY {group}',
-            self._schema,
-            pa.schema([pa.field(_GROUP, pa.int64()), *results]),
-            functions=functions,
-        )
-        self._global = QueryRunner(
-            f'SELECT {select} FROM "input"', self._schema, pa.schema(results), functions=functions
-        )
+        # Rows cannot be in two orders at once.
+        by_order: dict[tuple[SortKey, ...], list[AggregateCall]] = {}
+        for call in calls:
+            by_order.setdefault(_order_of(call), []).append(call)
+        self._queries = [_Query(alike, self._schema, functions) for alike in by_order.values()]
 
     @property
     def n_rows(self) -> int:
@@ -79,10 +70,11 @@ class BufferedCalls:
         if not rows:
             # Only the group of a query without keys can be empty.
             assert len(group_ids) == 1, "a group with a key has rows"
-            return list(self._global.run([])[0].columns)
-        computed = pa.Table.from_batches(self._grouped.run(rows)).combine_chunks().to_batches()[0]
-        assert computed.num_rows == len(group_ids), "every group has a result"
-        return list(computed.columns[1:])
+            found = [query.of_none() for query in self._queries]
+        else:
+            found = [query.of_groups(rows, len(group_ids)) for query in self._queries]
+        columns = {name: column for one in found for name, column in one.items()}
+        return [columns[call.name] for call in self._calls]
 
     def retain(self, group_ids: U32) -> None:
         """Keep the rows of these groups only, renumbered from 0 in this order."""
@@ -135,6 +127,45 @@ class BufferedCalls:
                 pa.RecordBatch.from_arrays([*columns, *wanted.columns], schema=self._schema)
             )
         return rows
+
+
+class _Query:
+    """Computes calls that want rows in one order, or in none."""
+
+    def __init__(
+        self, calls: Sequence[AggregateCall], schema: pa.Schema, functions: Mapping[str, object]
+    ) -> None:
+        results = [pa.field(call.name, call.result_type) for call in calls]
+        select = ", ".join(
+            f"{call.stable_sql or call.sql} AS {quoted(call.name)}" for call in calls
+        )
+        group = quoted(_GROUP)
+        self._grouped = QueryRunner(
+            f'SELECT {group}, {select} FROM "input" GROUP BY {group} ORDER BY {group}',
+            schema,
+            pa.schema([pa.field(_GROUP, pa.int64()), *results]),
+            functions=functions,
+        )
+        self._global = QueryRunner(
+            f'SELECT {select} FROM "input"', schema, pa.schema(results), functions=functions
+        )
+
+    def of_groups(self, rows: Sequence[pa.RecordBatch], n_groups: int) -> dict[str, pa.Array]:
+        """Return the results of groups by the name of the call: all have rows."""
+        computed = pa.Table.from_batches(self._grouped.run(rows)).combine_chunks().to_batches()[0]
+        assert computed.num_rows == n_groups, "every group has a result"
+        return dict(zip(computed.schema.names[1:], computed.columns[1:], strict=True))
+
+    def of_none(self) -> dict[str, pa.Array]:
+        """Return the results of a group without rows."""
+        (computed,) = self._global.run([])
+        return dict(zip(computed.schema.names, computed.columns, strict=True))
+
+
+def _order_of(call: AggregateCall) -> tuple[SortKey, ...]:
+    """Return the order in which a call wants rows; percentiles take them in any."""
+    is_ordered = call.distinct or call.stable_sql != call.sql
+    return call.order_by if is_ordered else ()
 
 
 def _columns_of(calls: Sequence[AggregateCall]) -> list[str]:

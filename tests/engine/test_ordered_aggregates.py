@@ -69,3 +69,20 @@ def test_rows_that_agree_come_as_they_came(order: str, window: str, emit: str) -
             for row in result.to_pylist()
         }
         assert got == expected, (partitions, batch_rows)
+
+
+def test_several_orders_in_one_query() -> None:
+    """DataFusion has no answer to this: it wants rows in one order for all."""
+    calls = {order: f"string_agg(i::text, ',' ORDER BY {order})" for order in ORDERS}
+    select = ", ".join(f"{call} AS c{place}" for place, call in enumerate(calls.values()))
+    expected = [
+        ",".join(str(row["i"]) for row in sorted(TABLE.to_pylist(), key=key))
+        for key in ORDERS.values()
+    ]
+    for batch_rows in (None, 13):
+        session = ms.Session(partitions=2)
+        session.create_stream("t", TABLE.schema)
+        query = session.sql(f"SELECT {select}, median(x) AS m FROM t EMIT FINAL")
+        (row,) = query.run({"t": TABLE}, batch_rows=batch_rows).to_pylist()
+        assert [row[f"c{place}"] for place in range(len(calls))] == expected
+        assert row["m"] == 2
