@@ -24,7 +24,7 @@ __all__ = [
     "event_times",
     "first_null",
     "fixed_values",
-    "is_view",
+    "has_views",
     "offsets_and_data",
     "plain",
     "validity",
@@ -63,14 +63,17 @@ _VIEWS = {
     lib.Type_STRING_VIEW: pa.large_string(),
     lib.Type_BINARY_VIEW: pa.large_binary(),
 }
+_LISTS = {lib.Type_LIST: pa.list_, lib.Type_LARGE_LIST: pa.large_list}
+_NESTED = frozenset({*_LISTS, lib.Type_FIXED_SIZE_LIST, lib.Type_STRUCT, lib.Type_MAP})
 _TIMES = frozenset({lib.Type_TIMESTAMP, lib.Type_DATE32, lib.Type_DATE64})
 
 
 def plain(array: pa.Array) -> pa.Array:
     """Undo encodings that kernels do not read.
 
-    Dictionaries and run-end encoding are decoded, views become text with 64-bit offsets, extension
-    types give way to their storage. Other arrays are returned as they are.
+    Dictionaries and run-end encoding are decoded, extension types give way to their storage, views
+    become text with 64-bit offsets, also those within lists, structs and maps. Other arrays are
+    returned as they are.
     """
     type_id = array.type.id
     if type_id in _VIEWS:
@@ -82,12 +85,19 @@ def plain(array: pa.Array) -> pa.Array:
         return plain(pc.run_end_decode(array))
     if isinstance(array, pa.ExtensionArray):
         return plain(array.storage)
+    if type_id in _NESTED:
+        type_ = _without_views(array.type)
+        return array if type_ is array.type else array.cast(type_)
     return array
 
 
-def is_view(type_: pa.DataType) -> bool:
-    """Tell whether values of a type are text or binary views, which few functions of Arrow take."""
-    return type_.id in _VIEWS
+def has_views(type_: pa.DataType) -> bool:
+    """Tell whether values of a type have text or binary views in them, which Arrow cannot take.
+
+    Those in dictionaries and in list views do not count, for there Arrow takes only what refers to
+    them.
+    """
+    return type_.id in _VIEWS or (type_.id in _NESTED and _without_views(type_) is not type_)
 
 
 def fixed_values(array: pa.Array) -> npt.NDArray[Any]:
@@ -220,6 +230,30 @@ def array_from_buffers(values: npt.NDArray[Any], type_: pa.DataType, seen: U8 | 
         return pa.Array.from_buffers(type_, n_rows, [None, data], 0)
     bitmap, n_nulls = _packed(seen)
     return pa.Array.from_buffers(type_, n_rows, [bitmap if n_nulls > 0 else None, data], n_nulls)
+
+
+def _without_views(type_: pa.DataType) -> pa.DataType:
+    """Return the type that :func:`plain` gives views and nested values, itself if it has none."""
+    type_id = type_.id
+    if type_id in _VIEWS:
+        return _VIEWS[type_id]
+    if type_id not in _NESTED:
+        return type_
+    if type_id == lib.Type_MAP:
+        fields = [type_.key_field, type_.item_field]
+    else:
+        fields = [type_.field(place) for place in range(type_.num_fields)]
+    types = [_without_views(field.type) for field in fields]
+    if all(new is field.type for new, field in zip(types, fields, strict=True)):
+        return type_
+    fields = [field.with_type(new) for field, new in zip(fields, types, strict=True)]
+    if type_id == lib.Type_STRUCT:
+        return pa.struct(fields)
+    if type_id == lib.Type_MAP:
+        return pa.map_(*fields, keys_sorted=type_.keys_sorted)
+    if type_id == lib.Type_FIXED_SIZE_LIST:
+        return pa.list_(*fields, type_.list_size)
+    return _LISTS[type_id](*fields)
 
 
 def _packed(values: U8) -> tuple[pa.Buffer, int]:

@@ -22,7 +22,7 @@ from pyarrow import lib
 from millstream.engine.columns import (
     array_from_buffers,
     fixed_values,
-    is_view,
+    has_views,
     offsets_and_data,
     plain,
     validity,
@@ -275,7 +275,7 @@ def _bytes_per_value(column: pa.Array) -> int | None:
 
 
 def _take(column: pa.Array, rows: pa.Array) -> pa.Array:
-    if is_view(column.type):
+    if has_views(column.type):
         # Arrow cannot take rows of views.
         return plain(column).take(rows).cast(column.type)
     return pc.take(column, rows, boundscheck=False)

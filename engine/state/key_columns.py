@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from millstream.engine.columns import array_from_buffers, fixed_values, is_view, plain, validity
+from millstream.engine.columns import array_from_buffers, fixed_values, has_views, plain, validity
 from millstream.engine.state.rooms import WordRoom
 from millstream.engine.state.string_table import StringTable
 from millstream.errors import SchemaError
@@ -197,7 +197,7 @@ class _TextColumn(KeyColumn):
         return [self._strings.intern(plain(array), room)]
 
     def decode(self, words: list[I64], is_null: U8 | None) -> pa.Array:
-        if is_view(self.type):
+        if has_views(self.type):
             large = pa.large_string() if _is_text(self.type) else pa.large_binary()
             return self._strings.take(words[0], large).cast(self.type)
         return self._strings.take(words[0], self.type)

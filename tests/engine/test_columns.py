@@ -19,6 +19,7 @@ from millstream.engine.columns import (
     event_times,
     first_null,
     fixed_values,
+    has_views,
     offsets_and_data,
     plain,
     validity,
@@ -135,6 +136,46 @@ def test_run_ends_and_extensions_are_decoded() -> None:
     assert plain(runs).to_pylist() == ["a", "a", None]
     storage = pa.array([b"0123456789abcdef"], pa.binary(16))
     assert plain(pa.ExtensionArray.from_storage(pa.uuid(), storage)).type == pa.binary(16)
+
+
+TEXT_VIEW, BYTES_VIEW = pa.string_view(), pa.binary_view()
+NESTED_VIEWS = [
+    pa.array(["a", None, "b"], TEXT_VIEW),
+    pa.array([["a", None], None, ["b"]], pa.list_(pa.field("x", TEXT_VIEW))),
+    pa.array([["a"], [], ["b"]], pa.list_(pa.field("x", TEXT_VIEW, nullable=False))),
+    pa.array([["a", None], None, ["b"]], pa.large_list(TEXT_VIEW)),
+    pa.array([["a", None], None, ["b", "c"]], pa.list_(TEXT_VIEW, 2)),
+    pa.array([{"t": "a", "n": 1}, None], pa.struct([("t", TEXT_VIEW), ("n", pa.int64())])),
+    pa.array([[("k", b"v")], None, []], pa.map_(TEXT_VIEW, BYTES_VIEW)),
+    pa.array([[{"t": ["a"]}], None, [None]], pa.list_(pa.struct([("t", pa.list_(TEXT_VIEW))]))),
+]
+
+
+@pytest.mark.parametrize("array", NESTED_VIEWS, ids=lambda array: str(array.type))
+def test_views_are_undone_at_any_depth(array: pa.Array) -> None:
+    assert has_views(array.type)
+    for values in (array, array[1:], array[:0]):
+        undone = plain(values)
+        assert not has_views(undone.type)
+        assert "view" not in str(undone.type)
+        assert undone.to_pylist() == values.to_pylist()
+        assert undone.take(pa.array(range(len(values)), pa.int64())).cast(array.type).equals(values)
+
+
+@pytest.mark.parametrize(
+    "type_",
+    [
+        pa.list_(pa.string()),
+        pa.struct([("a", pa.map_(pa.string(), pa.list_(pa.int64(), 2)))]),
+        pa.dictionary(pa.int32(), pa.string()),
+        pa.list_view(pa.string_view()),
+    ],
+    ids=str,
+)
+def test_nested_values_without_views_in_them_stay_as_they_are(type_: pa.DataType) -> None:
+    array = pa.nulls(2, type_)
+    assert not has_views(type_)
+    assert plain(array) is array or pa.types.is_dictionary(type_)
 
 
 @pytest.mark.parametrize(
