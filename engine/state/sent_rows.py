@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from millstream.engine.columns import array_from_buffers
+from millstream.engine.state.equality import equal_values
 from millstream.engine.state.row_store import RowStore
 from millstream.engine.state.state_columns import resized
 from millstream.kernels.compile import I64, U8, U16, U32, Bool
@@ -359,7 +359,7 @@ class _ArrowColumns:
         before, after = self._rows.take(positions), self._chosen(columns, rows)
         equal = np.ones(len(rows), np.bool_)
         for one, other in zip(before.columns, after.columns, strict=True):
-            equal &= _values_equal(one, other)
+            equal &= equal_values(one, other)
         return equal
 
     def put(self, columns: Sequence[pa.Array], rows: I64, group_ids: U32) -> None:
@@ -434,25 +434,3 @@ def _values(words: I64, word: int, type_: pa.DataType) -> npt.NDArray[np.generic
     if pa.types.is_boolean(type_):
         return words[:, word].astype(np.uint8)
     return words[:, word].astype(f"u{type_.bit_width // 8}")
-
-
-def _values_equal(one: pa.Array, other: pa.Array) -> Bool:
-    """Compare values in pairs; NULL equals NULL and NaN equals NaN."""
-    type_ = one.type
-    if pa.types.is_dictionary(type_):
-        return _values_equal(one.cast(type_.value_type), other.cast(type_.value_type))
-    if pa.types.is_float16(type_):
-        # Arrow compares floats of 32 bits and more.
-        return _values_equal(one.cast(pa.float32()), other.cast(pa.float32()))
-    if pa.types.is_nested(type_):
-        # Arrow has no comparison of nested values; these are the rare outputs of array_agg and the
-        # like.
-        pairs = zip(one.to_pylist(), other.to_pylist(), strict=True)
-        return np.fromiter((left == right for left, right in pairs), np.bool_, len(one))
-    equal = pc.fill_null(pc.equal(one, other), False)
-    if one.null_count > 0 and other.null_count > 0:
-        equal = pc.or_(equal, pc.and_(one.is_null(), other.is_null()))
-    if pa.types.is_floating(type_):
-        both_nan = pc.and_(pc.is_nan(one), pc.is_nan(other))
-        equal = pc.or_(equal, pc.fill_null(both_nan, False))
-    return np.asarray(equal.to_numpy(zero_copy_only=False), dtype=np.bool_)
