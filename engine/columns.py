@@ -21,6 +21,7 @@ from millstream.kernels.compile import I32, I64, U8
 
 __all__ = [
     "array_from_buffers",
+    "empty_batch",
     "event_times",
     "first_null",
     "fixed_values",
@@ -171,6 +172,12 @@ def offsets_and_data(array: pa.Array) -> tuple[I32 | I64, U8]:
     _, offsets, data = array.buffers()
     view = _view(offsets, dtype)[array.offset : array.offset + n_rows + 1]
     return view, _view(data, np.dtype(np.uint8))
+
+
+def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
+    """Make a batch without rows, of any types."""
+    # Other ways to make one know dictionaries of few types.
+    return pa.RecordBatch.from_arrays([pa.nulls(0, type_) for type_ in schema.types], schema=schema)
 
 
 def event_times(array: pa.Array) -> I64:

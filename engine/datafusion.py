@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from datafusion import ExecutionPlan, SessionConfig, SessionContext, udaf, udf
 
-from millstream.engine.dictionaries import MergeableRows, encoded
+from millstream.engine.columns import empty_batch
+from millstream.engine.dictionaries import MergeableRows, of_type
 from millstream.engine.physical_plans import keeps_only_tables, only_passes_rows
 from millstream.errors import MillstreamError
 from millstream.planner.nodes import HIDDEN_PREFIX, Transform, quoted
@@ -114,7 +115,7 @@ def _context(
     # The live table could only apply a pushed-down filter by a slower path than DataFusion's own.
     context.remove_optimizer_rule("push_down_filter")
     for name, table in tables.items():
-        context.register_record_batches(name, [table.to_batches() or [_empty_batch(table.schema)]])
+        context.register_record_batches(name, [table.to_batches() or [empty_batch(table.schema)]])
     for function in functions.values():
         _register_function(context, function)
     return context
@@ -125,10 +126,6 @@ def _register_function(context: SessionContext, function: Any) -> None:
         context.register_udaf if type(function).__name__ == "AggregateUDF" else context.register_udf
     )
     register(function)
-
-
-def _empty_batch(schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pylist([], schema=schema)
 
 
 def scalar_function(
@@ -356,16 +353,9 @@ def _as_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     if batch.schema.equals(schema):
         return batch
     columns = [
-        column if column.type == field.type else _as_type(column, field.type)
-        for column, field in zip(batch.columns, schema, strict=True)
+        of_type(column, field.type) for column, field in zip(batch.columns, schema, strict=True)
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def _as_type(column: pa.Array, type_: pa.DataType) -> pa.Array:
-    if pa.types.is_dictionary(type_) and not pa.types.is_dictionary(column.type):
-        return encoded(column, type_)
-    return column.cast(type_)
 
 
 def _message(error: Exception) -> str:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from millstream.engine.columns import plain
 from millstream.errors import SchemaError
 
-__all__ = ["MergeableRows", "batch_of", "encoded", "has_few_indices"]
+__all__ = ["MergeableRows", "batch_of", "encoded", "has_few_indices", "of_type"]
 
 _WIDE_BITS = 32
 
@@ -24,17 +24,30 @@ def batch_of(columns: Sequence[pa.Array], schema: pa.Schema) -> pa.RecordBatch:
     Raises:
         SchemaError: There are more distinct values than a dictionary of the schema has indices.
     """
-    try:
-        return pa.RecordBatch.from_arrays(columns, schema=schema)
-    except pa.ArrowInvalid:
-        for column, type_ in zip(columns, schema.types, strict=True):
-            if pa.types.is_dictionary(type_):
-                encoded(column, type_)
-        raise
+    arrays = [
+        of_type(column, type_) if pa.types.is_dictionary(type_) else column
+        for column, type_ in zip(columns, schema.types, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def of_type(array: pa.Array, type_: pa.DataType) -> pa.Array:
+    """Give values a type, also that of a dictionary, which Arrow casts nothing but text to.
+
+    Args:
+        array: The values, which may be encoded otherwise.
+        type_: A type that these, or those that they encode, can be cast to.
+
+    Raises:
+        SchemaError: There are more distinct values than a dictionary has indices.
+    """
+    if array.type.equals(type_):
+        return array
+    return encoded(array, type_) if pa.types.is_dictionary(type_) else array.cast(type_)
 
 
 def encoded(array: pa.Array, type_: pa.DataType) -> pa.Array:
-    """Encode values as a dictionary.
+    """Encode values as a dictionary, anew if they are one.
 
     Args:
         array: The values, which may be encoded otherwise.
@@ -43,7 +56,7 @@ def encoded(array: pa.Array, type_: pa.DataType) -> pa.Array:
     Raises:
         SchemaError: There are more distinct values than the type has indices.
     """
-    found = plain(array).dictionary_encode()
+    found = _encodable(plain(array)).dictionary_encode()
     n_values, n_most = len(found.dictionary), _n_indices(type_.index_type)
     if n_values > n_most:
         raise SchemaError(
@@ -65,9 +78,7 @@ class MergeableRows:
     """
 
     def __init__(self, schema: pa.Schema) -> None:
-        self._places = [
-            place for place, type_ in enumerate(schema.types) if _decoded_type(type_) != type_
-        ]
+        self._places = [place for place, type_ in enumerate(schema.types) if _has_dictionary(type_)]
 
     def of(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Return the rows of a batch; the batch itself if it has no such column."""
@@ -89,14 +100,37 @@ def _n_indices(type_: pa.DataType) -> int:
     return 1 << n_bits
 
 
+def _encodable(values: pa.Array) -> pa.Array:
+    """Widen decimals that Arrow encodes no dictionaries of."""
+    type_ = values.type
+    if pa.types.is_decimal32(type_) or pa.types.is_decimal64(type_):
+        return values.cast(pa.decimal128(type_.precision, type_.scale))
+    return values
+
+
 def _encoded_anew(array: pa.Array) -> pa.Array:
-    if pa.types.is_dictionary(array.type):
-        return encoded(array, array.type)
-    try:
-        return array.cast(_decoded_type(array.type)).cast(array.type)
-    except pa.ArrowNotImplementedError:
-        # Arrow encodes text within lists and structs, and nothing else. Such rows pass as they are.
+    """Encode the dictionaries anew that values are or consist of."""
+    type_ = array.type
+    if pa.types.is_dictionary(type_):
+        return encoded(array, type_)
+    if pa.types.is_struct(type_):
+        fields = list(type_)
+        children = [_encoded_anew(array.field(place)) for place in range(len(fields))]
+        mask = array.is_null() if array.null_count > 0 else None
+        if not children:
+            return array
+        return pa.StructArray.from_arrays(children, fields=fields, mask=mask)
+    if not _is_list(type_):
         return array
+    # Lists of the same lengths, at the same places, over other entries.
+    n_buffers = 1 if pa.types.is_fixed_size_list(type_) else 2
+    return pa.Array.from_buffers(
+        type_,
+        len(array),
+        array.buffers()[:n_buffers],
+        offset=array.offset,
+        children=[_encoded_anew(array.values)],
+    )
 
 
 def _has_null_entry(array: pa.Array) -> bool:
@@ -104,25 +138,13 @@ def _has_null_entry(array: pa.Array) -> bool:
         return bool(array.dictionary.null_count > 0)
     if pa.types.is_struct(array.type):
         return any(_has_null_entry(array.field(place)) for place in range(array.type.num_fields))
-    if pa.types.is_map(array.type):
-        return _has_null_entry(array.keys) or _has_null_entry(array.items)
     return _is_list(array.type) and _has_null_entry(array.values)
 
 
-def _decoded_type(type_: pa.DataType) -> pa.DataType:
-    """Return a type without the dictionaries in it; of types that Arrow can cast, that is."""
+def _has_dictionary(type_: pa.DataType) -> bool:
     if pa.types.is_dictionary(type_):
-        return type_.value_type
-    if pa.types.is_struct(type_):
-        return pa.struct([field.with_type(_decoded_type(field.type)) for field in type_])
-    if pa.types.is_map(type_):
-        return pa.map_(_decoded_type(type_.key_type), _decoded_type(type_.item_type))
-    if not _is_list(type_):
-        return type_
-    field = type_.value_field.with_type(_decoded_type(type_.value_type))
-    if pa.types.is_fixed_size_list(type_):
-        return pa.list_(field, type_.list_size)
-    return pa.large_list(field) if pa.types.is_large_list(type_) else pa.list_(field)
+        return True
+    return any(_has_dictionary(type_.field(place).type) for place in range(type_.num_fields))
 
 
 def _is_list(type_: pa.DataType) -> bool:
@@ -130,4 +152,5 @@ def _is_list(type_: pa.DataType) -> bool:
         pa.types.is_list(type_)
         or pa.types.is_large_list(type_)
         or pa.types.is_fixed_size_list(type_)
+        or pa.types.is_map(type_)
     )

@@ -154,7 +154,7 @@ class Typer:
             return
         if name in self._tables:
             self._context.deregister_table(name)
-        empty = pa.RecordBatch.from_arrays([pa.array([], f.type) for f in schema], schema=schema)
+        empty = pa.RecordBatch.from_arrays([pa.nulls(0, f.type) for f in schema], schema=schema)
         self._context.register_record_batches(name, [[empty]])
         self._tables[name] = schema
 

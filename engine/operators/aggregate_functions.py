@@ -274,7 +274,7 @@ def _as_type(array: pa.Array, type_: pa.DataType) -> pa.Array:
     if array.type == type_:
         return array
     if pa.types.is_dictionary(type_):
-        return encoded(array, type_)
+        return encoded(_as_type(array, type_.value_type), type_)
     if not _is_word(array.type):
         return _as_same_kind(array, type_)
     if pa.types.is_floating(type_):

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from millstream.engine.column_memory import new_column
 from millstream.engine.columns import array_from_buffers, plain
+from millstream.engine.dictionaries import of_type
 from millstream.engine.operators.over_accumulators import (
     Accumulator,
     CountRows,
@@ -263,12 +264,12 @@ class OverFunctions:
             if value is not None:
                 return lambda inputs: as_array(value.values, call.result_type, value.seen)
             first = self._first_of(key, column)
-            return lambda inputs: _typed(first(), call.result_type)
+            return lambda inputs: of_type(first(), call.result_type)
         self._first_columns[column] = None
 
         def finish(inputs: Inputs) -> pa.Array:
             assert self._first is not None, "a step is open"
-            return _typed(self._first.column(column), call.result_type)
+            return of_type(self._first.column(column), call.result_type)
 
         return finish
 
@@ -281,7 +282,7 @@ class OverFunctions:
                 last = np.arange(inputs.rows.n_rows)
                 spread_over_peers(inputs.rows, last)
                 array = array.take(array_from_buffers(last, pa.int64(), None))
-            return _typed(array, call.result_type)
+            return of_type(array, call.result_type)
 
         return finish
 
@@ -302,7 +303,7 @@ class OverFunctions:
             if is_full is not None:
                 mask = pa.array(is_full.view(np.bool_))
                 values = pc.if_else(mask, values, pa.scalar(None, values.type))
-            return _typed(values, call.result_type)
+            return of_type(values, call.result_type)
 
         return finish
 
@@ -363,7 +364,3 @@ def _where_full(frame: Frame, n_back: int, seen: U8 | None) -> U8 | None:
     if is_full.all():
         return seen
     return is_full.view(np.uint8) if seen is None else seen & is_full.view(np.uint8)
-
-
-def _typed(array: pa.Array, type_: pa.DataType) -> pa.Array:
-    return array if array.type.equals(type_) else array.cast(type_)

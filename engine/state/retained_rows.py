@@ -190,7 +190,7 @@ class FirstRows:
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:
     """Return the schema of columns without encodings, so that Arrow can take their rows."""
-    return pa.schema([field.with_type(plain(pa.array([], field.type)).type) for field in schema])
+    return pa.schema([field.with_type(plain(pa.nulls(0, field.type)).type) for field in schema])
 
 
 def _picked(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from millstream.engine.columns import array_from_buffers
+from millstream.engine.columns import array_from_buffers, empty_batch
 from millstream.kernels.compile import I64
 
 __all__ = ["RowStore"]
@@ -49,7 +49,7 @@ class RowStore:
             return self._chunks[0].take(_indices(positions))
         table = pa.Table.from_batches(self._chunks, self._schema).take(_indices(positions))
         batches = table.combine_chunks().to_batches()
-        return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=self._schema)
+        return batches[0] if batches else empty_batch(self._schema)
 
     def rewrite(self, positions: I64) -> None:
         """Keep only the rows at these positions, which become 0, 1, 2 and so on."""

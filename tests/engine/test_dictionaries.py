@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 import millstream as ms
-from millstream.engine.dictionaries import MergeableRows, encoded
+from millstream.engine.dictionaries import MergeableRows, batch_of, encoded, of_type
 
 
 def with_null_entry(values: list[object]) -> pa.DictionaryArray:
@@ -26,6 +26,16 @@ COLUMNS = [
     pa.FixedSizeListArray.from_arrays(with_null_entry(["a", "b", "c"]), 2),
     pa.StructArray.from_arrays([with_null_entry(["a", "b"])], ["field"]),
     pa.MapArray.from_arrays(OFFSETS, pa.array(["x", "y", "z"]), with_null_entry(["a", "b"])),
+    pa.ListArray.from_arrays(OFFSETS, with_null_entry([1, 2])),
+    pa.FixedSizeListArray.from_arrays(with_null_entry([1.5, 2, 3]), 2),
+    pa.StructArray.from_arrays(
+        [with_null_entry([True, False])], ["field"], mask=pa.array([True, False, False])
+    ),
+    pa.MapArray.from_arrays(OFFSETS, pa.array(["x", "y", "z"]), with_null_entry([1, 2])),
+    pa.ListArray.from_arrays(
+        pa.array([0, None, 1, 3], pa.int32()),
+        pa.StructArray.from_arrays([with_null_entry([1, 2])], ["field"]),
+    )[1:],
 ]
 
 
@@ -142,3 +152,92 @@ def test_versions_of_steps_that_go_together_do_not_share_a_dictionary(partitions
     result = query.run({"t": table}, batch_rows=1000)
     assert sorted(result["k"].to_pylist()) == sorted(table["k"].to_pylist())
     assert result["_op"].to_pylist() == ["+I"] * 300
+
+
+ENTRIES = {
+    "int64": pa.array([-5, 6, 7]),
+    "uint64": pa.array([2**64 - 1, 6, 0], pa.uint64()),
+    "int8": pa.array([-5, 6, 7], pa.int8()),
+    "double": pa.array([1.5, -2.5, float("inf")]),
+    "float": pa.array([1.5, -2.5, 0], pa.float32()),
+    "bool": pa.array([True, False]),
+    "timestamp": pa.array([1, 2, 2**62]).view(pa.timestamp("ns")),
+    "date": pa.array([1, 2, 3], pa.int32()).view(pa.date32()),
+    "time": pa.array([1, 2, 3]).view(pa.time64("ns")),
+    "duration": pa.array([1, 2, 3], pa.duration("s")),
+    "decimal": pa.array([1, 2, 3], pa.decimal128(10, 2)),
+    "short decimal": pa.array([1, 2, 3], pa.decimal64(10, 2)),
+    "binary": pa.array([b"a", b"b", b"c"], pa.binary(1)),
+}
+SELECTS = [
+    "c, count(*) AS n FROM t GROUP BY c EMIT FINAL",
+    "c, count(*) AS n FROM t GROUP BY c EMIT CHANGES",
+    "DISTINCT c FROM t",
+    "c, window_start, count(*) AS n FROM t GROUP BY c WINDOW TUMBLING(x, 2)",
+    "c, count(*) AS n FROM t GROUP BY c WINDOW SESSION(x, 2)",
+    "c, x, count(*) AS n FROM t GROUP BY c, x WINDOW SLIDING(x, 3, 1)",
+    "lag(c) OVER (ORDER BY x) AS v FROM t",
+    "first_value(c) OVER (ORDER BY x) AS v FROM t",
+    "first_value(c) OVER (ORDER BY x ROWS 1 PRECEDING) AS v FROM t",
+    "last_value(c) OVER (PARTITION BY c ORDER BY x) AS v FROM t",
+    "max(c) OVER (ORDER BY x ROWS 1 PRECEDING) AS v FROM t",
+    "array_agg(c ORDER BY x) AS v FROM t EMIT CHANGES",
+    "first_value(c) AS a, last_value(c) AS z, min(c) AS l, max(c) AS g FROM t EMIT CHANGES",
+]
+
+
+def encoded_table(entries: pa.Array) -> pa.Table:
+    """Rows of which some have each of the entries, and some NULL, as two kinds of dictionaries."""
+    n_entries = len(entries)
+    indices = pa.array([*range(n_entries), 0, n_entries, None, 0, 1], pa.int32())
+    dictionary = pa.concat_arrays([entries, pa.nulls(1, entries.type)])
+    return pa.table(
+        {
+            "x": pa.array(range(len(indices))),
+            "c": pa.DictionaryArray.from_arrays(indices, dictionary),
+        }
+    )
+
+
+def results(select: str, table: pa.Table) -> list[str]:
+    session = ms.Session(partitions=1)
+    session.create_stream("t", table.schema, event_time="x")
+    out = session.sql(f"SELECT {select}").run({"t": table}, batch_rows=3)
+    out.validate(full=True)
+    return sorted(map(str, out.to_pylist()))
+
+
+@pytest.mark.parametrize("select", SELECTS)
+@pytest.mark.parametrize("entries", ENTRIES.values(), ids=ENTRIES)
+def test_dictionaries_of_any_values_are_as_good_as_their_values(
+    entries: pa.Array, select: str
+) -> None:
+    table = encoded_table(entries)
+    values = pa.concat_arrays([entries, pa.nulls(1, entries.type)])
+    (chunk,) = table["c"].chunks
+    plain = table.set_column(1, "c", values.take(chunk.indices))
+    assert results(select, table) == results(select, plain)
+
+
+def test_the_length_of_an_encoded_text_can_be_a_key() -> None:
+    table = pa.table({"x": [0, 1, 2], "c": pa.array(["p", "qq", "r"]).dictionary_encode()})
+    counts = results("length(c) AS l, count(*) AS n FROM t GROUP BY length(c) EMIT FINAL", table)
+    assert counts == ["{'l': 1, 'n': 2}", "{'l': 2, 'n': 1}"]
+
+
+@pytest.mark.parametrize("entries", ENTRIES.values(), ids=ENTRIES)
+def test_values_of_any_type_get_the_type_of_a_dictionary(entries: pa.Array) -> None:
+    wanted = pa.dictionary(pa.uint8(), entries.type, ordered=True)
+    values = pa.concat_arrays([entries, entries, pa.nulls(1, entries.type)])
+    found = of_type(values, wanted)
+    assert found.type == wanted
+    assert plain_values(found).equals(values)
+    assert of_type(found, wanted) is found
+    narrow = pa.dictionary(pa.int8(), entries.type)
+    assert plain_values(of_type(found, narrow)).equals(values)
+    batch = batch_of([values, values], pa.schema([("d", wanted), ("v", entries.type)]))
+    assert plain_values(batch["d"]).equals(batch["v"])
+
+
+def plain_values(array: pa.DictionaryArray) -> pa.Array:
+    return array.dictionary.take(array.indices)
