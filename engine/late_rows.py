@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
-from millstream.engine.columns import array_from_buffers
+from millstream.engine.columns import array_from_buffers, fixed_values
 from millstream.engine.sinks import Sink
 from millstream.engine.step import AtHand
+from millstream.engine.taking import take_rows
 from millstream.errors import SchemaError
 from millstream.kernels.compile import I64
 from millstream.planner.catalog import StreamDefinition
@@ -90,9 +91,9 @@ class LateRows:
         index = batch.schema.get_field_index(ROW_COLUMN)
         assert index >= 0, "rows that can be late carry their number"
         assert item.batch is not None, "rows that can be late carry their number"
-        numbers = batch.column(index).take(array_from_buffers(rows, pa.int64(), None))
+        numbers = fixed_values(batch.column(index))[rows]
         schema = self._schemas[item.stream]
-        columns = item.batch.take(numbers).columns[: self._n_columns[item.stream]]
+        columns = take_rows(item.batch, numbers).columns[: self._n_columns[item.stream]]
         for field, values in zip(list(schema)[-3:], (starts, ends, watermarks), strict=True):
             columns.append(_times(values, field.type, len(rows)))
         self._sinks[item.stream].write(pa.RecordBatch.from_arrays(columns, schema=schema))

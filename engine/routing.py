@@ -16,17 +16,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyarrow import lib
 
 from millstream.engine.columns import (
     array_from_buffers,
     fixed_values,
-    has_views,
     offsets_and_data,
     plain,
     validity,
 )
+from millstream.engine.taking import take
 from millstream.errors import InternalError, SchemaError
 from millstream.kernels.compile import U32, U64
 from millstream.kernels.hashing import (
@@ -202,7 +201,7 @@ def moved(batch: pa.RecordBatch, places: U32) -> pa.RecordBatch:
     if others:
         taken = array_from_buffers(rows, pa.int64(), None)
         for index in others:
-            columns[index] = _take(columns[index], taken)
+            columns[index] = take(columns[index], taken)
     return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
 
 
@@ -272,10 +271,3 @@ def _bytes_per_value(column: pa.Array) -> int | None:
     if column.type.id not in _MOVED or column.null_count > 0:
         return None
     return int(column.type.bit_width) // 8
-
-
-def _take(column: pa.Array, rows: pa.Array) -> pa.Array:
-    if has_views(column.type):
-        # Arrow cannot take rows of views.
-        return plain(column).take(rows).cast(column.type)
-    return pc.take(column, rows, boundscheck=False)

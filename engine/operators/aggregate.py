@@ -24,6 +24,7 @@ from millstream.engine.state.dense_panes import DensePanes
 from millstream.engine.state.key_table import KeyPart, Word
 from millstream.engine.state.pane_words import PaneWords
 from millstream.engine.state.step_rows import AssignedSteps, distinct_groups
+from millstream.engine.taking import take_rows
 from millstream.kernels.compile import U32
 from millstream.planner.nodes import HIDDEN_PREFIX, Node
 from millstream.planner.nodes import Aggregate as AggregateNode
@@ -283,7 +284,7 @@ class SingleAggregate(_Emitting):
         if grouping.grid.is_overlapping:
             panes = word_per_row(assigned.panes, rows.num_rows)
             indices, last_panes = grouping.grid.expand(panes, assigned.first_ends)
-            rows = rows.take(array_from_buffers(indices, pa.int64(), None))
+            rows = take_rows(rows, indices)
         if self._add_dense([(rows, last_panes)]):
             return
         self._note(grouping.add_rows(rows, (last_panes,)))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from millstream.engine.columns import array_from_buffers
 from millstream.engine.late_rows import LateRows
 from millstream.engine.operators.base import Collector, Counters
 from millstream.engine.operators.windowing import WindowGrid, word_per_row
 from millstream.engine.row_watermarks import RowWatermarks
+from millstream.engine.taking import take_rows
 from millstream.planner.nodes import HIDDEN_PREFIX, WINDOW_COLUMNS
 from millstream.planner.nodes import AssignWindows as AssignWindowsNode
 
@@ -52,7 +52,7 @@ class AssignWindows:
         last_panes = word_per_row(assigned.panes, rows.num_rows)
         if self._grid.is_overlapping:
             indices, last_panes = self._grid.expand(last_panes, assigned.first_ends)
-            rows = rows.take(array_from_buffers(indices, pa.int64(), None))
+            rows = take_rows(rows, indices)
         columns = rows.columns + self._grid.columns(last_panes, WINDOW_COLUMNS)
         out.emit(pa.RecordBatch.from_arrays(columns, schema=self._node.schema))
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
-from millstream.engine.columns import array_from_buffers, fixed_values
+from millstream.engine.columns import fixed_values
 from millstream.engine.dictionaries import batch_of, has_few_indices
 from millstream.engine.operators.base import Collector
 from millstream.engine.operators.grouping import Grouping
@@ -17,6 +17,7 @@ from millstream.engine.operators.news import News, NewsMaker, picked_columns
 from millstream.engine.state.sent_rows import SentRows
 from millstream.engine.state.state_columns import read_only
 from millstream.engine.state.step_rows import AssignedSteps
+from millstream.engine.taking import filter_rows
 from millstream.kernels.compile import I64, U8, U16, U32, Bool
 from millstream.kernels.versions import BEFORE, Change
 from millstream.planner.nodes import Aggregate, Exchange, Node, Transform
@@ -212,7 +213,7 @@ class Changelog:
         elif n_news < n_rows:
             is_news = kinds != Change.NONE
             kinds = kinds[is_news]
-            columns = batch.filter(_mask(is_news)).columns[:n_columns]
+            columns = filter_rows(batch, is_news).columns[:n_columns]
         news = self._with_ops(columns, kinds)
         if counts is None:
             out.emit(news)
@@ -326,7 +327,3 @@ def _may_take_back(node: Node) -> bool:
         isinstance(node, Transform) and node.where is None and not node.tables
     )
     return not is_whole or any(_may_take_back(below) for below in node.inputs)
-
-
-def _mask(flags: Bool) -> pa.Array:
-    return array_from_buffers(flags.view(np.uint8), pa.bool_(), None)

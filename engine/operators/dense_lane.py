@@ -9,7 +9,6 @@ from typing import TypeAlias, TypeVar, cast
 import numpy as np
 import pyarrow as pa
 
-from millstream.engine.columns import array_from_buffers
 from millstream.engine.operators.calls import Calls
 from millstream.engine.operators.windowing import PaneCuts, WindowGrid
 from millstream.engine.routing import moved
@@ -20,6 +19,7 @@ from millstream.engine.state.places import RowPlaces, have_nulls
 from millstream.engine.state.record_panes import KeyRows, RecordPanes
 from millstream.engine.state.state_columns import valid_flags
 from millstream.engine.state.words import WordSpec
+from millstream.engine.taking import take_rows
 from millstream.kernels.compile import I64
 from millstream.kernels.splitting import order_rows, part_rows
 from millstream.planner.nodes import Aggregate as AggregateNode
@@ -221,7 +221,7 @@ class DenseLane:
     def _some(self, rows: pa.RecordBatch | SourceRows, indices: I64) -> pa.RecordBatch:
         names = list(dict.fromkeys((*self._keys, *self._values)))
         batch = pa.RecordBatch.from_arrays([rows.column(name) for name in names], names)
-        return batch.take(array_from_buffers(indices, pa.int64(), None))
+        return take_rows(batch, indices)
 
     def _add(self, pieces: Sequence[tuple[pa.RecordBatch | SourceRows, int]]) -> bool:
         batches = [rows for rows, _ in pieces]

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from millstream.engine.columns import fixed_values
 from millstream.engine.state.state_columns import valid_flags
+from millstream.engine.taking import filter_rows
 from millstream.kernels.compile import I64, Bool
 from millstream.planner.nodes import PlaceOrder
 
@@ -48,7 +49,7 @@ def first_of_windows(
             else:
                 keep |= is_in & (column >= last if order.descending else column <= last)
     return [
-        chunk if keep.all() else chunk.filter(pa.array(keep))
+        chunk if keep.all() else filter_rows(chunk, keep)
         for chunk, keep in zip(chunks, kept, strict=True)
         if keep.any()
     ]

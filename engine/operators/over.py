@@ -15,7 +15,8 @@ from millstream.engine.operators.over_accumulators import Inputs
 from millstream.engine.operators.over_functions import OverFunctions
 from millstream.engine.row_watermarks import RowWatermarks
 from millstream.engine.state.keyed_rows import Keys
-from millstream.engine.state.waiting_rows import TimedRows, WaitingRows, take_rows
+from millstream.engine.state.waiting_rows import TimedRows, WaitingRows
+from millstream.engine.taking import take_rows
 from millstream.kernels.compile import I64
 from millstream.planner.nodes import Over as OverNode
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 from millstream.engine.columns import array_from_buffers, fixed_values
 from millstream.engine.operators.windowing import WindowGrid
 from millstream.engine.state.key_table import KeyPart, Word
+from millstream.engine.taking import take_rows
 from millstream.kernels.compile import I64
 from millstream.planner.nodes import Aggregate as AggregateNode
 
@@ -112,7 +113,7 @@ class PartialGroups:
         starts = np.flatnonzero((np.diff(panes) != 0) | (np.diff(first_ends) != 0)) + 1
         if (len(starts) + 1) * _RUN_ROWS_LEAST > batch.num_rows:
             indices, last_panes = self._grid.expand(panes, first_ends)
-            repeated = batch.take(array_from_buffers(indices, pa.int64(), None))
+            repeated = take_rows(batch, indices)
             self._add(repeated, (last_panes,))
             return
         # Whole runs of groups go into one window after the other, without being copied.

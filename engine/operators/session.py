@@ -20,6 +20,7 @@ from millstream.engine.operators.windowing import window_arrays
 from millstream.engine.row_watermarks import RowWatermarks
 from millstream.engine.state.session_state import SessionState
 from millstream.engine.state.step_rows import distinct_groups
+from millstream.engine.taking import filter_rows
 from millstream.errors import SchemaError
 from millstream.kernels.compile import I64, U32
 from millstream.kernels.sessions import LATE
@@ -97,7 +98,7 @@ class SessionAggregate:
         if watermarks is not None and assigned.n_late > 0:
             is_late = session_ids == LATE
             self._report(batch, np.flatnonzero(is_late), times, watermarks)
-            batch = batch.filter(pa.array(~is_late))
+            batch = filter_rows(batch, ~is_late)
             session_ids = session_ids[~is_late]
         if len(assigned.absorbed) > 0:
             self._calls.merge(assigned.absorbed, assigned.heirs)

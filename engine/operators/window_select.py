@@ -12,6 +12,7 @@ from millstream.engine.datafusion import QueryRunner
 from millstream.engine.event_time import WATERMARK_END
 from millstream.engine.operators.base import Collector, HeldBack
 from millstream.engine.operators.first_rows import first_of_windows
+from millstream.engine.taking import filter_rows
 from millstream.kernels.compile import I64
 from millstream.planner.nodes import ARRIVAL_COLUMN
 from millstream.planner.nodes import WindowSelect as WindowSelectNode
@@ -95,9 +96,9 @@ class WindowSelect:
                 closed_ends.append(ends)
                 continue
             if is_closed.any():
-                closed.append(chunk.filter(pa.array(is_closed)))
+                closed.append(filter_rows(chunk, is_closed))
                 closed_ends.append(ends[is_closed])
-                chunk, ends = chunk.filter(pa.array(~is_closed)), ends[~is_closed]
+                chunk, ends = filter_rows(chunk, ~is_closed), ends[~is_closed]
             self._chunks.append(chunk)
             self._ends.append(ends)
             self._next_end = min(self._next_end, int(ends.min()))

@@ -20,6 +20,7 @@ from millstream.engine.late_rows import LateRows
 from millstream.engine.operators.window_room import WindowRoom
 from millstream.engine.source_rows import SourceRows
 from millstream.engine.state.key_table import Word
+from millstream.engine.taking import filter_rows
 from millstream.kernels.compile import I64, U8
 from millstream.kernels.panes import fill_words
 from millstream.kernels.splitting import find_changes
@@ -133,7 +134,7 @@ class WindowGrid:
             self._report(batch, panes, watermarks, late, first_ends, late_rows)
         if n_late > 0:
             on_time = late == 0
-            batch = batch.filter(pa.array(on_time))
+            batch = filter_rows(batch, on_time)
             panes, times = panes[on_time], times[on_time]
             first_ends = None if first_ends is None else first_ends[on_time]
         self._room.check(panes, times)

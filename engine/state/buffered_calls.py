@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from millstream.engine.columns import array_from_buffers
 from millstream.engine.datafusion import QueryRunner
+from millstream.engine.taking import filter_rows
 from millstream.kernels.compile import U32
 from millstream.planner.nodes import ARRIVAL_COLUMN, HIDDEN_PREFIX, AggregateCall, SortKey, quoted
 
@@ -88,7 +89,7 @@ class BufferedCalls:
             renumbered = new_ids[chunk_ids]
             is_kept = renumbered != _NOT_WANTED
             if is_kept.any():
-                self._chunks.append(chunk if is_kept.all() else chunk.filter(pa.array(is_kept)))
+                self._chunks.append(chunk if is_kept.all() else filter_rows(chunk, is_kept))
                 self._group_ids.append(renumbered[is_kept].astype(np.uint32))
 
     def merge(self, sources: U32, targets: U32) -> None:
@@ -116,7 +117,7 @@ class BufferedCalls:
             is_wanted = places != _NOT_WANTED
             if not is_wanted.any():
                 continue
-            wanted = chunk if is_wanted.all() else chunk.filter(pa.array(is_wanted))
+            wanted = chunk if is_wanted.all() else filter_rows(chunk, is_wanted)
             arrival = np.arange(n_rows, n_rows + wanted.num_rows)
             n_rows += wanted.num_rows
             columns = [

@@ -11,7 +11,7 @@ from millstream.engine.columns import array_from_buffers, plain
 from millstream.engine.state.frames import BoundedFrame
 from millstream.engine.state.keyed_rows import KeyedRows
 from millstream.engine.state.row_store import RowStore
-from millstream.engine.state.waiting_rows import take_rows
+from millstream.engine.taking import take_rows
 from millstream.kernels.compile import I64
 from millstream.kernels.rings import (
     keep_new_rows,

@@ -13,6 +13,7 @@ from millstream.engine.columns import array_from_buffers
 from millstream.engine.state.equality import equal_values
 from millstream.engine.state.row_store import RowStore
 from millstream.engine.state.state_columns import resized
+from millstream.engine.taking import take, take_rows
 from millstream.kernels.compile import I64, U8, U16, U32, Bool
 from millstream.kernels.news import NewsField, write_news, write_news_shortly
 from millstream.kernels.versions import (
@@ -400,7 +401,7 @@ class _ArrowColumns:
             column = columns[place]
             if kept is not None:
                 column = pa.concat_arrays([column, kept.column(index)])
-            arrays[place] = column.take(indices)
+            arrays[place] = take(column, indices)
 
     def rewrite(self, group_ids: I64) -> None:
         """Keep only the rows of these groups."""
@@ -412,7 +413,7 @@ class _ArrowColumns:
         batch = pa.RecordBatch.from_arrays(arrays, schema=self._schema)
         if len(rows) == batch.num_rows:
             return batch
-        return batch.take(array_from_buffers(rows, pa.int64(), None))
+        return take_rows(batch, rows)
 
 
 def _has_words(type_: pa.DataType) -> bool:

@@ -6,13 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from millstream.engine.columns import array_from_buffers, has_views, plain
-from millstream.kernels.compile import I64, U32
+from millstream.engine.taking import take_rows
+from millstream.kernels.compile import I64
 from millstream.kernels.ordering import order_by_time, take_times
 
-__all__ = ["TimedRows", "WaitingRows", "take_rows"]
+__all__ = ["TimedRows", "WaitingRows"]
 
 _NONE_WAITS = (1 << 63) - 1
 
@@ -121,21 +120,6 @@ def _sorted(parts: list[TimedRows]) -> TimedRows:
         take_times(times, order, ordered)
         return TimedRows(take_rows(rows, order), _locked(ordered))
     return TimedRows(rows, times)
-
-
-def take_rows(rows: pa.RecordBatch, indices: I64 | U32) -> pa.RecordBatch:
-    """Return the rows at int64[n] or uint32[n] indices, which must be there: unchecked."""
-    array = array_from_buffers(indices, pa.from_numpy_dtype(indices.dtype), None)
-    if not any(has_views(type_) for type_ in rows.schema.types):
-        return pc.take(rows, array, boundscheck=False)
-    # Arrow cannot take rows of views.
-    columns = [
-        plain(column).take(array).cast(column.type)
-        if has_views(column.type)
-        else column.take(array)
-        for column in rows.columns
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=rows.schema)
 
 
 def _locked(times: I64) -> I64:
