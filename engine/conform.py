@@ -17,6 +17,7 @@ from pyarrow import types
 
 from millstream.engine.columns import first_null, plain
 from millstream.engine.dictionaries import MergeableRows
+from millstream.engine.taking import take
 from millstream.errors import SchemaError, SourceError
 
 __all__ = ["Conformer", "conform"]
@@ -188,14 +189,29 @@ class Conformer:
                 array = _cast(array, field.type)
             except pa.ArrowNotImplementedError as error:
                 raise self._mismatch(field, str(given)) from error
-            except pa.ArrowInvalid as error:
-                rows = array
-                row = _first_failing(len(array), lambda end: _cast(rows.slice(0, end), field.type))
-                detail = f"{given}: {array[row].as_py()!r} in row {first_row + row} does not fit"
-                raise self._mismatch(field, detail) from error
+            except pa.ArrowInvalid:
+                array = self._cast_alone(array, field, first_row)
         if not field.nullable:
             self._check_required(field, array, first_row)
         return array
+
+    def _cast_alone(self, array: pa.Array, field: pa.Field, first_row: int) -> pa.Array:
+        """Cast rows without those around them, whose lists Arrow casts with the lists of a slice.
+
+        Raises:
+            SchemaError: A value does not fit.
+        """
+        rows = plain(array)
+
+        def cast_first(n_rows: int) -> pa.Array:
+            return _cast(take(rows, pa.array(range(n_rows), pa.int64())), field.type)
+
+        try:
+            return cast_first(len(rows))
+        except pa.ArrowInvalid as error:
+            row = _first_failing(len(rows), cast_first)
+            detail = f"{array.type}: {_shown(rows, row)} in row {first_row + row} does not fit"
+            raise self._mismatch(field, detail) from error
 
     def _check_required(self, field: pa.Field, array: pa.Array, first_row: int) -> None:
         row = first_null(array)
@@ -256,6 +272,18 @@ def _first_failing(n_rows: int, convert: Callable[[int], object]) -> int:
         else:
             low = middle
     return low
+
+
+def _shown(array: pa.Array, row: int) -> str:
+    """Return a value as Python writes it or, if Python cannot hold it, as Arrow does."""
+    scalar = array[row]
+    try:
+        return repr(scalar.as_py())
+    except (ArithmeticError, LookupError, ValueError):
+        # Times far away, and without pandas those that differ by nanoseconds.
+        if types.is_temporal(scalar.type) and hasattr(scalar, "value"):
+            return str(scalar.value)
+        return " ".join(array.slice(row, 1).to_string().split())
 
 
 def _fits(given: pa.DataType, wanted: pa.DataType) -> bool:

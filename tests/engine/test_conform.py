@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from decimal import Decimal
 from typing import Any
 
@@ -224,6 +225,49 @@ def test_the_first_value_that_does_not_fit_is_named(
         f" {value!r} in row {row} does not fit"
     )
     assert error_of(batch, pa.schema([("x", type_)])) == wanted
+
+
+FAR = pa.array([0, 10**12], pa.timestamp("s"))
+LONG = pa.array([0, 2**62], pa.duration("s"))
+
+
+@pytest.mark.parametrize(
+    ("column", "type_", "shown"),
+    [
+        (FAR, pa.timestamp("ns"), "10{12}"),
+        (FAR.cast(pa.timestamp("s", "UTC")), pa.timestamp("ns", "UTC"), "10{12}"),
+        (LONG, pa.duration("ns"), str(2**62)),
+        (pa.array([0, 2**62]).view(pa.date64()), pa.date32(), str(2**62)),
+        (FAR.dictionary_encode(), pa.timestamp("ns"), "10{12}"),
+        (
+            pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), FAR),
+            pa.list_(pa.timestamp("ns")),
+            r"\[ \[ .*10{12}.* \] \]",
+        ),
+        (
+            pa.StructArray.from_arrays([LONG], ["d"]),
+            pa.struct([("d", pa.duration("ns"))]),
+            f".*{2**62}.*",
+        ),
+    ],
+    ids=str,
+)
+def test_values_that_python_cannot_hold_are_named_as_well(
+    column: pa.Array, type_: pa.DataType, shown: str
+) -> None:
+    message = error_of(pa.record_batch({"x": column}), pa.schema([("x", type_)]))
+    given_type = re.escape(str(column.type))
+    assert re.search(rf"got {given_type}: {shown} in row 1 does not fit$", message)
+    assert "\n" not in message
+
+
+def test_lists_around_a_slice_do_not_matter() -> None:
+    lists = pa.array([[300], [1, None], None, [2], [3, 400]], pa.list_(pa.int64()))
+    schema = pa.schema([("x", pa.list_(pa.int8()))])
+    batch = pa.record_batch({"x": lists})
+    assert rows_of(conform(batch[1:4], schema, "s")) == batch[1:4].to_pylist()
+    message = error_of(batch[1:], schema)
+    assert message.endswith("got list<item: int64>: [3, 400] in row 3 does not fit")
 
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-200, 200), max_size=30))
