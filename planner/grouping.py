@@ -28,6 +28,7 @@ from millstream.planner.grouping_sets import GroupTerms, read_group_terms
 from millstream.planner.nodes import (
     WINDOW_COLUMNS,
     Aggregate,
+    AggregateCall,
     Emit,
     Node,
     Transform,
@@ -81,7 +82,8 @@ def group(context: PlanContext, query: GroupQuery) -> Stage:
     stage = query.source.stage
     if query.source.window is not None and syntax is None:
         stage = assign_windows(context, query.source, query.source.window)
-    block = GroupBlock(context, query.aliases, windowed=syntax is not None)
+    windowed = syntax is not None
+    block = GroupBlock(context, query.aliases, windowed=windowed, n_sets=len(terms.sets))
     for term in terms.keys:
         if syntax is None or window_role(term) is None:
             block.keys.setdefault(term, f"__k{len(block.keys)}")
@@ -89,7 +91,7 @@ def group(context: PlanContext, query: GroupQuery) -> Stage:
     # Rendering finds the aggregates, which decide what the transform below them has to compute.
     for root in (*query.roots, *([having] if having is not None else [])):
         block.render(root)
-    rows, groups = _split_where(context, query, windowed=syntax is not None)
+    rows, groups = _split_where(context, query, windowed=windowed)
     stage = replace(stage, where=_conjunction(context, stage, query.where, rows))
     grouped = _lower(context, query, block, stage, syntax, terms)
     place = query.where if having is None else having
@@ -105,6 +107,7 @@ class GroupBlock:
         context: Of the block.
         aliases: Select list by output name.
         windowed: Whether groups are of windows.
+        n_sets: Number of grouping sets.
         keys: Column by expression for all that is grouped by.
         groupings: Column by expressions for calls of ``grouping``.
         aggregates: The aggregates found so far.
@@ -113,6 +116,7 @@ class GroupBlock:
     context: PlanContext
     aliases: Mapping[str, exp.Expr]
     windowed: bool
+    n_sets: int
     keys: dict[exp.Expr, str] = field(default_factory=dict)
     groupings: dict[tuple[str, ...], str] = field(default_factory=dict)
     aggregates: Aggregates = field(init=False)
@@ -170,6 +174,9 @@ class GroupBlock:
         names = tuple(self.keys.get(argument.unnest(), "") for argument in arguments)
         if not names or "" in names:
             raise self.context.source.error("grouping takes expressions of GROUP BY", node)
+        if self.n_sets == 1:
+            # A single set leaves no key out.
+            return "arrow_cast(0, 'Int32')"
         return quoted(self.groupings.setdefault(names, f"__g{len(self.groupings)}"))
 
 
@@ -337,6 +344,9 @@ def _aggregate(context: PlanContext, block: GroupBlock, node: Node, closing: Clo
     calls = block.aggregates.typed(node.schema)
     keys = tuple(name for name in block.keys.values() if name in node.schema.names)
     window = closing.window
+    if not calls and not keys and window is None:
+        # The one group of all rows needs a column, though nobody reads it.
+        calls = (AggregateCall("__a0", "count", (), pa.int64(), "count(*)"),)
     fields: list[pa.Field] = []
     if window is not None:
         fields.extend(pa.field(name, window.time_type, nullable=False) for name in WINDOW_COLUMNS)
@@ -362,23 +372,21 @@ def _united(
     select: exp.Select,
 ) -> Node:
     """One node for all grouping sets."""
-    if len(aggregates) == 1 and not block.groupings:
+    if len(aggregates) == 1:
         return aggregates[0]
-    if len(aggregates) > 1 and aggregates[0].emit == "changes":
+    if aggregates[0].emit == "changes":
         raise context.source.error(
             "grouping sets have no changelog, since their keys are not unique; add EMIT FINAL",
             select.args["group"],
         )
     types = {name: a.schema.field(name).type for a in aggregates for name in a.keys}
-    branches: list[Node] = [
+    branches = tuple(
         context.transform(aggregate, _set_columns(context, block, aggregate, types))
         for aggregate in aggregates
-    ]
-    if len(branches) == 1:
-        return branches[0]
+    )
     fields = [field.with_nullable(True) for field in branches[0].schema]
     return Union(
-        branches=tuple(branches),
+        branches=branches,
         schema=pa.schema(fields),
         watermark=aggregates[0].watermark,
     )

@@ -73,6 +73,8 @@ def _pruned_transform(node: Transform, needed: frozenset[str]) -> Node:
 
 def _pruned_aggregate(node: Aggregate, needed: frozenset[str]) -> Node:
     calls = tuple(call for call in node.calls if call.name in needed)
+    if not calls and not node.keys and node.window is None:
+        calls = node.calls[:1]
     dropped = frozenset(call.name for call in node.calls) - frozenset(call.name for call in calls)
     dropped |= frozenset(node.window_columns) - needed
     below = set(node.keys)
