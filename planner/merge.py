@@ -23,6 +23,9 @@ def merged(outer: Transform) -> Transform:
     inner = outer.input
     if not isinstance(inner, Transform) or outer.tables:
         return outer
+    if any(projection.multiplies for projection in inner.projections):
+        # What is outside is about the rows that come of it, and must not leave it out.
+        return outer
     if inner.tables and outer.picks is None:
         # A condition could not tell apart columns of the input and of the tables by name alone.
         return outer

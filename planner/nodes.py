@@ -8,6 +8,7 @@ node mentions.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -54,6 +55,8 @@ HIDDEN_PREFIX = "__ms_"
 OP_COLUMN = "_op"
 # In the query of a WindowSelect: the place of each row in the order of arrival, int64.
 ARRIVAL_COLUMN = "__arrival"
+
+_UNNEST = re.compile(r'\bunnest"?\s*\(', re.IGNORECASE)
 
 Emit: TypeAlias = Literal["append", "final", "changes"]
 ExchangeKind: TypeAlias = Literal["hash", "single", "broadcast", "forward"]
@@ -110,6 +113,11 @@ class Projection:
 
     sql: str
     name: str
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether it may give several rows for one, or none, so that it counts even if unread."""
+        return _UNNEST.search(self.sql) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,13 @@ from millstream.planner.nodes import (
     Changelog,
     Node,
     Over,
+    Projection,
     Source,
     Transform,
     Union,
     WindowSelect,
     passing_sql,
+    quoted,
 )
 
 __all__ = ["prune"]
@@ -58,16 +60,26 @@ def _pruned(node: Node, needed: frozenset[str]) -> Node:
 
 
 def _pruned_transform(node: Transform, needed: frozenset[str]) -> Node:
-    kept = [p for p in node.projections if p.name in needed] or list(node.projections[:1])
+    read = [p for p in node.projections if p.name in needed] or list(node.projections[:1])
+    kept = [p for p in node.projections if p in read or p.multiplies]
     texts = [p.sql for p in kept]
     texts.append(node.where or "")
     texts.append(node.from_sql)
     below = frozenset(_named(texts)) & frozenset(node.input.schema.names)
-    return replace(
+    whole = replace(
         node,
         input=_pruned(node.input, below),
         projections=tuple(kept),
         schema=_subset(node.schema, frozenset(p.name for p in kept)),
+    )
+    if len(read) == len(kept):
+        return whole
+    return Transform(
+        input=whole,
+        projections=tuple(Projection(quoted(p.name), p.name) for p in read),
+        where=None,
+        schema=_subset(node.schema, frozenset(p.name for p in read)),
+        watermark=node.watermark,
     )
 
 
