@@ -19,6 +19,7 @@ from millstream.planner.context import INPUT, Piece, PlanContext
 from millstream.planner.nodes import ARRIVAL_COLUMN, AggregateCall, SortKey, quoted
 from millstream.planner.place import Replace, span_of
 from millstream.planner.typing import TypingError
+from millstream.planner.unnest import refuse_unnest
 
 __all__ = [
     "FOLDING_FUNCTIONS",
@@ -190,7 +191,7 @@ class Aggregates:
         """Name of the output column for a call; equal calls share one.
 
         Raises:
-            SqlError: The call holds another aggregate.
+            SqlError: The call holds another aggregate, or unnest.
         """
         self._check_nesting(parts)
         order: tuple[SortKey, ...] = ()
@@ -224,6 +225,7 @@ class Aggregates:
     def _check_nesting(self, parts: CallParts) -> None:
         inside = (*parts.arguments, *parts.order, *([parts.filter] if parts.filter else []))
         for node in inside:
+            refuse_unnest(self.context, node, f"the aggregate {parts.function}")
             for nested in aggregate_calls(self.context, node):
                 raise self.context.source.error(
                     f"{nested.function} is an aggregate inside the aggregate {parts.function}; "

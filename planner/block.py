@@ -25,6 +25,7 @@ from millstream.planner.select_list import (
 )
 from millstream.planner.stage import Stage
 from millstream.planner.streaming_clauses import WindowCall
+from millstream.planner.unnest import refuse_unnest, unnest_calls
 from millstream.planner.windows import is_group_window
 
 __all__ = ["lower_select"]
@@ -66,6 +67,9 @@ def lower_select(context: PlanContext, select: exp.Select) -> Relation:
     """
     _check_clauses(context, select)
     shape = _shape(context, select)
+    if shape.unnests:
+        # A version of a row would become versions of several, which cannot be told apart.
+        context = replace(context, may_revise=False)
     # EMIT CHANGES is about the outermost aggregate; EMIT FINAL is about all of them.
     inner = context.emit if shape.plain or context.emit == "final" else None
     below = replace(context, emit=inner, may_revise=context.may_revise and shape.plain)
@@ -86,6 +90,7 @@ class _Shape:
     grouped: bool
     ranked: bool
     plain: bool
+    unnests: bool
     clause: WindowCall | None
 
 
@@ -108,7 +113,8 @@ def _shape(context: PlanContext, select: exp.Select) -> _Shape:
     others = any(select.args.get(key) for key in ("distinct", "joins", "limit", "order"))
     windowed = isinstance(getattr(select.args.get("from_"), "this", None), WindowCall)
     plain = not (grouped or ranked or others or windowed)
-    return _Shape(grouped, ranked, plain, clause)
+    unnests = any(True for term in terms for _ in unnest_calls(term))
+    return _Shape(grouped, ranked, plain, unnests, clause)
 
 
 def _check_clauses(context: PlanContext, select: exp.Select) -> None:
@@ -154,6 +160,7 @@ class _Block:
         stage = replace(stage, replace=with_aliases(context, stage.replace, aliases))
         if qualify is not None:
             self._check_qualify(qualify, aliases)
+            refuse_unnest(context, qualify, "QUALIFY", stage.replace, aliases)
             stage = replace(stage, where=stage.piece(context, qualify))
         return self._result(stage, items, order)
 
@@ -206,6 +213,8 @@ class _Block:
                 # In ORDER BY, unlike elsewhere, names of the output come first.
                 node = aliases.get(identifier_name(node.this), node)
             bind_with_aliases(self.source, node, aliases)
+            if all(node != item.node for item in items):
+                refuse_unnest(self.context, node, "ORDER BY", aliases=aliases)
             terms.append(node)
         return terms
 
@@ -223,6 +232,7 @@ class _Block:
             raise self.context.source.error(
                 f"{parts.function} with OVER cannot be used in WHERE; use QUALIFY", parts.node
             )
+        refuse_unnest(self.context, condition, "WHERE")
         self.source.scope.bind(condition, within_window=self.source.window is not None)
         return condition
 
@@ -248,6 +258,8 @@ class _Block:
     def _result(
         self, stage: Stage, items: Sequence[SelectItem], order: Sequence[exp.Expr]
     ) -> Relation:
+        for item in items if stage.changes else ():
+            self._refuse_unnest_of_versions(stage, item)
         outputs = [(item.name, stage.piece(self.context, item.node)) for item in items]
         if self.select.args.get("order") or self.select.args.get("limit"):
             return self._ordered(stage, outputs, order)
@@ -255,6 +267,14 @@ class _Block:
         if self.select.args.get("distinct"):
             return self._distinct(relation, items)
         return relation
+
+    def _refuse_unnest_of_versions(self, stage: Stage, item: SelectItem) -> None:
+        for call in unnest_calls(item.node, stage.replace):
+            raise self.context.source.error(
+                "unnest cannot follow results that are still revised, since it makes several rows "
+                "of one; use EMIT FINAL",
+                call,
+            )
 
     def _ordered(
         self, stage: Stage, outputs: Sequence[tuple[str, Piece]], order: Sequence[exp.Expr]

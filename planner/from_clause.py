@@ -22,6 +22,7 @@ from millstream.planner.scope import (
 )
 from millstream.planner.stage import EventTime, Inferable, Stage
 from millstream.planner.streaming_clauses import WindowCall
+from millstream.planner.unnest import refuse_unnest
 from millstream.planner.windows import WindowSyntax, read_window_call
 
 __all__ = ["From", "lower_from"]
@@ -284,6 +285,7 @@ def _join_condition(context: PlanContext, scope: Scope, join: exp.Join) -> str:
     if condition is None:
         return ""
     scope.bind(condition)
+    refuse_unnest(context, condition, "a condition of a join")
     for column in condition.find_all(exp.Column):
         if window_role(column) is not None:
             raise context.source.error("a window column cannot be joined on with a table", column)

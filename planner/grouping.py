@@ -37,10 +37,11 @@ from millstream.planner.nodes import (
 )
 from millstream.planner.over_clause import over_calls
 from millstream.planner.place import span_of
-from millstream.planner.scope import bound_column, bound_sql, window_role
-from millstream.planner.select_list import alias_of, bind_with_aliases
+from millstream.planner.scope import alias_of, bound_column, bound_sql, window_role
+from millstream.planner.select_list import bind_with_aliases
 from millstream.planner.stage import EventTime, Stage
 from millstream.planner.streaming_clauses import WindowCall
+from millstream.planner.unnest import refuse_unnest
 from millstream.planner.windows import (
     WindowSyntax,
     read_group_window,
@@ -91,6 +92,8 @@ def group(context: PlanContext, query: GroupQuery) -> Stage:
     # Rendering finds the aggregates, which decide what the transform below them has to compute.
     for root in (*query.roots, *([having] if having is not None else [])):
         block.render(root)
+    if having is not None:
+        refuse_unnest(context, having, "HAVING", block.replace, query.aliases)
     rows, groups = _split_where(context, query, windowed=windowed)
     stage = replace(stage, where=_conjunction(context, stage, query.where, rows))
     grouped = _lower(context, query, block, stage, syntax, terms)

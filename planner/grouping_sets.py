@@ -12,6 +12,7 @@ from millstream.planner.aggregates import aggregate_calls
 from millstream.planner.context import PlanContext
 from millstream.planner.from_clause import From
 from millstream.planner.scope import bound_sql, identifier_name, window_role
+from millstream.planner.unnest import refuse_unnest
 from millstream.planner.windows import is_group_window
 
 __all__ = ["GroupTerms", "read_group_terms"]
@@ -63,6 +64,8 @@ def read_group_terms(
     sets = _product(context, clause, factors)
     keys = [term for kept in factors for group in kept for term in group]
     plain = all(not isinstance(t, _SETS) for t in clause.expressions)
+    for key in keys if len(sets) > 1 else ():
+        refuse_unnest(context, key, "grouping sets")
     # A window's columns belong to every set, since rows are never grouped across windows.
     window_keys = {term for term in keys if window_role(term) is not None}
     return GroupTerms(

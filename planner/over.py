@@ -20,6 +20,7 @@ from millstream.planner.ranking import rank_in_windows
 from millstream.planner.scope import bound_column
 from millstream.planner.stage import EventTime, Stage
 from millstream.planner.typing import TypingError
+from millstream.planner.unnest import refuse_unnest
 from millstream.planner.windows import interval_units
 
 __all__ = ["add_window_functions"]
@@ -52,6 +53,8 @@ def add_window_functions(
         for parts in over_calls(root):
             _check_call(context, parts)
             clause = read_over(context, parts, named)
+            for part in (*parts.arguments, *clause.partition, *clause.order):
+                refuse_unnest(context, part, "a window function", stage.replace)
             partition = tuple(stage.render(context, term) for term in clause.partition)
             within = _within_window(stage, partition)
             order = () if within else tuple(stage.render(context, t.this) for t in clause.order)

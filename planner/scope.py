@@ -17,16 +17,19 @@ __all__ = [
     "Relation",
     "Scope",
     "ScopeItem",
+    "alias_of",
     "bound_column",
     "bound_sql",
     "identifier_name",
     "nearest",
+    "note_alias",
     "window_role",
 ]
 
 _SQL = "millstream_sql"
 _COLUMN = "millstream_column"
 _ROLE = "millstream_window_role"
+_ALIAS = "millstream_alias"
 
 EventTimes = Mapping[str, tuple[WatermarkBound, ...]]
 
@@ -262,6 +265,18 @@ def window_role(node: exp.Expr) -> str | None:
     """Which column of the block's own window a bound column is, or None."""
     role: str | None = node.meta.get(_ROLE)
     return role if isinstance(node, exp.Column) else None
+
+
+def alias_of(node: exp.Expr) -> str | None:
+    """Name of the output column that a bound column stands for, or None."""
+    alias: str | None = node.meta.get(_ALIAS) if isinstance(node, exp.Column) else None
+    return alias
+
+
+def note_alias(column: exp.Column, name: str) -> None:
+    """Bind a column to the output column of that name."""
+    column.meta[_ALIAS] = name
+    column.meta[_SQL] = ""
 
 
 def _note(column: exp.Column, key: str, sql: str, name: str, *, role: str | None = None) -> None:

@@ -11,11 +11,9 @@ from millstream.planner.context import PlanContext
 from millstream.planner.from_clause import From
 from millstream.planner.nodes import OP_COLUMN, WINDOW_COLUMNS
 from millstream.planner.place import Replace, span_of
-from millstream.planner.scope import bound_sql, identifier_name, nearest
+from millstream.planner.scope import alias_of, bound_sql, identifier_name, nearest, note_alias
 
 __all__ = ["SelectItem", "bind_with_aliases", "select_items", "with_aliases"]
-
-_ALIAS = "millstream_alias"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +48,7 @@ def bind_with_aliases(source: From, root: exp.Expr, aliases: Mapping[str, exp.Ex
         name = identifier_name(column.this)
         unqualified = len(column.parts) == 1 and bound_sql(column) is None
         if unqualified and name in aliases and not source.scope.knows(name):
-            column.meta[_ALIAS] = name
-            column.meta["millstream_sql"] = ""
+            note_alias(column, name)
     source.scope.bind(root)
 
 
@@ -67,12 +64,6 @@ def with_aliases(
         return replace(node)
 
     return outer
-
-
-def alias_of(node: exp.Expr) -> str | None:
-    """Name of the output column that a bound column stands for, or None."""
-    alias: str | None = node.meta.get(_ALIAS) if isinstance(node, exp.Column) else None
-    return alias
 
 
 def _is_star(term: exp.Expr) -> bool:
