@@ -26,6 +26,7 @@ from millstream.planner.event_time import (
 from millstream.planner.from_clause import From
 from millstream.planner.grouping_sets import GroupTerms, read_group_terms
 from millstream.planner.nodes import (
+    INPUT,
     WINDOW_COLUMNS,
     Aggregate,
     AggregateCall,
@@ -84,7 +85,8 @@ def group(context: PlanContext, query: GroupQuery) -> Stage:
     if query.source.window is not None and syntax is None:
         stage = assign_windows(context, query.source, query.source.window)
     windowed = syntax is not None
-    block = GroupBlock(context, query.aliases, windowed=windowed, n_sets=len(terms.sets))
+    n_sets = len(terms.sets)
+    block = GroupBlock(context, query.select, query.aliases, windowed=windowed, n_sets=n_sets)
     for term in terms.keys:
         if syntax is None or window_role(term) is None:
             block.keys.setdefault(term, f"__k{len(block.keys)}")
@@ -108,6 +110,7 @@ class GroupBlock:
 
     Attributes:
         context: Of the block.
+        select: The block.
         aliases: Select list by output name.
         windowed: Whether groups are of windows.
         n_sets: Number of grouping sets.
@@ -117,6 +120,7 @@ class GroupBlock:
     """
 
     context: PlanContext
+    select: exp.Select
     aliases: Mapping[str, exp.Expr]
     windowed: bool
     n_sets: int
@@ -137,6 +141,8 @@ class GroupBlock:
 
     def replace(self, node: exp.Expr) -> str | None:
         """SQL for a key, an aggregate or a window column; None for what merely holds some."""
+        if self._is_of_subquery(node):
+            return self._of_subquery(node)
         key = self.keys.get(node.unnest())
         if key is not None and span_of(node) is not None:
             return quoted(key)
@@ -147,6 +153,19 @@ class GroupBlock:
             if parts.function in self.context.typer.aggregates:
                 return quoted(self.aggregates.reference(parts))
         return self._column(node) if isinstance(node, exp.Column) else None
+
+    def _is_of_subquery(self, node: exp.Expr) -> bool:
+        """Whether a node stands in a query inside an expression of the block."""
+        above = node.find_ancestor(exp.Query)
+        return above is not None and above is not self.select
+
+    def _of_subquery(self, node: exp.Expr) -> str | None:
+        """SQL for a column of the block in a subquery, whose own names and aggregates stay."""
+        if not isinstance(node, exp.Column) or bound_sql(node) is None:
+            return None
+        key = self.keys.get(node)
+        sql = self._column(node) if key is None else quoted(key)
+        return f"{quoted(INPUT)}.{sql}"
 
     def _column(self, node: exp.Column) -> str | None:
         role = window_role(node)

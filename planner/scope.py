@@ -21,6 +21,7 @@ __all__ = [
     "bound_column",
     "bound_sql",
     "identifier_name",
+    "is_of_subquery",
     "nearest",
     "note_alias",
     "window_role",
@@ -151,7 +152,7 @@ class Scope:
                 continue
             if not self._inside_subquery(column, root):
                 self._bind_column(column, within_window)
-                if next(_queries_above(column, root), None) is not None:
+                if is_of_subquery(column, root):
                     _qualify(column)
 
     def _inside_subquery(self, column: exp.Column, root: exp.Expr) -> bool:
@@ -309,6 +310,11 @@ def _queries_above(node: exp.Expr, root: exp.Expr) -> Iterator[exp.Expr]:
         if node is root or node.parent is None:
             return
         node = node.parent
+
+
+def is_of_subquery(node: exp.Expr, root: exp.Expr) -> bool:
+    """Whether ``node`` stands in a query within ``root``."""
+    return next(_queries_above(node, root), None) is not None
 
 
 def _inside_call(column: exp.Column) -> bool:

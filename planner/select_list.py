@@ -11,7 +11,14 @@ from millstream.planner.context import PlanContext
 from millstream.planner.from_clause import From
 from millstream.planner.nodes import OP_COLUMN, WINDOW_COLUMNS
 from millstream.planner.place import Replace, span_of
-from millstream.planner.scope import alias_of, bound_sql, identifier_name, nearest, note_alias
+from millstream.planner.scope import (
+    alias_of,
+    bound_sql,
+    identifier_name,
+    is_of_subquery,
+    nearest,
+    note_alias,
+)
 
 __all__ = ["SelectItem", "bind_with_aliases", "select_items", "with_aliases"]
 
@@ -43,11 +50,15 @@ def select_items(context: PlanContext, select: exp.Select, source: From) -> tupl
 
 
 def bind_with_aliases(source: From, root: exp.Expr, aliases: Mapping[str, exp.Expr]) -> None:
-    """Bind an expression that may also name output columns; input columns come first."""
+    """Bind an expression that may also name output columns; input columns come first.
+
+    Subqueries in it see no output columns, but may have columns of the same names.
+    """
     for column in root.find_all(exp.Column):
         name = identifier_name(column.this)
         unqualified = len(column.parts) == 1 and bound_sql(column) is None
-        if unqualified and name in aliases and not source.scope.knows(name):
+        known = source.scope.knows(name) or is_of_subquery(column, root)
+        if unqualified and name in aliases and not known:
             note_alias(column, name)
     source.scope.bind(root)
 
