@@ -8,6 +8,7 @@ name except those with a grammar of their own.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from sqlglot import exp
@@ -25,6 +26,10 @@ __all__ = ["MillstreamDialect", "parse_statement", "partitioning_hint"]
 _WORDED_FUNCTIONS = ("CAST", "TRY_CAST", "EXTRACT", "SUBSTRING", "TRIM", "POSITION", "OVERLAY")
 _WORDED_PREFIXES = ("CASE", "ANY")
 
+_TERM_SETS: Mapping[TokenType, type[exp.Cube | exp.Rollup]] = {
+    TokenType.CUBE: exp.Cube,
+    TokenType.ROLLUP: exp.Rollup,
+}
 
 _HINT = re.compile(r"partitioning\s*\(\s*(\w+)\s*\)", re.IGNORECASE)
 _FIRST_TOKENS = (TokenType.SELECT, TokenType.WITH, TokenType.L_PAREN, TokenType.FROM)
@@ -48,6 +53,19 @@ class MillstreamParser(StreamingClauses, PostgresParser):
 
     def _warn_unsupported(self) -> None:
         """Say nothing: what is not supported is refused, not logged."""
+
+    def _parse_cube_or_rollup(self, with_prefix: bool = False) -> Any:
+        if with_prefix or self._curr.token_type not in _TERM_SETS:
+            return super()._parse_cube_or_rollup(with_prefix)
+        kind = _TERM_SETS[self._curr.token_type]
+        self._advance()
+        # Any expression can be a term, not only such without comparisons.
+        return kind(expressions=self._parse_wrapped_csv(self._parse_disjunction))
+
+    def _parse_grouping_set(self) -> Any:
+        return (
+            self._parse_grouping_sets() or self._parse_cube_or_rollup() or self._parse_disjunction()
+        )
 
     def _noted(self, start: int, node: Any) -> Any:
         if isinstance(node, exp.Expr) and self._index > start:

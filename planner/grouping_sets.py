@@ -51,7 +51,11 @@ def read_group_terms(
     if clause is None:
         return GroupTerms((), (), (None,))
     reader = _Reader(context, source, aliases, roots)
+    if clause.args.get("all") is False:
+        raise context.source.error("GROUP BY DISTINCT is not supported", clause)
     if clause.args.get("all"):
+        for term in clause.expressions:
+            raise context.source.error("GROUP BY ALL takes no terms", term)
         keys = [root.unnest() for root in roots if not any(aggregate_calls(context, root))]
         return GroupTerms(tuple(dict.fromkeys(keys)), (), (None,))
     for key, value in clause.args.items():

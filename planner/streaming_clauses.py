@@ -91,6 +91,14 @@ class StreamingClauses(ParserBase):
             this = super()._parse_query_modifiers(this)
         return this
 
+    def _parse_group(self, *args: Any, **kwargs: Any) -> Any:
+        start = self._index
+        if self._match(TokenType.GROUP_BY) and self._match(TokenType.ALL) and self._at_emit():
+            # Else the words of the clause would be taken for terms.
+            return self._noted(start, exp.Group(all=True))
+        self._retreat(start)
+        return super()._parse_group(*args, **kwargs)
+
     def _parse_table_alias(self, *args: Any, **kwargs: Any) -> Any:
         if self._at_emit() or self._window_name(self._curr, self._next) is not None:
             return None
