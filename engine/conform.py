@@ -22,6 +22,9 @@ from millstream.errors import SchemaError, SourceError
 
 __all__ = ["Conformer", "conform"]
 
+# What times and durations of pandas have beside those of Python.
+_NANOSECONDS = ("nanosecond", "nanoseconds")
+_DURATION_NS = pa.duration("ns")
 # What pyarrow raises when it cannot make an array of Python objects.
 _CONVERSION_ERRORS = (pa.ArrowException, TypeError, ValueError, OverflowError)
 
@@ -257,7 +260,15 @@ def _inferred(values: list[Any], wanted: pa.DataType) -> pa.Array:
     # Arrow infers int64 from integers and fails where one is beyond it.
     if types.is_uint64(wanted) and all(value is None or isinstance(value, int) for value in values):
         return pa.array(values, wanted)
-    return pa.array(values)
+    array = pa.array(values)
+    type_ = array.type
+    if not (types.is_timestamp(type_) or types.is_duration(type_)):
+        return array
+    # Arrow infers microseconds, also of what has nanoseconds, as times of pandas do.
+    if not any(getattr(value, name, 0) for value in values for name in _NANOSECONDS):
+        return array
+    is_timestamp = types.is_timestamp(type_)
+    return pa.array(values, pa.timestamp("ns", type_.tz) if is_timestamp else _DURATION_NS)
 
 
 def _first_failing(n_rows: int, convert: Callable[[int], object]) -> int:

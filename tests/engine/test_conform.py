@@ -443,3 +443,27 @@ def test_a_source_that_fails_while_it_is_read_is_a_source_error() -> None:
 def test_one_conformer_serves_many_batches() -> None:
     conformer = Conformer(SCHEMA, "s")
     assert rows_of(conformer.conform(ROWS[0]) + conformer.conform(ROWS[1:])) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [
+        (pa.timestamp("ns"), pd.Timestamp(1)),
+        (pa.timestamp("ns", "UTC"), pd.Timestamp(1_000_001, tz="UTC")),
+        (pa.duration("ns"), pd.Timedelta(1)),
+    ],
+)
+def test_nanoseconds_of_pandas_are_kept_or_refused(type_: pa.DataType, value: object) -> None:
+    schema = pa.schema({"k": type_})
+    for data in ({"k": [None, value]}, [{"k": None}, {"k": value}]):
+        (batch,) = conform(data, schema, "t")
+        assert batch.column(0).cast(pa.int64()).to_pylist() == [None, value.value]
+        coarse = pa.schema(
+            {
+                "k": pa.timestamp("us", type_.tz)
+                if pa.types.is_timestamp(type_)
+                else pa.duration("us")
+            }
+        )
+        with pytest.raises(SchemaError, match="in row 1"):
+            conform(data, coarse, "t")
