@@ -15,6 +15,7 @@ from millstream.planner.grouping import GroupQuery, check_key_type, group
 from millstream.planner.nodes import Aggregate, quoted
 from millstream.planner.over import add_window_functions
 from millstream.planner.over_clause import named_windows, over_calls
+from millstream.planner.place import unwrapped
 from millstream.planner.ranking import SortTerm, order_in_windows
 from millstream.planner.scope import Relation, identifier_name
 from millstream.planner.select_list import (
@@ -56,6 +57,12 @@ _REFUSED: Mapping[str, str] = {
     "offset": "OFFSET is not supported",
     "pivots": "PIVOT is not supported; use aggregates with FILTER",
     "sample": "TABLESAMPLE is not supported",
+}
+# What can follow the arguments of a call, and what of it means nothing to DataFusion.
+_ARGUMENT_SUFFIXES = (exp.Order, exp.IgnoreNulls, exp.RespectNulls, exp.Limit, exp.HavingMax)
+_NO_SUFFIXES: Mapping[type[exp.Expr], tuple[str, ...]] = {
+    exp.Limit: ("LIMIT",),
+    exp.HavingMax: ("HAVING",),
 }
 
 
@@ -170,6 +177,7 @@ class _Block:
         for root in (*roots, *clauses):
             for call in root.find_all(exp.Anonymous):
                 self._check_function(call)
+                self._check_arguments(call)
 
     def _check_function(self, call: exp.Anonymous) -> None:
         name = str(call.name).lower()
@@ -186,6 +194,20 @@ class _Block:
         if name in windows and not has_over(call):
             raise self.context.source.error(f"{name} needs OVER", call)
 
+    def _check_arguments(self, call: exp.Anonymous) -> None:
+        name = str(call.name).lower()
+        for argument in call.expressions:
+            is_named = isinstance(argument, exp.Alias) and name in self.context.typer.aggregates
+            words = ["AS"] if is_named else []
+            inner = argument
+            while isinstance(inner, _ARGUMENT_SUFFIXES):
+                words.extend(_NO_SUFFIXES.get(type(inner), ()))
+                inner = inner.this
+            for word in words:
+                raise self.context.source.error(
+                    f"{word} in the parentheses of {name} is not supported", argument
+                )
+
     def _bound(self, key: str, aliases: Mapping[str, exp.Expr]) -> exp.Expr | None:
         clause = self.select.args.get(key)
         if clause is None:
@@ -201,7 +223,7 @@ class _Block:
         clause = self.select.args.get("order")
         terms = []
         for term in clause.expressions if clause is not None else ():
-            node = term.this.unnest()
+            node = unwrapped(term.this)
             if isinstance(node, exp.Literal) and not node.is_string:
                 text = str(node.this)
                 if not text.isdigit() or not 1 <= int(text) <= len(items):

@@ -13,7 +13,7 @@ from millstream.planner.merge import merged
 from millstream.planner.nodes import INPUT, Emit, Node, Projection, Transform, quoted
 from millstream.planner.place import SourceText, span_of
 from millstream.planner.push_down import push_down
-from millstream.planner.scope import Relation, identifier_name
+from millstream.planner.scope import Relation, table_of_subquery
 from millstream.planner.typing import Typer, TypingError
 
 __all__ = ["INPUT", "Cte", "Piece", "PlanContext"]
@@ -84,7 +84,7 @@ class PlanContext:
             SqlError: DataFusion refuses one of the pieces.
         """
         projections = tuple(Projection(piece.sql, name) for name, piece in columns)
-        tables = tuple(sorted({*tables, *_subquery_tables((*(p for _, p in columns), where))}))
+        tables = tuple(sorted({*tables, *self._subquery_tables((*(p for _, p in columns), where))}))
         clause = "" if where is None else f" WHERE {where.sql}"
         visible = {INPUT: node.schema, **{name: self.catalog.tables[name] for name in tables}}
         tail = f" FROM {from_sql}{clause}"
@@ -93,6 +93,8 @@ class PlanContext:
         except TypingError as failure:
             pieces = [piece for _, piece in columns]
             raise self._locate(failure, pieces, where, from_sql, visible) from failure
+        if len(schema) != len(projections):
+            self._check_widths((piece for _, piece in columns), from_sql, visible)
         plain = {quoted(name): name for name in node.schema.names} if not tables else {}
         projections = tuple(
             _without_views(projection, field, plain)
@@ -120,6 +122,33 @@ class PlanContext:
             tables=tables,
         )
         return merged(transform)
+
+    def _subquery_tables(self, pieces: Iterable[Piece | None]) -> set[str]:
+        """Tables of the session that subqueries inside expressions read."""
+        return {
+            table_of_subquery(self.source, self.catalog.tables, table)
+            for piece in pieces
+            if piece is not None
+            for node in (piece.node, *piece.beside)
+            if node is not None
+            for query in node.find_all(exp.Query)
+            for table in query.find_all(exp.Table)
+            # Else it is a call of a table function.
+            if isinstance(table.this, exp.Identifier)
+        }
+
+    def _check_widths(
+        self, pieces: Iterable[Piece], from_sql: str, visible: Mapping[str, pa.Schema]
+    ) -> None:
+        """Check that each expression gives one column."""
+        for piece in pieces:
+            width = len(self.typer.schema(f"SELECT {piece.sql} FROM {from_sql}", visible))
+            if width != 1:
+                raise self.source.error(
+                    f"this gives {width} columns, one for each field of a struct; select its "
+                    "fields by name",
+                    piece.node,
+                )
 
     def _locate(
         self,
@@ -162,19 +191,6 @@ class PlanContext:
         except TypingError as failure:
             return failure
         return None
-
-
-def _subquery_tables(pieces: Iterable[Piece | None]) -> set[str]:
-    """Tables that subqueries inside expressions read."""
-    return {
-        identifier_name(table.this)
-        for piece in pieces
-        if piece is not None
-        for node in (piece.node, *piece.beside)
-        if node is not None
-        for query in node.find_all(exp.Query)
-        for table in query.find_all(exp.Table)
-    }
 
 
 def _select(projections: Sequence[Projection]) -> str:

@@ -32,7 +32,7 @@ _TERM_SETS: Mapping[TokenType, type[exp.Cube | exp.Rollup]] = {
 }
 
 _HINT = re.compile(r"partitioning\s*\(\s*(\w+)\s*\)", re.IGNORECASE)
-_FIRST_TOKENS = (TokenType.SELECT, TokenType.WITH, TokenType.L_PAREN, TokenType.FROM)
+_FIRST_TOKENS = (TokenType.SELECT, TokenType.WITH, TokenType.L_PAREN)
 
 
 class MillstreamParser(StreamingClauses, PostgresParser):

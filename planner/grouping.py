@@ -37,7 +37,7 @@ from millstream.planner.nodes import (
     quoted,
 )
 from millstream.planner.over_clause import over_calls
-from millstream.planner.place import span_of
+from millstream.planner.place import span_of, unwrapped
 from millstream.planner.scope import alias_of, bound_column, bound_sql, window_role
 from millstream.planner.select_list import bind_with_aliases
 from millstream.planner.stage import EventTime, Stage
@@ -143,7 +143,7 @@ class GroupBlock:
         """SQL for a key, an aggregate or a window column; None for what merely holds some."""
         if self._is_of_subquery(node):
             return self._of_subquery(node)
-        key = self.keys.get(node.unnest())
+        key = self.keys.get(unwrapped(node))
         if key is not None and span_of(node) is not None:
             return quoted(key)
         parts = call_parts(node)
@@ -193,7 +193,7 @@ class GroupBlock:
         return bound_sql(node)
 
     def _grouping(self, node: exp.Expr, arguments: Sequence[exp.Expr]) -> str:
-        names = tuple(self.keys.get(argument.unnest(), "") for argument in arguments)
+        names = tuple(self.keys.get(unwrapped(argument), "") for argument in arguments)
         if not names or "" in names:
             raise self.context.source.error("grouping takes expressions of GROUP BY", node)
         if self.n_sets == 1:
@@ -234,7 +234,7 @@ def _check_session_keys(
     for term in syntax.partition_by:
         source.scope.bind(term, within_window=False)
     keys = {term for term in terms.keys if window_role(term) is None}
-    if keys != {term.unnest() for term in syntax.partition_by}:
+    if keys != {unwrapped(term) for term in syntax.partition_by}:
         raise context.source.error(
             "PARTITION BY of a session must list what GROUP BY lists beside the window",
             syntax.partition_by[0],

@@ -11,6 +11,7 @@ from sqlglot import exp
 from millstream.planner.aggregates import aggregate_calls
 from millstream.planner.context import PlanContext
 from millstream.planner.from_clause import From
+from millstream.planner.place import unwrapped
 from millstream.planner.scope import bound_sql, identifier_name, window_role
 from millstream.planner.unnest import refuse_unnest
 from millstream.planner.windows import is_group_window
@@ -56,7 +57,7 @@ def read_group_terms(
     if clause.args.get("all"):
         for term in clause.expressions:
             raise context.source.error("GROUP BY ALL takes no terms", term)
-        keys = [root.unnest() for root in roots if not any(aggregate_calls(context, root))]
+        keys = [unwrapped(root) for root in roots if not any(aggregate_calls(context, root))]
         return GroupTerms(tuple(dict.fromkeys(keys)), (), (None,))
     for key, value in clause.args.items():
         if value and key not in ("expressions", "all"):
@@ -130,9 +131,9 @@ class _Reader:
         return (self._term(part),)
 
     def _term(self, written: exp.Expr) -> exp.Expr:
-        if is_group_window(written.unnest()):
+        if is_group_window(unwrapped(written)):
             raise self.context.source.error("a window belongs to all grouping sets", written)
-        term = self._resolved(written.unnest())
+        term = self._resolved(unwrapped(written))
         self.source.scope.bind(term)
         for parts in aggregate_calls(self.context, term):
             raise self.context.source.error(
@@ -147,11 +148,11 @@ class _Reader:
                 raise self.context.source.error(
                     f"GROUP BY position must be from 1 to {len(self.roots)}: {text}", term
                 )
-            return self.roots[int(text) - 1].unnest()
+            return unwrapped(self.roots[int(text) - 1])
         if isinstance(term, exp.Column) and len(term.parts) == 1 and bound_sql(term) is None:
             name = identifier_name(term.this)
             if name in self.aliases and not self.source.scope.knows(name):
-                return self.aliases[name].unnest()
+                return unwrapped(self.aliases[name])
         return term
 
 

@@ -9,6 +9,7 @@ from sqlglot import exp
 
 from millstream.planner.aggregates import CallParts, call_parts
 from millstream.planner.context import PlanContext
+from millstream.planner.place import unwrapped
 from millstream.planner.scope import identifier_name, nearest
 from millstream.planner.streaming_clauses import WindowBuffer, WindowCall
 
@@ -122,7 +123,7 @@ def _read(
     order = window.args.get("order")
     clause = OverClause(
         node=place,
-        partition=tuple(term.unnest() for term in terms if not isinstance(term, WindowBuffer)),
+        partition=tuple(unwrapped(term) for term in terms if not isinstance(term, WindowBuffer)),
         order=tuple(order.expressions) if order is not None else (),
         frame=_frame(context, window, [t for t in terms if isinstance(t, WindowBuffer)]),
     )

@@ -11,7 +11,7 @@ from sqlglot.tokens import Token, TokenType
 
 from millstream.errors import InternalError, SqlError
 
-__all__ = ["SPAN", "Replace", "SourceText", "Span", "span_of"]
+__all__ = ["SPAN", "Replace", "SourceText", "Span", "span_of", "unwrapped"]
 
 SPAN = "millstream_span"
 
@@ -31,6 +31,13 @@ def span_of(node: exp.Expr) -> Span | None:
         if left is not None and right is not None:
             return (left[0], right[1])
     return span
+
+
+def unwrapped(node: exp.Expr) -> exp.Expr:
+    """The expression in any parentheses; those of a subquery belong to it."""
+    while isinstance(node, exp.Paren):
+        node = node.this
+    return node
 
 
 @dataclass(frozen=True, slots=True)

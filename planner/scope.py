@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 from sqlglot import exp
 
-from millstream.planner.nodes import WINDOW_COLUMNS, Node, WatermarkBound, quoted
+from millstream.planner.nodes import INPUT, WINDOW_COLUMNS, Node, WatermarkBound, quoted
 from millstream.planner.place import SPAN, SourceText, span_of
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "is_of_subquery",
     "nearest",
     "note_alias",
+    "table_of_subquery",
     "window_role",
 ]
 
@@ -169,14 +170,7 @@ class Scope:
         return False
 
     def _table_columns(self, table: exp.Table) -> list[str]:
-        name = identifier_name(table.this)
-        if name not in self.tables or name == "input":
-            raise self.source.error(
-                "a subquery in an expression can read tables of the session only: "
-                f"{name!r} is none",
-                table,
-            )
-        return list(self.tables[name].names)
+        return list(self.tables[table_of_subquery(self.source, self.tables, table)].names)
 
     def _bind_column(self, column: exp.Column, within_window: bool) -> None:
         parts = [identifier_name(part) for part in column.parts if isinstance(part, exp.Identifier)]
@@ -226,6 +220,21 @@ class Scope:
         if name in WINDOW_COLUMNS and self.windowed:
             return f"{name!r} is known only after grouping; use it in SELECT or HAVING"
         return f"unknown column {name!r}{nearest(name, visible)}"
+
+
+def table_of_subquery(source: SourceText, tables: Mapping[str, pa.Schema], table: exp.Table) -> str:
+    """Name of the table that a subquery in an expression reads.
+
+    Raises:
+        SqlError: It is no table of the session.
+    """
+    name = identifier_name(table.this)
+    if name not in tables or name == INPUT:
+        raise source.error(
+            f"a subquery in an expression can read tables of the session only: {name!r} is none",
+            table,
+        )
+    return name
 
 
 def identifier_name(identifier: exp.Expr) -> str:

@@ -40,6 +40,9 @@ def select_items(context: PlanContext, select: exp.Select, source: From) -> tupl
     items: list[SelectItem] = []
     for term in select.expressions:
         if _is_star(term):
+            if span_of(term) is None:
+                place = select.args.get("from_") or select
+                raise context.source.error("SELECT is missing before FROM", place)
             items.extend(_expand_star(context, term, source))
             continue
         node = term.this if isinstance(term, exp.Alias) else term

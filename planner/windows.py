@@ -12,7 +12,7 @@ from sqlglot import exp
 from millstream.errors import SqlError
 from millstream.planner.context import PlanContext
 from millstream.planner.nodes import Window, WindowKind
-from millstream.planner.place import span_of
+from millstream.planner.place import span_of, unwrapped
 from millstream.planner.streaming_clauses import Duration, WindowArgument, WindowCall
 from millstream.planner.typing import TypingError
 
@@ -61,6 +61,9 @@ _SIZE_WORD: Mapping[WindowKind, str] = {
     "session": "gap",
 }
 _STEP_WORD = {"hop": "slide", "cumulate": "step"}
+
+# Arrays are made of this length for what lies in a window.
+_PANES_MAX = 1 << 24
 
 _NANOSECONDS = {
     "ns": 1,
@@ -233,7 +236,7 @@ def _listed(terms: Sequence[exp.Expr]) -> list[exp.Expr]:
     return [
         inner
         for term in terms
-        for inner in (term.expressions if isinstance(term, exp.Tuple) else [term.unnest()])
+        for inner in (term.expressions if isinstance(term, exp.Tuple) else [unwrapped(term)])
     ]
 
 
@@ -332,6 +335,11 @@ def _check_grid(
     if size % step:
         raise context.source.error(
             f"the size of a window must be a multiple of its {step_word}: {numbers}", syntax.step
+        )
+    if size // step > _PANES_MAX:
+        raise context.source.error(
+            f"a window can be {_PANES_MAX} times as long as its {step_word} at most: {numbers}",
+            syntax.step,
         )
 
 

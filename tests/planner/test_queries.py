@@ -5,7 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from millstream.planner.nodes import Source, Transform, Union, WatermarkBound
+from millstream.planner.catalog import StreamDefinition
+from millstream.planner.nodes import Aggregate, Source, Transform, Union, WatermarkBound
 
 
 def test_a_join_with_a_table_is_a_transform(plan):
@@ -217,3 +218,42 @@ def test_a_union_of_one_event_time_can_have_windows(plan):
 )
 def test_a_query_that_cannot_work_is_refused(refusal, marked, reason):
     assert refusal(marked).reason.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("marked", "reason"),
+    [
+        ("^FROM trades", "only queries can be run, which begin with SELECT, WITH or EXPLAIN: FROM"),
+        ("SELECT price FROM (FROM ^trades) AS t", "SELECT is missing before FROM"),
+        ("SELECT array_agg(^price LIMIT 1) FROM trades", "LIMIT in the parentheses of array_agg"),
+        ("SELECT array_agg(^price ORDER BY ts LIMIT 1) FROM trades", "LIMIT in the parentheses"),
+        ("SELECT any_value(^price HAVING MAX ts) FROM trades", "HAVING in the parentheses of any"),
+        ("SELECT max(^price AS p) FROM trades", "AS in the parentheses of max is not supported"),
+        ("SELECT ^unnest(two) FROM pairs", "this gives 2 columns, one for each field of a struct"),
+        ("SELECT 1 + price, ^unnest(max(two)) FROM pairs GROUP BY price EMIT FINAL", "2 columns"),
+        (
+            "SELECT price FROM trades WHERE EXISTS (SELECT 1 FROM ^nosuch)",
+            "a subquery in an expression can read tables of the session only: 'nosuch' is none",
+        ),
+        (
+            "SELECT price FROM trades WHERE EXISTS (SELECT 1 FROM ^ticks)",
+            "a subquery in an expression can read tables of the session only: 'ticks' is none",
+        ),
+        (
+            "SELECT price FROM trades WHERE price IN (SELECT * FROM ^nosuch(1))",
+            "unknown function 'nosuch'",
+        ),
+    ],
+)
+def test_what_other_dialects_know_is_refused_at_its_place(catalog, refusal, marked, reason):
+    two = pa.struct([("a", pa.int64()), ("b", pa.int64())])
+    schema = pa.schema([("price", pa.int64()), ("two", two)])
+    catalog.streams["pairs"] = StreamDefinition("pairs", schema)
+    assert reason in str(refusal(marked))
+
+
+def test_a_subquery_is_a_key_in_the_words_of_the_query(find):
+    sql = "SELECT count(*) FROM trades GROUP BY (SELECT max(name) FROM symbols)"
+    (aggregate,) = find(sql, Aggregate)
+    assert aggregate.input.projections[0].sql == "(SELECT max(name) FROM symbols)"
+    assert aggregate.input.tables == ("symbols",)

@@ -343,6 +343,11 @@ def test_a_growing_window_is_not_closed_by_its_start(find):
             "the size of a window must be a multiple of its slide: slide 3000, size 10000",
         ),
         (
+            "SELECT count(*) FROM ticks WINDOW SLIDING(at, 9223372036854775807, ^1)",
+            "a window can be 16777216 times as long as its slide at most: "
+            "slide 1, size 9223372036854775807",
+        ),
+        (
             "SELECT count(*) FROM trades WINDOW SLIDING(5s, ^10s)",
             "the slide of a window must not exceed its size: slide 10000, size 5000",
         ),
