@@ -65,7 +65,8 @@ def lower_from(context: PlanContext, select: exp.Select) -> From:
     if window is not None:
         alias = _alias(entry) or alias
     stage, item = _stage(context, relation, alias, joined=bool(joins))
-    scope = Scope([item], context.source, context.catalog.tables)
+    below = frozenset(relation.window_columns.values())
+    scope = Scope([item], context.source, context.catalog.tables, windows_below=below)
     if window is not None:
         scope.windowed, scope.window_alias = True, alias
         scope.window_prefix = f"{quoted(alias)}." if joins else ""

@@ -108,6 +108,7 @@ class Scope:
         windowed: Whether the block itself has a window, whose columns can be named.
         window_alias: Name by which a windowing table function's columns can be qualified, if any.
         window_prefix: What stands before a window column in SQL, where there are joins.
+        windows_below: Names of columns that are those of a window of the input.
         merged: Columns that JOIN ... USING made one.
     """
 
@@ -117,6 +118,7 @@ class Scope:
     windowed: bool = False
     window_alias: str | None = None
     window_prefix: str = ""
+    windows_below: frozenset[str] = frozenset()
     merged: set[str] = field(default_factory=set)
 
     def knows(self, name: str) -> bool:
@@ -174,6 +176,7 @@ class Scope:
 
     def _bind_column(self, column: exp.Column, within_window: bool) -> None:
         parts = [identifier_name(part) for part in column.parts if isinstance(part, exp.Identifier)]
+        self._check_window_name(parts, column)
         if within_window and self._means_window(parts, column):
             sql = self.window_prefix + quoted(parts[-1])
             _note(column, parts[-1], sql, parts[-1], role=parts[-1])
@@ -183,6 +186,22 @@ class Scope:
             f"['{part.replace(chr(39), chr(39) * 2)}']" for part in rest
         )
         _note(column, ".".join((item.columns[name], *rest)), sql, (rest or [name])[-1])
+
+    def _check_window_name(self, parts: list[str], column: exp.Column) -> None:
+        """Check that a name is not of the block's window and of a column that has it by chance."""
+        name = parts[0]
+        owner = next((item.alias for item in self.items if name in item.columns), None)
+        if not self.windowed or len(parts) > 1 or name not in WINDOW_COLUMNS or owner is None:
+            return
+        if name in self.windows_below:
+            return
+        if self.window_alias is None:
+            advice = f"write {owner}.{name} for the former, or rename it in a subquery"
+        else:
+            advice = f"write {self.window_alias}.{name} for the latter"
+        raise self.source.error(
+            f"{name!r} is ambiguous, a column of {owner!r} and of the window; {advice}", column
+        )
 
     def _means_window(self, parts: list[str], column: exp.Column) -> bool:
         if not self.windowed or parts[-1] not in WINDOW_COLUMNS or len(parts) > 2:

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 from millstream.planner import plan_query
+from millstream.planner.catalog import StreamDefinition
 from millstream.planner.nodes import Aggregate, AssignWindows, WatermarkBound, Window
 
 
@@ -187,6 +188,53 @@ def test_a_column_of_the_input_is_meant_where_the_window_has_no_columns_yet(cata
     assert outer.input.where == "\"window_start\" > '2020-01-01'"
     assert outer.calls[0].arguments == ("__x0",)
     assert plan_query(sql, catalog).root.projections[0].sql == '"window_start"'
+
+
+@pytest.mark.parametrize(
+    ("marked", "reason"),
+    [
+        (
+            "SELECT n, sum(^window_start) FROM odd GROUP BY n WINDOW TUMBLING(at, 10)",
+            "write odd.window_start for the former, or rename it in a subquery",
+        ),
+        (
+            "SELECT count(*) FROM odd o GROUP BY ^window_start WINDOW TUMBLING(at, 10)",
+            "write o.window_start for the former, or rename it in a subquery",
+        ),
+        (
+            "SELECT ^window_start, count(*) FROM odd WINDOW TUMBLING(at, 10)",
+            "write odd.window_start for the former, or rename it in a subquery",
+        ),
+        (
+            "SELECT count(*) FROM odd WHERE ^window_start > 3 GROUP BY tumble(at, 10)",
+            "write odd.window_start for the former, or rename it in a subquery",
+        ),
+        (
+            "SELECT ^window_start, n FROM TUMBLE(odd, at, 10) AS w",
+            "write w.window_start for the latter",
+        ),
+    ],
+)
+def test_a_name_of_the_window_and_of_the_stream_is_ambiguous(catalog, refusal, marked, reason):
+    schema = pa.schema([("n", pa.int64()), ("at", pa.int64()), ("window_start", pa.int64())])
+    catalog.streams["odd"] = StreamDefinition("odd", schema, "at", 0)
+    message = refusal(marked).reason
+    assert message.startswith("'window_start' is ambiguous, a column of ")
+    assert message.endswith(reason)
+
+
+def test_a_column_with_a_name_of_the_window_can_be_qualified_or_renamed(catalog):
+    schema = pa.schema([("n", pa.int64()), ("at", pa.int64()), ("window_start", pa.int64())])
+    catalog.streams["odd"] = StreamDefinition("odd", schema, "at", 0)
+    for sql in (
+        "SELECT o.window_start AS own, sum(o.window_start) AS s FROM odd o "
+        "GROUP BY o.window_start WINDOW TUMBLING(at, 10)",
+        "SELECT window_start, sum(own) AS s FROM (SELECT at, window_start AS own FROM odd) "
+        "WINDOW TUMBLING(at, 10)",
+        "SELECT w.window_start, count(*) FROM TUMBLE(odd, at, 10) AS w GROUP BY w.window_start",
+        "SELECT window_start, n FROM odd",
+    ):
+        assert plan_query(sql, catalog)
 
 
 def test_event_time_is_inferred_for_bounded_tables_only(catalog):
