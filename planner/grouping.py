@@ -234,7 +234,14 @@ def _check_session_keys(
     for term in syntax.partition_by:
         source.scope.bind(term, within_window=False)
     keys = {term for term in terms.keys if window_role(term) is None}
-    if keys != {unwrapped(term) for term in syntax.partition_by}:
+    partition = {unwrapped(term) for term in syntax.partition_by}
+    if any(kept is not None and not partition <= kept for kept in terms.sets):
+        raise context.source.error(
+            "PARTITION BY of a session must be in every grouping set, since rows of other keys "
+            "have other sessions; compute totals in an outer query, or leave PARTITION BY out",
+            syntax.partition_by[0],
+        )
+    if keys != partition:
         raise context.source.error(
             "PARTITION BY of a session must list what GROUP BY lists beside the window",
             syntax.partition_by[0],

@@ -427,6 +427,12 @@ def test_a_growing_window_is_not_closed_by_its_start(find):
             "PARTITION BY of a session must list what GROUP BY lists beside the window",
         ),
         (
+            "SELECT count(*) FROM SESSION(TABLE trades PARTITION BY ^symbol, DESCRIPTOR(ts), "
+            "INTERVAL '1' HOUR) GROUP BY ROLLUP (symbol), window_start, window_end EMIT FINAL",
+            "PARTITION BY of a session must be in every grouping set, since rows of other keys "
+            "have other sessions; compute totals in an outer query, or leave PARTITION BY out",
+        ),
+        (
             "SELECT ^tumble(ts, INTERVAL '1' HOUR) FROM trades",
             "tumble belongs into GROUP BY; here, use window_start or window_end",
         ),
