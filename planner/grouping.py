@@ -347,10 +347,16 @@ def check_key_type(context: PlanContext, place: exp.Expr, data_type: pa.DataType
     """Check that rows can be told apart by a column.
 
     Raises:
-        SqlError: The type is nested.
+        SqlError: The type is nested, or an extension.
     """
-    if pa.types.is_nested(data_type):
-        raise context.source.error(f"rows cannot be grouped by a {data_type}", place)
+    inner = data_type.value_type if pa.types.is_dictionary(data_type) else data_type
+    if isinstance(inner, pa.BaseExtensionType):
+        storage = context.typer.type_name(inner.storage_type)
+        raise context.source.error(
+            f"rows cannot be grouped by values of {inner}; use arrow_cast(..., '{storage}')", place
+        )
+    if pa.types.is_nested(inner):
+        raise context.source.error(f"rows cannot be grouped by a {inner}", place)
 
 
 def _narrowest(stage: Stage) -> str:

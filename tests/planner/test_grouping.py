@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 from millstream.planner import plan_query
+from millstream.planner.catalog import StreamDefinition
 from millstream.planner.nodes import Aggregate, Changelog, SortKey, Transform, Union
 
 
@@ -307,3 +308,22 @@ def test_grouping_sets_are_a_union_of_aggregates(find):
 )
 def test_a_grouping_that_cannot_work_is_refused(refusal, marked, reason):
     assert refusal(marked).reason == reason
+
+
+@pytest.mark.parametrize(
+    "marked",
+    [
+        "SELECT count(*) FROM things GROUP BY ^id",
+        "SELECT DISTINCT ^id FROM things",
+        "SELECT count(*) OVER (PARTITION BY ^id ORDER BY at) FROM things",
+    ],
+)
+def test_values_of_an_extension_are_no_keys_but_their_storage_is(catalog, refusal, marked):
+    schema = pa.schema([("id", pa.uuid()), ("at", pa.int64())])
+    catalog.streams["things"] = StreamDefinition("things", schema, "at")
+    assert refusal(marked).reason == (
+        "rows cannot be grouped by values of extension<arrow.uuid>; use arrow_cast(..., "
+        "'FixedSizeBinary(16)')"
+    )
+    storage = marked.replace("^id", "arrow_cast(id, 'FixedSizeBinary(16)')")
+    assert plan_query(storage, catalog)
