@@ -30,6 +30,14 @@ _TERM_SETS: Mapping[TokenType, type[exp.Cube | exp.Rollup]] = {
     TokenType.CUBE: exp.Cube,
     TokenType.ROLLUP: exp.Rollup,
 }
+# What never begins an expression, so that one is missing between it and a comma.
+_AFTER_LISTS = frozenset(
+    {
+        *(TokenType.COMMA, TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.FROM),
+        *(TokenType.WHERE, TokenType.GROUP_BY, TokenType.HAVING, TokenType.QUALIFY),
+        *(TokenType.ORDER_BY, TokenType.LIMIT, TokenType.UNION),
+    }
+)
 
 _HINT = re.compile(r"partitioning\s*\(\s*(\w+)\s*\)", re.IGNORECASE)
 _FIRST_TOKENS = (TokenType.SELECT, TokenType.WITH, TokenType.L_PAREN)
@@ -66,6 +74,28 @@ class MillstreamParser(StreamingClauses, PostgresParser):
         return (
             self._parse_grouping_sets() or self._parse_cube_or_rollup() or self._parse_disjunction()
         )
+
+    def _parse_csv(self, parse_method: Any, sep: TokenType = TokenType.COMMA) -> Any:
+        def parse_one() -> Any:
+            follows = self._index > 0 and self._prev.token_type == sep
+            item = parse_method()
+            if item is None and follows and self._at_end_of_list():
+                self.raise_error("An expression is missing here", token=self._prev)
+            if item is None and self._curr.token_type == sep:
+                self.raise_error("An expression is missing here", token=self._curr)
+            return item
+
+        return super()._parse_csv(parse_one, sep)
+
+    def _parse_join(self, *args: Any, **kwargs: Any) -> Any:
+        comma = self._curr
+        join = super()._parse_join(*args, **kwargs)
+        if join is None and comma.token_type == TokenType.COMMA:
+            self.raise_error("A table is missing here", token=comma)
+        return join
+
+    def _at_end_of_list(self) -> bool:
+        return self._index >= len(self._tokens) or self._curr.token_type in _AFTER_LISTS
 
     def _noted(self, start: int, node: Any) -> Any:
         if isinstance(node, exp.Expr) and self._index > start:

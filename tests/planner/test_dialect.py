@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pyarrow as pa
 import pytest
 from sqlglot import exp
@@ -211,3 +213,26 @@ def test_a_syntax_error_is_one_sentence_with_its_place(sql, reason, column):
 def test_statements_that_are_no_queries_are_refused(statement):
     with pytest.raises(SqlError, match="only queries can be run"):
         parse_statement(statement)
+
+
+@pytest.mark.parametrize(
+    "marked",
+    [
+        "SELECT price^,, symbol FROM trades",
+        "SELECT price^, FROM trades",
+        "SELECT ^, price FROM trades",
+        "SELECT sum(price^,) FROM trades",
+        "SELECT [1^,] FROM trades",
+        "SELECT price FROM trades WHERE price IN (1^,)",
+        "SELECT price FROM trades^,",
+        "SELECT price FROM trades^, WHERE price > 1",
+        "SELECT symbol FROM trades GROUP BY symbol^,",
+        "SELECT symbol FROM trades GROUP BY symbol^, HAVING count(*) > 1",
+        "SELECT symbol FROM trades GROUP BY ROLLUP (symbol^,) EMIT FINAL",
+        "SELECT sum(price) OVER (PARTITION BY symbol^, ORDER BY ts) FROM trades",
+    ],
+)
+def test_something_must_stand_on_both_sides_of_a_comma(refusal, marked):
+    assert re.match(
+        "syntax error at ',': an? (expression|table) is missing", refusal(marked).reason
+    )
