@@ -162,14 +162,26 @@ class Scope:
         """Whether a column belongs to a subquery over tables, where DataFusion finds it."""
         parts = [identifier_name(part) for part in column.parts]
         for query in _queries_above(column, root):
-            for table in query.find_all(exp.Table):
-                alias = table.args.get("alias")
-                called = identifier_name(alias.this if alias is not None else table.this)
-                if parts[0] in self._table_columns(table) or (
-                    len(parts) > 1 and parts[0] == called
-                ):
+            for entry in query.find_all(exp.Table, exp.Values, exp.Subquery):
+                called, columns = self._entry_of_subquery(entry)
+                if parts[0] in columns or (len(parts) > 1 and parts[0] == called):
                     return True
         return False
+
+    def _entry_of_subquery(self, entry: exp.Expr) -> tuple[str | None, list[str]]:
+        """What stands in FROM of a subquery: its name, and the columns that it is known to have."""
+        alias = entry.args.get("alias")
+        name = None if alias is None or alias.this is None else identifier_name(alias.this)
+        listed = [] if alias is None else alias.args.get("columns") or []
+        columns = [identifier_name(column) for column in listed]
+        if isinstance(entry, exp.Subquery):
+            terms = entry.this.expressions if name and isinstance(entry.this, exp.Select) else []
+            computed = [term.args["alias"] for term in terms if isinstance(term, exp.Alias)]
+            return name, columns or [identifier_name(column) for column in computed]
+        if isinstance(entry, exp.Table) and not (columns and isinstance(entry.this, exp.Anonymous)):
+            own = self._table_columns(entry)
+            return name or identifier_name(entry.this), [*columns, *own]
+        return name, columns
 
     def _table_columns(self, table: exp.Table) -> list[str]:
         return list(self.tables[table_of_subquery(self.source, self.tables, table)].names)
