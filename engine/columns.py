@@ -20,6 +20,7 @@ from millstream.kernels.bitmaps import expand_bits, pack_bits
 from millstream.kernels.compile import I32, I64, U8
 
 __all__ = [
+    "BYTES_TYPES",
     "array_from_buffers",
     "empty_batch",
     "event_times",
@@ -60,6 +61,17 @@ _OFFSETS: dict[int, np.dtype[Any]] = {
     lib.Type_LARGE_STRING: np.dtype(np.int64),
     lib.Type_LARGE_BINARY: np.dtype(np.int64),
 }
+BYTES_TYPES = frozenset(
+    {
+        lib.Type_STRING,
+        lib.Type_BINARY,
+        lib.Type_LARGE_STRING,
+        lib.Type_LARGE_BINARY,
+        lib.Type_FIXED_SIZE_BINARY,
+        lib.Type_DECIMAL256,
+    }
+)
+"""Ids of types whose values are strings of bytes, as :func:`offsets_and_data` gives them."""
 _VIEWS = {
     lib.Type_STRING_VIEW: pa.large_string(),
     lib.Type_BINARY_VIEW: pa.large_binary(),

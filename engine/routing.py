@@ -19,6 +19,7 @@ import pyarrow as pa
 from pyarrow import lib
 
 from millstream.engine.columns import (
+    BYTES_TYPES,
     array_from_buffers,
     fixed_values,
     offsets_and_data,
@@ -65,16 +66,6 @@ _PAIRS = frozenset({lib.Type_DECIMAL128, lib.Type_INTERVAL_MONTH_DAY_NANO})
 _NARROW_DECIMALS = frozenset({lib.Type_DECIMAL32, lib.Type_DECIMAL64})
 # Whole bytes, up to eight of them.
 _MOVED = (_WORDS | _FLOATS | _NARROW_DECIMALS) - {lib.Type_BOOL}
-_BYTES = frozenset(
-    {
-        lib.Type_STRING,
-        lib.Type_BINARY,
-        lib.Type_LARGE_STRING,
-        lib.Type_LARGE_BINARY,
-        lib.Type_FIXED_SIZE_BINARY,
-        lib.Type_DECIMAL256,
-    }
-)
 
 
 def hash_columns(arrays: Sequence[pa.Array], names: Sequence[str] | None = None) -> U64:
@@ -233,7 +224,7 @@ def _chain(array: pa.Array, hashes: U64) -> None:
     without_nulls: Callable[..., None] = hash_words
     with_nulls: Callable[..., None] = hash_words_nullable
     values: tuple[npt.NDArray[Any], ...]
-    if type_id in _BYTES:
+    if type_id in BYTES_TYPES:
         without_nulls, with_nulls = hash_bytes, hash_bytes_nullable
         values = offsets_and_data(array)
     elif type_id in _PAIRS:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import lib
 
-from millstream.engine.columns import array_from_buffers, fixed_values, plain
+from millstream.engine.columns import BYTES_TYPES, array_from_buffers, fixed_values, plain
 from millstream.kernels.compile import I64, Bool
 
 __all__ = ["equal_values"]
@@ -23,16 +23,6 @@ _LISTS_BY_OFFSETS = frozenset({lib.Type_LIST, lib.Type_LARGE_LIST, lib.Type_MAP}
 _LIST_VIEWS = frozenset({lib.Type_LIST_VIEW, lib.Type_LARGE_LIST_VIEW})
 _LISTS = _LISTS_BY_OFFSETS | _LIST_VIEWS | {lib.Type_FIXED_SIZE_LIST}
 _UNIONS = frozenset({lib.Type_SPARSE_UNION, lib.Type_DENSE_UNION})
-_BYTES = frozenset(
-    {
-        lib.Type_STRING,
-        lib.Type_BINARY,
-        lib.Type_LARGE_STRING,
-        lib.Type_LARGE_BINARY,
-        lib.Type_FIXED_SIZE_BINARY,
-        lib.Type_DECIMAL256,
-    }
-)
 
 
 def equal_values(one: pa.Array, other: pa.Array) -> Bool:
@@ -93,7 +83,7 @@ def _present_equal(one: pa.Array, other: pa.Array, both: Bool | None) -> Bool:
         for place in range(one.type.num_fields):
             equal &= equal_values(one.field(place), other.field(place))
         return equal
-    if type_id in _BYTES:
+    if type_id in BYTES_TYPES:
         return _flags(pc.fill_null(pc.equal(one, other), False))
     return _words_equal(fixed_values(one), fixed_values(other))
 
