@@ -16,10 +16,9 @@ __all__ = ["PairSet"]
 _SLOTS_LEAST = 64
 _NO_NULLS = np.empty(0, np.uint8)
 # Bits take the place of slots when they take this many bytes per pair or less, and stay up to the
-# second figure; a slot with its share of free ones takes 26 to 51.
+# second figure; a slot with its share of free ones takes 26 to 51. The two are so far apart that
+# bits which did not last come back for no less than four times the pairs.
 _BITS_BYTES, _BITS_BYTES_MAX = 16, 64
-# Where bits did not last, there have to be so many times the pairs before they are tried again.
-_NOT_AGAIN = 4
 
 
 class PairSet:
@@ -37,7 +36,6 @@ class PairSet:
         self.n_pairs = 0
         self._entries = self._room(_SLOTS_LEAST)
         self._bits: PairBits | None = None
-        self._bits_from = 0
         # Pairs before the last ones were replaced: as many are likely to come again.
         self._n_before = 0
 
@@ -116,7 +114,7 @@ class PairSet:
         self._entries = self._room(n_slots)
 
     def _grow(self) -> None:
-        if self._n_words == 1 and self.n_pairs >= self._bits_from:
+        if self._n_words == 1:
             least, greatest, last_owner = find_pairs_bounds(self._entries)
             shape = least, greatest, last_owner + 1
             if PairBits.bytes_for(*shape) <= _BITS_BYTES * self.n_pairs:
@@ -134,7 +132,7 @@ class PairSet:
         if bits.grow(least, greatest, n_owners, self._bits_bytes_max(self.n_pairs)):
             return
         owners, values = bits.of(np.arange(bits.n_owners), self.n_pairs)
-        self._bits, self._bits_from = None, _NOT_AGAIN * self.n_pairs
+        self._bits = None
         self._make_slots(self.n_pairs)
         self.n_pairs = 0
         self.add(list(values), None, owners)
