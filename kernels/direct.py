@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from millstream.kernels.compile import I64, U32, U64, kernel
+from millstream.kernels.compile import I64, U32, U64, inlined_kernel, kernel
 from millstream.kernels.compile import _pointer as pointer
 
 __all__ = ["assign_group_ids_direct", "fill_direct"]
@@ -55,7 +55,7 @@ def _block_values(columns: I64, word: int, first: int) -> I64:
     return pointer(columns[word, 0] + first * columns[word, 1], np.int64)  # type: ignore[no-any-return]
 
 
-@kernel
+@inlined_kernel
 def _hash_group(keys: I64, group_id: int) -> np.uint64:
     state = _SEED
     for word in range(keys.shape[0]):
@@ -63,7 +63,7 @@ def _hash_group(keys: I64, group_id: int) -> np.uint64:
     return _finish(state)
 
 
-@kernel
+@inlined_kernel
 def _index_group(keys: I64, group_id: int, slots: U64) -> None:
     """Enter a group into the index, unless it is in there."""
     mask = np.uint64(slots.shape[0] - 1)
@@ -161,29 +161,21 @@ def _find_block(
 
 
 @kernel
-def _find_by_hash(columns: I64, first: int, row: int, slots: U64, keys: I64, n_groups: int) -> int:
-    """Return the group of a row of a block, or ``n_groups`` for a new one that it is entered as."""
-    mask = np.uint64(slots.shape[0] - 1)
-    state = _SEED
+def _hash_missed(columns: I64, first: int, ids: U32, missed: U32, hashes: U64) -> int:
+    """List the rows of a block that were not found, with their hashes; return how many."""
+    n_missed = 0
+    for row in range(ids.shape[0]):
+        missed[n_missed] = row
+        n_missed += ids[row] == _MISSED
+    for index in range(n_missed):
+        hashes[index] = _SEED
     for word in range(columns.shape[0]):
-        state = _absorb(state, _block_values(columns, word, first)[row])
-    hashed = _finish(state)
-    place = _place(hashed, slots.shape[0])
-    entry = slots[place]
-    while entry != _FREE:
-        if entry >> _HALF == hashed >> _HALF:
-            group_id = int(np.int64(entry & _ID_BITS)) - 1
-            differences = 0
-            for word in range(columns.shape[0]):
-                value = _block_values(columns, word, first)[row]
-                differences |= keys[word, group_id] ^ value
-            if differences == 0:
-                return group_id
-        place = (place + _ONE) & mask
-        entry = slots[place]
-    if n_groups < min(keys.shape[1], slots.shape[0] // 2):
-        slots[place] = _entry(hashed, n_groups + 1)
-    return n_groups
+        values = _block_values(columns, word, first)
+        for index in range(n_missed):
+            hashes[index] = _absorb(hashes[index], values[missed[index]])
+    for index in range(n_missed):
+        hashes[index] = _finish(hashes[index])
+    return n_missed
 
 
 @kernel
@@ -197,6 +189,8 @@ def _settle_missed(
     base: int,
     owners: I64,
     direct: U32,
+    missed: U32,
+    hashes: U64,
 ) -> tuple[int, int, int]:
     """Settle rows of a block.
 
@@ -208,29 +202,44 @@ def _settle_missed(
     values = _block_values(columns, n_words - 1, first)
     panes = _block_values(columns, 0, first)
     n_groups_max = min(keys.shape[1], slots.shape[0] // 2)
+    mask = np.uint64(slots.shape[0] - 1)
     n_hashed = 0
-    for row in range(ids.shape[0]):
-        if ids[row] != _MISSED:
-            continue
-        place = 0 if n_words == 1 else panes[row] & (owners.shape[0] - 1)
-        index = np.uint64(values[row] - base)
+    for index in range(_hash_missed(columns, first, ids, missed, hashes)):
+        row = missed[index]
+        pane_place = 0 if n_words == 1 else panes[row] & (owners.shape[0] - 1)
+        offset = np.uint64(values[row] - base)
         # All groups of the pane with keys in the range are in the array.
-        is_direct = index < last and (n_words == 1 or owners[place] == panes[row])
+        is_direct = offset < last and (n_words == 1 or owners[pane_place] == panes[row])
+        hashed = hashes[index]
+        place = _place(hashed, slots.shape[0])
         if is_direct:
-            entry = int(np.int64(direct[place, index]))
-            group_id = entry - 1 if entry > 0 else n_groups
+            entry = np.uint64(direct[pane_place, offset])
         else:
-            group_id = _find_by_hash(columns, first, row, slots, keys, n_groups)
             n_hashed += 1
-        if group_id == n_groups:
+            entry = slots[place]
+            while entry != _FREE:
+                if entry >> _HALF == hashed >> _HALF:
+                    group_id = (entry & _ID_BITS) - _ONE
+                    differences = 0
+                    for word in range(n_words):
+                        value = _block_values(columns, word, first)[row]
+                        differences |= keys[word, group_id] ^ value
+                    if differences == 0:
+                        break
+                place = (place + _ONE) & mask
+                entry = slots[place]
+        if entry == _FREE:
             if n_groups >= n_groups_max:
-                return row, n_groups, n_hashed
+                return int(np.int64(row)), n_groups, n_hashed
             for word in range(n_words):
                 keys[word, n_groups] = _block_values(columns, word, first)[row]
             n_groups += 1
+            entry = _entry(hashed, n_groups)
             if is_direct:
-                direct[place, index] = n_groups
-        ids[row] = group_id
+                direct[pane_place, offset] = n_groups
+            else:
+                slots[place] = entry
+        ids[row] = (entry & _ID_BITS) - _ONE
     return -1, n_groups, n_hashed
 
 
@@ -245,10 +254,13 @@ def _assign_part(
     base: int,
     owners: I64,
     direct: U32,
+    n_by_hash_max: int,
 ) -> tuple[int, int, int]:
     n_rows = group_ids.shape[0]
     n_by_hash = 0
     several = False
+    missed = np.empty(_BLOCK_ROWS, np.uint32)
+    hashes = np.empty(_BLOCK_ROWS, np.uint64)
     for first in range(start, n_rows, _BLOCK_ROWS):
         ids = group_ids[first : min(first + _BLOCK_ROWS, n_rows)]
         if columns.shape[0] > 1:
@@ -258,11 +270,23 @@ def _assign_part(
             n_by_hash += n_moved
         if _find_block(columns, first, base, owners, direct, several, ids) > 0:
             row, n_groups, n_hashed = _settle_missed(
-                columns, first, slots, keys, n_groups, ids, base, owners, direct
+                columns,
+                first,
+                slots,
+                keys,
+                n_groups,
+                ids,
+                base,
+                owners,
+                direct,
+                missed,
+                hashes,
             )
             n_by_hash += n_hashed
             if row >= 0:
                 return first + row, n_groups, n_by_hash
+            if n_by_hash > n_by_hash_max:
+                return first + ids.shape[0], n_groups, n_by_hash
     return n_rows, n_groups, n_by_hash
 
 
@@ -279,6 +303,7 @@ def assign_group_ids_direct(
     base: int,
     owners: I64,
     direct: U32,
+    n_by_hash_max: int,
 ) -> tuple[int, int, int, int]:
     """Give each row the id of its key, by an array over all keys of a range where it can.
 
@@ -303,6 +328,8 @@ def assign_group_ids_direct(
         direct: uint32[n_places, n_keys + 1], per pane and key the group's id plus one, 0 for none;
             the last one of each pane is always 0. Only groups whose words between pane and key are
             those of these rows may be in it.
+        n_by_hash_max: Stops, as for want of room, in the block in which more rows than this have
+            come to the hash index.
 
     Returns:
         The part and the row of it to go on from, n_parts and 0 when all are done; the number of
@@ -312,7 +339,16 @@ def assign_group_ids_direct(
     for index in range(part, bounds.shape[0] - 1):
         ids = group_ids[bounds[index] : bounds[index + 1]]
         row, n_groups, n_more_by_hash = _assign_part(
-            columns[index], row, slots, keys, n_groups, ids, base, owners, direct
+            columns[index],
+            row,
+            slots,
+            keys,
+            n_groups,
+            ids,
+            base,
+            owners,
+            direct,
+            n_by_hash_max - n_by_hash,
         )
         n_by_hash += n_more_by_hash
         if row < ids.shape[0]:

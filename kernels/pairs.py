@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from millstream.kernels.compile import I64, U8, U32, U64, kernel
+from millstream.kernels.compile import I64, U8, U32, U64, inlined_kernel, kernel
 from millstream.kernels.compile import _pointer as pointer
 
 __all__ = ["add_pairs", "list_pairs", "move_pairs"]
@@ -47,7 +47,7 @@ def _shift_of(entries: I64) -> np.uint64:
     return np.uint64(shift)
 
 
-@kernel
+@inlined_kernel
 def _values(addresses: I64, word: int, first: int) -> I64:
     return pointer(addresses[word] + 8 * first, np.int64)  # type: ignore[no-any-return]
 
@@ -92,7 +92,7 @@ def _miss_block(
     return n_missed
 
 
-@kernel
+@inlined_kernel
 def _find(owner: int, addresses: I64, row: int, entries: I64, place: np.uint64) -> np.uint64:
     """Return the slot of a pair, or the free one that it belongs into."""
     mask = np.uint64(entries.shape[0] - 1)

@@ -45,7 +45,7 @@ class DirectIndex:
 
     @classmethod
     def for_groups(
-        cls, keys: I64, n_groups: int, slots: U64, between: Sequence[int]
+        cls, keys: I64, n_groups: int, slots: U64, between: Sequence[int], *, are_moving: bool
     ) -> DirectIndex | None:
         """Make an index of groups, if their keys lie close enough to each other.
 
@@ -55,6 +55,7 @@ class DirectIndex:
             n_groups: Number of groups, at least 1.
             slots: The hash index, in which all groups are.
             between: The words between pane and key of the rows to come.
+            are_moving: Whether keys have come beyond the range of an index before this one.
         """
         key = keys[-1, :n_groups]
         base, last = int(key.min()), int(key.max())
@@ -72,7 +73,8 @@ class DirectIndex:
         if n_keys > n_keys_max:
             return None
         # Keys that ascend, such as numbers of texts, find room for some more.
-        n_keys = min(n_keys + n_keys // 4, n_keys_max // n_panes, (1 << 63) - base)
+        n_more = 2 * n_keys if are_moving else n_keys // 4
+        n_keys = min(n_keys + n_more, n_keys_max // n_panes, (1 << 63) - base)
         index = cls(base, n_keys, n_panes, between)
         index.refill(keys, n_groups, slots)
         return index
@@ -111,8 +113,9 @@ class DirectIndex:
         keys: I64,
         n_groups: int,
         group_ids: U32,
+        n_by_hash_max: int,
     ) -> tuple[int, int, int, int]:
-        """Give rows the ids of their groups, as the kernel does.
+        """Give rows the ids of their groups, as the kernel does, until too many go by their hash.
 
         Returns:
             The part and the row to go on from; the number of groups; how many rows and displaced
@@ -120,7 +123,7 @@ class DirectIndex:
         """
         index = (self._base, self._owners, self._entries)
         return assign_group_ids_direct(
-            columns, bounds, part, row, slots, keys, n_groups, group_ids, *index
+            columns, bounds, part, row, slots, keys, n_groups, group_ids, *index, n_by_hash_max
         )
 
     @staticmethod

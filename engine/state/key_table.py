@@ -38,6 +38,9 @@ _CONSTANTS_MAX = 64
 # Rows after which keys are looked at for whether they lie close to each other; doubled each time
 # that they do not, up to the second figure.
 _TRY_ROWS_LEAST, _TRY_ROWS_MAX = 1 << 10, 1 << 24
+# In one go, so many rows may come whose keys are beyond the array, or as many as there are groups,
+# before it is made anew; twice as many the next time.
+_STRANGERS_LEAST = 1 << 12
 
 
 class KeyPart(NamedTuple):
@@ -307,16 +310,25 @@ class KeyTable:
         if direct is None and not self._is_indexed:
             self._index_all()
         part, row, n_by_hash, n_before = 0, 0, 0, self.n_groups
+        n_strangers_max = max(_STRANGERS_LEAST, self.n_groups)
         while part < len(parts):
             state = (self._slots, self._keys, self.n_groups, group_ids)
             if direct is None:
                 part, row, self.n_groups = assign_group_ids_at(columns, bounds, part, row, *state)
             else:
-                part, row, self.n_groups, more = direct.assign(columns, bounds, part, row, *state)
+                part, row, self.n_groups, more = direct.assign(
+                    columns, bounds, part, row, *state, n_strangers_max
+                )
                 n_by_hash += more
             self._are_slots_empty &= direct is not None and n_by_hash == 0
-            if part < len(parts):
+            if part == len(parts):
+                break
+            if self.n_groups == self.capacity:
                 self._reallocate(len(parts[0]), 2 * self.capacity)
+            else:
+                # Keys have moved away from the array.
+                self._make_direct(_between(parts[part]))
+                direct, n_by_hash, n_strangers_max = self._direct, 0, 2 * n_strangers_max
         if self.n_groups > n_before:
             if direct is not None:
                 # New groups are mostly in the array alone.
@@ -342,10 +354,16 @@ class KeyTable:
         self._rows_until_try -= n_rows
         if self._rows_until_try > 0:
             return
+        self._make_direct(between)
+
+    def _make_direct(self, between: Sequence[int | None]) -> None:
+        """Let there be an array for the keys that there are, if these are close to each other."""
         known = [word for word in between if word is not None]
         if not self._is_indexed:
             self._index_all()
-        self._direct = DirectIndex.for_groups(self._keys, self.n_groups, self._slots, known)
+        groups = (self._keys, self.n_groups, self._slots)
+        are_moving = self._direct is not None
+        self._direct = DirectIndex.for_groups(*groups, known, are_moving=are_moving)
         # Where it pays, it is worth a look at each group as often as there are that many rows.
         is_found = self._direct is not None
         self._try_rows = min(self.n_groups if is_found else 2 * self._try_rows, _TRY_ROWS_MAX)

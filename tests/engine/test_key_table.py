@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from millstream.engine.state import key_table
+from millstream.engine.state.direct_index import DirectIndex
 from millstream.engine.state.key_table import KeyTable
 from millstream.errors import SchemaError
 
@@ -275,7 +277,17 @@ def dense_batches(draw: st.DrawFn) -> list[DenseBatch]:
     return batches
 
 
+@pytest.fixture(params=[1 << 12, 1])
+def strangers_least(request: pytest.FixtureRequest) -> Iterator[int]:
+    """How many keys beyond the array are too many, which is more than small batches have."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(key_table, "_STRANGERS_LEAST", request.param)
+        yield request.param
+
+
 @pytest.mark.parametrize("n_prefix_words", [0, 1, 2])
+@pytest.mark.usefixtures("strangers_least")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(dense_batches(), st.data())
 def test_keys_that_lie_close_are_the_same_groups_as_others(
     n_prefix_words: int,
@@ -306,6 +318,36 @@ def test_close_keys_are_found_without_a_hash() -> None:
     table.retain(np.arange(3000, 4000, dtype=np.uint32))
     assert table.assign([keys], [3], 5000).tolist() == [*range(1000)] * 5
     assert table.state_bytes < 2 * 8 * (2 + 4 + 1) * table.capacity
+
+
+@pytest.mark.parametrize("n_prefix_words", [0, 1, 2])
+def test_an_array_follows_keys_that_move_away_from_it(
+    monkeypatch: pytest.MonkeyPatch, n_prefix_words: int
+) -> None:
+    n_by_hash = 0
+    assign = DirectIndex.assign
+
+    def counted(index: DirectIndex, *arguments: Any) -> tuple[int, int, int, int]:
+        nonlocal n_by_hash
+        done = assign(index, *arguments)
+        n_by_hash += done[3]
+        return done
+
+    monkeypatch.setattr(DirectIndex, "assign", counted)
+    table, reference = KeyTable([pa.int64()], n_prefix_words), Reference()
+    rng = np.random.default_rng(5)
+    n_batches, n_rows, step = 20, 40_000, 1000
+    for number in range(n_batches):
+        # From the middle of the batch on, keys are of the next range.
+        keys = step * number + rng.integers(0, step, n_rows)
+        keys[n_rows // 2 :] += step
+        prefix = [number // 8, 5][:n_prefix_words]
+        expected = reference.assign([(*prefix, key) for key in keys.tolist()])
+        assert table.assign([pa.array(keys)], prefix, n_rows).tolist() == expected
+        if number == 12:
+            table.retain(np.arange(table.n_groups - 700, table.n_groups, dtype=np.uint32))
+            reference.keys = reference.keys[-700:]
+    assert 0 < n_by_hash < n_batches * n_rows / 10
 
 
 @pytest.mark.parametrize("n_columns", [1, 3])

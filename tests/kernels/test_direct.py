@@ -28,7 +28,7 @@ class Rows:
         bounds = np.array([0, len(keys)])
         *place, self.n_groups, n_by_hash = assign_group_ids_direct(
             *(columns, bounds, 0, 0, self.slots, self.keys, self.n_groups, ids),
-            *(6, self.owners, self.direct),
+            *(6, self.owners, self.direct, len(keys)),
         )
         assert place == [1, 0]
         assert arrays
@@ -76,11 +76,33 @@ def test_a_table_without_room_stops_at_the_row() -> None:
     ids = np.zeros(3, np.uint32)
     done = assign_group_ids_direct(
         *(columns, np.array([0, 3]), 0, 0, rows.slots, rows.keys[:, :2], 0, ids),
-        *(6, rows.owners, rows.direct),
+        *(6, rows.owners, rows.direct, 3),
     )
     assert done == (0, 2, 2, 0)
     assert ids[:2].tolist() == [0, 1]
     assert rows.direct.tolist() == [[0, 1, 0, 2, 0]]
+    assert arrays
+
+
+def test_too_many_rows_that_go_by_their_hash_end_it_with_their_block() -> None:
+    rows = Rows()
+    block = [7] * 511 + [100]
+    columns, arrays = _columns([3] * 5 * 512, 5 * block)
+    ids = np.zeros(5 * 512, np.uint32)
+    # In parts of two blocks and three.
+    columns = np.concatenate([columns, columns + np.array([2 * 512 * 8, 0])])
+    bounds, table = np.array([0, 1024, 2560]), (rows.slots, rows.keys)
+    index = (6, rows.owners, rows.direct)
+    stops = []
+    part = row = n_groups = 0
+    while part < 2:
+        part, row, n_groups, n_by_hash = assign_group_ids_direct(
+            columns, bounds, part, row, *table, n_groups, ids, *index, 1
+        )
+        stops.append((part, row, n_by_hash))
+    # The end of a part is none of the call.
+    assert stops == [(1, 512, 3), (2, 0, 2)]
+    assert ids.tolist() == 5 * ([0] * 511 + [1])
     assert arrays
 
 
