@@ -121,8 +121,7 @@ class _Builder:
             self._context = replace(outer, changelog=operator)
         elif not isinstance(node, nodes.Aggregate) or node.phase != "partial":
             # A changelog belongs to the nearest aggregate below it and to none further down.
-            is_windowed = isinstance(node, nodes.WindowSelect)
-            self._context = replace(outer, changelog=None, is_windowed=is_windowed)
+            self._context = replace(outer, changelog=None, closing=_closing(node))
         for below in node.inputs:
             self.build(below, link)
         self._context = outer
@@ -160,6 +159,15 @@ class _Builder:
         account = self._sheet.add_operator(f"{self._n_nodes}:{kind}")
         works_at_steps = not isinstance(node, nodes.Transform)
         return TimedLink(link, self._sheet, account, works_at_steps=works_at_steps)
+
+
+def _closing(node: nodes.Node) -> nodes.Aggregate | nodes.WindowSelect | None:
+    """Return a node that closes the windows which its input's rows are in."""
+    if isinstance(node, nodes.WindowSelect):
+        return node
+    if isinstance(node, nodes.Aggregate) and node.window is not None and node.window.is_of_input:
+        return node
+    return None
 
 
 def build_pipelines(

@@ -9,10 +9,11 @@ from sqlglot import exp
 
 from millstream.planner.aggregates import aggregate_calls, has_over
 from millstream.planner.context import Piece, PlanContext
+from millstream.planner.distinct import distinct_rows
 from millstream.planner.event_time import assign_windows
 from millstream.planner.from_clause import From, lower_from
-from millstream.planner.grouping import GroupQuery, check_key_type, group
-from millstream.planner.nodes import Aggregate, quoted
+from millstream.planner.grouping import GroupQuery, group
+from millstream.planner.nodes import quoted
 from millstream.planner.over import add_window_functions
 from millstream.planner.over_clause import named_windows, over_calls
 from millstream.planner.place import unwrapped
@@ -287,7 +288,8 @@ class _Block:
             return self._ordered(stage, outputs, order)
         relation = stage.relation(stage.project(self.context, outputs), outputs)
         if self.select.args.get("distinct"):
-            return self._distinct(relation, items)
+            clause = self.select.args["distinct"]
+            return distinct_rows(self.context, clause, relation, items)
         return relation
 
     def _refuse_unnest_of_versions(self, stage: Stage, item: SelectItem) -> None:
@@ -338,31 +340,6 @@ class _Block:
         if not text.isdigit() or limit.expressions or not plain:
             raise self.context.source.error("LIMIT takes a whole number of rows", limit)
         return int(text)
-
-    def _distinct(self, relation: Relation, items: Sequence[SelectItem]) -> Relation:
-        distinct = self.select.args["distinct"]
-        if distinct.args.get("on"):
-            raise self.context.source.error(
-                "DISTINCT ON is not supported; use QUALIFY row_number() OVER (...) = 1", distinct
-            )
-        if relation.changes:
-            raise self.context.source.error(
-                "DISTINCT cannot follow results that are still revised; use EMIT FINAL",
-                items[0].node,
-            )
-        node = relation.node
-        for item in items:
-            check_key_type(self.context, item.node, node.schema.field(item.name).type)
-        aggregate = Aggregate(
-            input=node,
-            keys=tuple(node.schema.names),
-            window=None,
-            calls=(),
-            emit="append",
-            schema=node.schema,
-            watermark=node.watermark,
-        )
-        return replace(relation, node=aggregate)
 
 
 def _has_group_window(group_by: exp.Expr | None) -> bool:

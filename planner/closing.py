@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+import pyarrow as pa
 
 from millstream.planner.context import PlanContext
 from millstream.planner.event_time import before, delayed, resolve_time
@@ -13,7 +16,16 @@ from millstream.planner.scope import bound_sql
 from millstream.planner.stage import Stage
 from millstream.planner.windows import WindowSyntax, make_window
 
-__all__ = ["NEVER", "TIME_COLUMN", "Closing", "own_window", "window_below", "with_lateness"]
+__all__ = [
+    "NEVER",
+    "TIME_COLUMN",
+    "Closing",
+    "allowed_lateness",
+    "own_window",
+    "unit_window",
+    "window_below",
+    "with_lateness",
+]
 
 TIME_COLUMN = "__time"
 
@@ -65,9 +77,18 @@ def window_below(context: PlanContext, stage: Stage, terms: GroupTerms) -> Closi
         if any(kept is not None and term not in kept for kept in terms.sets):
             continue
         moment = stage.window_columns.get("window_time") or before(context, column, time.data_type)
-        window = Window("tumble", TIME_COLUMN, time.data_type, 1, 1)
-        return Closing(window, moment, time.watermark)
+        return Closing(unit_window(time.data_type), moment, time.watermark)
     return NEVER
+
+
+def unit_window(time_type: pa.DataType) -> Window:
+    """A window of the last unit before the end of another one, which closes when that does."""
+    return Window("tumble", TIME_COLUMN, time_type, 1, 1, is_of_input=True)
+
+
+def allowed_lateness(context: PlanContext, watermark: Sequence[WatermarkBound]) -> int:
+    """Event time for which the streams behind a watermark let closed windows be revised."""
+    return max(context.streams[bound.stream].allowed_lateness for bound in watermark)
 
 
 def with_lateness(context: PlanContext, stage: Stage, closing: Closing, *, n_sets: int) -> Closing:
@@ -76,7 +97,7 @@ def with_lateness(context: PlanContext, stage: Stage, closing: Closing, *, n_set
         return replace(closing, watermark=stage.node.watermark)
     if stage.settled:
         return closing
-    lateness = max(context.streams[b.stream].allowed_lateness for b in closing.watermark)
+    lateness = allowed_lateness(context, closing.watermark)
     if context.may_revise and n_sets == 1:
         return replace(closing, lateness=lateness)
     # What follows could not take a result back, so windows close later instead.

@@ -88,6 +88,8 @@ class Window:
         step: Distance between window starts (hop) or between emissions of a growing window
             (cumulate); equal to ``size`` for tumble and session.
         offset: Shift of the alignment from the epoch.
+        is_of_input: Whether it only says when windows close that the input's rows are in already,
+            by the end of each; their columns are keys.
     """
 
     kind: WindowKind
@@ -96,6 +98,7 @@ class Window:
     size: int
     step: int
     offset: int = 0
+    is_of_input: bool = False
 
 
 @dataclass(frozen=True, slots=True)

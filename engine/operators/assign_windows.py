@@ -21,40 +21,43 @@ class AssignWindows:
     Args:
         node: The plan node.
         counters: Of the partition.
-        watermarks: Judges rows.
+        watermarks: Judges rows for what closes the windows further on. None if nothing does: then
+            no row is late here, and what lateness is judged by goes on with the rows.
         late_rows: Where late rows go, or None.
-        drops_late: Whether what follows closes the windows, so that rows for closed ones have to be
-            left out. Where rows only pass through, none is late.
+        allowed_lateness: Units of event time for which rows of a closed window are still taken.
     """
 
     def __init__(
         self,
         node: AssignWindowsNode,
         counters: Counters,
-        watermarks: RowWatermarks,
+        watermarks: RowWatermarks | None,
         late_rows: LateRows | None,
-        *,
-        drops_late: bool,
+        allowed_lateness: int = 0,
     ) -> None:
         self._node = node
         self._counters = counters
         self._watermarks = watermarks
         self._late_rows = late_rows
-        self._drops_late = drops_late
-        self._grid = WindowGrid(node.window, 0)
+        self._grid = WindowGrid(node.window, allowed_lateness)
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
-        if not self._drops_late:
-            batch = _without_hidden(batch)
-        assigned = self._grid.assign(batch, self._watermarks.of(batch), self._late_rows)
+        watermarks = None if self._watermarks is None else self._watermarks.of(batch)
+        assigned = self._grid.assign(batch, watermarks, self._late_rows)
         self._counters.rows_late += assigned.n_late
-        rows = _without_hidden(assigned.batch)
+        rows = assigned.batch
         last_panes = word_per_row(assigned.panes, rows.num_rows)
         if self._grid.is_overlapping:
             indices, last_panes = self._grid.expand(last_panes, assigned.first_ends)
             rows = take_rows(rows, indices)
-        columns = rows.columns + self._grid.columns(last_panes, WINDOW_COLUMNS)
-        out.emit(pa.RecordBatch.from_arrays(columns, schema=self._node.schema))
+        seen = [field for field in rows.schema if not field.name.startswith(HIDDEN_PREFIX)]
+        columns = rows.columns[: len(seen)] + self._grid.columns(last_panes, WINDOW_COLUMNS)
+        schema = self._node.schema
+        if self._watermarks is None:
+            columns += rows.columns[len(seen) :]
+            for field in list(rows.schema)[len(seen) :]:
+                schema = schema.append(field)
+        out.emit(pa.RecordBatch.from_arrays(columns, schema=schema))
 
     def end_batch(self, out: Collector) -> None:
         """Do nothing: nothing is kept."""
@@ -72,8 +75,3 @@ class AssignWindows:
     @property
     def state_bytes(self) -> int:
         return 0
-
-
-def _without_hidden(batch: pa.RecordBatch) -> pa.RecordBatch:
-    names = [name for name in batch.schema.names if not name.startswith(HIDDEN_PREFIX)]
-    return batch if len(names) == batch.num_columns else batch.select(names)

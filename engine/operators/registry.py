@@ -43,7 +43,7 @@ class OperatorContext:
         changelog: The changelog that is fed by the aggregate to be made, if there is one.
         late_rows: Where late rows go, or None.
         dead_letters: Takes rows on which the source side fails, or None if they fail the job.
-        is_windowed: Whether the operator to be made gives rows to one that closes windows.
+        closing: The node above that closes the windows which rows are put into, or None.
     """
 
     partition: int
@@ -54,7 +54,7 @@ class OperatorContext:
     changelog: Changelog | None
     late_rows: LateRows | None = None
     dead_letters: DeadLetters | None = None
-    is_windowed: bool = False
+    closing: nodes.Aggregate | nodes.WindowSelect | None = None
 
     def watermarks(self, node: nodes.Node) -> RowWatermarks:
         """Return what judges the rows of a node."""
@@ -111,13 +111,13 @@ def _changelog(node: nodes.Changelog, context: OperatorContext) -> Operator:
 
 
 def _assign_windows(node: nodes.AssignWindows, context: OperatorContext) -> Operator:
-    return AssignWindows(
-        node,
-        context.counters,
-        context.watermarks(node),
-        context.late_rows,
-        drops_late=context.is_windowed,
-    )
+    if context.closing is None:
+        return AssignWindows(node, context.counters, None, context.late_rows)
+    watermarks = context.watermarks(context.closing)
+    lateness = 0
+    if isinstance(context.closing, nodes.Aggregate):
+        lateness = context.closing.allowed_lateness
+    return AssignWindows(node, context.counters, watermarks, context.late_rows, lateness)
 
 
 def _over(node: nodes.Over, context: OperatorContext) -> Operator:

@@ -298,7 +298,8 @@ def test_groups_of_an_inner_window_close_with_it(plan, find, inner, keys):
         f"FROM trades {inner}) GROUP BY {keys}"
     )
     outer, _ = find(sql, Aggregate)
-    assert outer.window == Window("tumble", "__time", pa.timestamp("ms"), 1, 1)
+    unit = Window("tumble", "__time", pa.timestamp("ms"), 1, 1, is_of_input=True)
+    assert outer.window == unit
     assert outer.emit == "final"
     time = outer.input.projections[-1].sql
     assert time == "arrow_cast(arrow_cast(\"window_end\", 'Int64') - 1, 'Timestamp(ms)')"
