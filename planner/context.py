@@ -9,6 +9,7 @@ import pyarrow as pa
 from sqlglot import exp
 
 from millstream.planner.catalog import Catalog, StreamDefinition
+from millstream.planner.filter_first import filtered_first
 from millstream.planner.merge import merged
 from millstream.planner.nodes import INPUT, Emit, Node, Projection, Transform, quoted
 from millstream.planner.place import SourceText, span_of
@@ -121,7 +122,7 @@ class PlanContext:
             from_sql=from_sql,
             tables=tables,
         )
-        return merged(transform)
+        return filtered_first(merged(transform))
 
     def _subquery_tables(self, pieces: Iterable[Piece | None]) -> set[str]:
         """Tables of the session that subqueries inside expressions read."""

@@ -97,6 +97,8 @@ def _as_table_function(
         arguments = chooser.sample(pairs, len(pairs), len(pairs))
     call = f"{window.kind.upper()}({', '.join(arguments)})"
     source = f"TABLE({call})" if chooser.chance(60) else call
+    if window.kind != "session" and chooser.chance(25):
+        source = f"(SELECT * FROM {source}) AS {stream.name}"
     return Spelling(source, ("window_start", "window_end"))
 
 

@@ -1,6 +1,8 @@
-"""Which conditions filter the rows of a stream before they are joined."""
+"""Which conditions filter the rows of a stream before they are joined, or put into windows."""
 
 import pytest
+
+from millstream.planner.nodes import AssignWindows, Transform
 
 ROWS = '"input" AS "t"'
 JOINED = '"symbols" AS "s" INNER JOIN {rows} ON "t"."symbol" = "s"."symbol"'
@@ -71,3 +73,39 @@ def test_rows_of_a_window_are_filtered_too(plan):
         " INTERVAL '10' SECOND)) AS t JOIN symbols s ON t.symbol = s.symbol WHERE t.price > 1"
     ).root
     assert 'WHERE ("t"."price" > 1)) AS "t"' in root.from_sql
+
+
+HOP = "TABLE(HOP(TABLE trades, DESCRIPTOR(ts), INTERVAL '5' SECOND, INTERVAL '10' SECOND))"
+
+
+@pytest.mark.parametrize(
+    ("query", "moved"),
+    [
+        (f"SELECT price FROM {HOP} WHERE price > 1", '"price" > 1'),
+        (f"SELECT price FROM (SELECT * FROM {HOP}) WHERE price > 1", '"price" > 1'),
+        (
+            f"SELECT price FROM (SELECT * FROM {HOP} WHERE price > 1) WHERE quantity = 2",
+            '("price" > 1) AND ("quantity" = 2)',
+        ),
+    ],
+)
+def test_rows_are_filtered_before_they_are_put_into_windows(find, query, moved):
+    (assign,) = find(query, AssignWindows)
+    assert isinstance(assign.input, Transform)
+    assert assign.input.where == moved
+    assert all(node.where is None for node in find(query, Transform) if node != assign.input)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "window_end > TIMESTAMP '2024-01-01'",
+        "price > 1 AND window_start IS NOT NULL",
+        "price > 1 AND symbol IN (SELECT symbol FROM symbols)",
+    ],
+)
+def test_a_condition_on_windows_or_with_tables_comes_after_them(find, where):
+    query = f"SELECT price FROM {HOP} WHERE {where}"
+    (assign,) = find(query, AssignWindows)
+    assert not isinstance(assign.input, Transform)
+    assert find(query, Transform)[0].where is not None
