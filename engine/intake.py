@@ -27,6 +27,7 @@ from millstream.engine.flow_control import FlowControl
 from millstream.engine.late_rows import with_row_numbers
 from millstream.engine.partition import Partition
 from millstream.engine.plan_shape import PlanShape
+from millstream.engine.row_order import with_arrival
 from millstream.engine.step import SourceItem, Step
 from millstream.engine.strategies import PartitioningStrategy, is_ours
 from millstream.engine.window_ends import WindowEnds
@@ -117,6 +118,7 @@ class Intake:
             for stream in streams
         }
         self._n_batches = 0
+        self._n_rows = 0
         self._n_steps = 0
         self.lock = threading.Lock()
 
@@ -213,6 +215,7 @@ class Intake:
                 full = self._full(parts, n_readers, n_bytes)
                 if full is None:
                     tracker.take(observed)
+                    self._n_rows += batch.num_rows
                     self._deal(stream, parts, observed, n_bytes)
                     return [owner for owner, _ in parts]
             owner, rows = full
@@ -223,9 +226,10 @@ class Intake:
 
     def _carried(self, stream: str, batch: pa.RecordBatch, observed: Observation) -> pa.RecordBatch:
         """Return an observed batch with all that is carried along with its rows."""
-        if observed.batch is not batch and stream in self._wants_late_rows:
-            return with_row_numbers(observed.batch)
-        return observed.batch
+        carried = observed.batch
+        if carried is not batch and stream in self._wants_late_rows:
+            carried = with_row_numbers(carried)
+        return with_arrival(carried, self._n_rows) if self._shape.numbers_rows else carried
 
     def _full(
         self, parts: _Parts, n_readers: int, n_bytes: int

@@ -40,6 +40,7 @@ class PlanShape:
             where results are no versions of others and come in the same order, and nothing fails on
             them; and where rows are not only passed on, which needs no copy.
         windows: Windows whose ends are worth a step, with the lateness that they allow.
+        numbers_rows: Whether rows carry their number in the job, to be put in order by.
     """
 
     pace: Pace
@@ -48,6 +49,7 @@ class PlanShape:
     may_close_later: bool
     merged_rows_max: int
     windows: tuple[tuple[nodes.Window, int, tuple[nodes.WatermarkBound, ...]], ...]
+    numbers_rows: bool
 
 
 def plan_shape(root: nodes.Node, n_partitions: int, *, is_single: bool) -> PlanShape:
@@ -71,7 +73,12 @@ def plan_shape(root: nodes.Node, n_partitions: int, *, is_single: bool) -> PlanS
     may_close_later = not any(isinstance(node, nodes.Changelog) for node in walk(root))
     may_merge = pace in ("single", "ordered") and _may_merge(root)
     merged_rows_max = _merged_rows_max(root) if may_merge else 0
-    return PlanShape(pace, reaches_all, gathers, may_close_later, merged_rows_max, windows)
+    numbers_rows = any(
+        isinstance(node, nodes.Over) and node.ties == "arrival" for node in walk(root)
+    )
+    return PlanShape(
+        pace, reaches_all, gathers, may_close_later, merged_rows_max, windows, numbers_rows
+    )
 
 
 def walk(node: nodes.Node) -> Iterator[nodes.Node]:

@@ -324,6 +324,16 @@ class Over:
     """Window functions over the rows of a partition key, ordered by event time or by arrival.
 
     The output is the input's columns followed by one column per call.
+
+    Attributes:
+        input: Node that gives the rows.
+        keys: Partition columns of the input.
+        order_column: Event time that rows are ordered by, or None for the order of arrival.
+        calls: The window functions, by output column.
+        schema: Output schema.
+        watermark: Watermark of the input, for which rows wait.
+        ties: What orders rows further: nothing where they come as they arrived; their numbers in
+            the job, and copies of a row by its columns; or the columns alone.
     """
 
     input: Node
@@ -332,6 +342,7 @@ class Over:
     calls: tuple[OverCall, ...]
     schema: pa.Schema
     watermark: tuple[WatermarkBound, ...]
+    ties: Literal["none", "arrival", "columns"] = "none"
 
     @property
     def inputs(self) -> tuple[Node, ...]:

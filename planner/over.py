@@ -13,10 +13,11 @@ from millstream.planner.aggregates import FOLDING_FUNCTIONS, CallParts, kernel_t
 from millstream.planner.context import INPUT, Piece, PlanContext
 from millstream.planner.event_time import find_event_time
 from millstream.planner.grouping import check_key_type
-from millstream.planner.nodes import Over, OverCall, quoted
+from millstream.planner.nodes import Node, Over, OverCall, quoted
 from millstream.planner.over_clause import Frame, OverClause, over_calls, read_over
 from millstream.planner.place import Replace
 from millstream.planner.ranking import rank_in_windows
+from millstream.planner.row_order import row_order
 from millstream.planner.scope import bound_column
 from millstream.planner.stage import EventTime, Stage
 from millstream.planner.typing import TypingError
@@ -67,7 +68,8 @@ def add_window_functions(
             "use EMIT FINAL there",
             next(iter(groups.values()))[0][0].node,
         )
-    for (within, _, _), calls in groups.items():
+    # Rows that have waited for event time are not in the order of arrival any more.
+    for (within, _, _), calls in sorted(groups.items(), key=_waits):
         stage = rank_in_windows(context, stage, calls) if within else _over(context, stage, calls)
     return stage
 
@@ -116,6 +118,7 @@ def _over(
         calls=tuple(typed.values()),
         schema=pa.schema([*node.schema, *fields]),
         watermark=node.watermark if time is None else time.watermark,
+        ties=_ties(context, stage, node, calls[0][0], time),
     )
     names = {
         id(parts.node): typed[call].name for (parts, _), call in zip(calls, pending, strict=True)
@@ -128,6 +131,29 @@ def _over(
         inferable={},
         event_times=stage.event_times if time is None else {time.sql: time},
         where=None,
+    )
+
+
+def _waits(group: tuple[_Rows, object]) -> bool:
+    within, _, order = group[0]
+    return within or bool(order)
+
+
+def _ties(
+    context: PlanContext, stage: Stage, node: Node, parts: CallParts, time: EventTime | None
+) -> Literal["none", "arrival", "columns"]:
+    """What orders rows that event time does not."""
+    order = row_order(node)
+    if time is not None:
+        return "columns" if order == "none" else "none" if order == "arrival" else "arrival"
+    if order in ("arrival", "mixed"):
+        return "none" if order == "arrival" else "arrival"
+    known = " or ".join(repr(known.name) for known in stage.event_times.values())
+    advice = f"add ORDER BY {known}" if known else "pass an event time on and ORDER BY it"
+    place = "in the order of event time" if order == "timed" else "in no particular order"
+    raise context.source.error(
+        f"rows of {stage.title} come {place}, so that OVER cannot take them as they come; {advice}",
+        parts.node,
     )
 
 

@@ -131,6 +131,12 @@ def _is_comparable(type_: pa.DataType) -> bool:
     )
 
 
+# Functions that have no frame, of rows one by one or with their peers.
+_BY_ROW = frozenset({"lag", "lead", "ntile", "row_number"})
+_BY_PEERS = frozenset({"cume_dist", "dense_rank", "percent_rank", "rank"})
+_BY_ORDER = frozenset({"array_agg", "first_value", "last_value", "nth_value", "string_agg"})
+
+
 def _tie_breakers(node: Node) -> list[str]:
     """Return what orders rows that agree in all else, so that the answer is always the same.
 
@@ -166,13 +172,29 @@ def _call_sql(
         terms = ", ".join(stage.render(context, term) for term in clause.partition)
         words.append(f"PARTITION BY {terms}")
     order = [_ordered(stage.render(context, t.this), t) for t in clause.order]
-    if parts.function == "row_number":
+    frame = "" if clause.frame is None else clause.frame.sql(lambda node: _plain(context, node))
+    if _tells_peers_apart(parts.function, clause):
         order += ties
+        if not clause.order and not frame:
+            # With an order, the frame would else end at the current row.
+            frame = "ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING"
     if order:
         words.append(f"ORDER BY {', '.join(order)}")
-    if clause.frame is not None:
-        words.append(clause.frame.sql(lambda node: _plain(context, node)))
-    return f"{call} OVER ({' '.join(words)})"
+    return f"{call} OVER ({' '.join([*words, frame])})"
+
+
+def _tells_peers_apart(function: str, clause: OverClause) -> bool:
+    """Whether a result depends on the order of rows that agree in what they are ordered by.
+
+    A frame by values ends with a row's peers: there, only what its first row tells can be known by
+    a further order without another frame.
+    """
+    frame = clause.frame
+    if function in _BY_ROW or (frame is not None and frame.kind == "rows"):
+        return function not in _BY_PEERS
+    if frame is None and not clause.order:
+        return function in _BY_ORDER
+    return function == "first_value" and (frame is None or frame.start == "UNBOUNDED")
 
 
 def _plain(context: PlanContext, node: exp.Expr) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from millstream.engine.late_rows import LateRows
 from millstream.engine.operators.base import Collector, Counters, HeldBack
 from millstream.engine.operators.over_accumulators import Inputs
 from millstream.engine.operators.over_functions import OverFunctions
+from millstream.engine.row_order import ARRIVAL_COLUMN, in_order
 from millstream.engine.row_watermarks import RowWatermarks
 from millstream.engine.state.keyed_rows import Keys
 from millstream.engine.state.waiting_rows import TimedRows, WaitingRows
@@ -64,7 +65,9 @@ class Over:
         self._keys = Keys([node.input.schema.field(key).type for key in node.keys])
         self._functions = OverFunctions(node, self._keys, functions)
         # How far beyond a row the watermark has to be.
-        self._distance = 1 if self._functions.sees_peers else 0
+        self._distance = 1 if self._functions.sees_peers or node.ties == "columns" else 0
+        # Rows of the step that have no time to wait for.
+        self._of_step: list[pa.RecordBatch] = []
         self._waiting = WaitingRows()
         self._watermark = NO_WATERMARK
         self._credits = 0
@@ -72,15 +75,20 @@ class Over:
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
         order_column = self._node.order_column
         if order_column is None:
-            self._emit(TimedRows(batch, _NO_TIMES), out)
+            if self._node.ties == "none":
+                self._emit(TimedRows(batch, _NO_TIMES), out)
+            else:
+                self._of_step.append(batch)
             return
         rows, times = self._without_late(batch, event_times(batch.column(order_column)))
         if rows.num_columns > len(self._names):
-            rows = rows.select(self._names)
+            numbers = [ARRIVAL_COLUMN] if ARRIVAL_COLUMN in rows.schema.names else []
+            rows = rows.select(self._names + numbers)
         self._waiting.add(rows, times)
 
     def end_batch(self, out: Collector) -> None:
-        """Do nothing: rows have left, or wait for the watermark."""
+        for rows in self._rows_of_step():
+            self._emit(TimedRows(in_order(rows, self._names, None), _NO_TIMES), out)
 
     def process_watermark(self, watermark: int, out: Collector) -> None:
         self._watermark = watermark
@@ -130,9 +138,18 @@ class Over:
 
     def _release(self, limit: int | None, out: Collector) -> None:
         released = self._waiting.release(limit)
-        if released is not None:
-            self._credits += len(released.times)
-            self._emit(released, out)
+        if released is None:
+            return
+        self._credits += len(released.times)
+        if self._node.ties != "none":
+            rows = in_order(released.rows, self._names, released.times)
+            released = released._replace(rows=rows)
+        self._emit(released, out)
+
+    def _rows_of_step(self) -> Sequence[pa.RecordBatch]:
+        """Give away the rows of the step, put together if all are judged alike."""
+        rows, self._of_step = self._of_step, []
+        return [pa.concat_batches(rows)] if rows else []
 
     def _emit(self, timed: TimedRows, out: Collector) -> None:
         """Compute rows in blocks, none of which ends between rows that see each other as peers."""

@@ -126,7 +126,8 @@ def _over(node: nodes.Over, context: OperatorContext) -> Operator:
 
 
 def _window_select(node: nodes.WindowSelect, context: OperatorContext) -> Operator:
-    return WindowSelect(node, context.functions)
+    watermarks = context.watermarks(node)
+    return WindowSelect(node, context.counters, watermarks, context.late_rows, context.functions)
 
 
 _OPERATORS: dict[type, Callable[..., Operator]] = {

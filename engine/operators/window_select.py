@@ -10,8 +10,10 @@ import pyarrow as pa
 from millstream.engine.columns import array_from_buffers, event_times
 from millstream.engine.datafusion import QueryRunner
 from millstream.engine.event_time import WATERMARK_END
-from millstream.engine.operators.base import Collector, HeldBack
+from millstream.engine.late_rows import LateRows
+from millstream.engine.operators.base import Collector, Counters, HeldBack
 from millstream.engine.operators.first_rows import first_of_windows
+from millstream.engine.row_watermarks import RowWatermarks
 from millstream.engine.taking import filter_rows
 from millstream.kernels.compile import I64
 from millstream.planner.nodes import ARRIVAL_COLUMN
@@ -23,15 +25,29 @@ __all__ = ["WindowSelect"]
 class WindowSelect:
     """Keeps rows until the watermark reaches the end of their window.
 
-    Rows of closed windows do not arrive here.
+    Where rows get their windows right before, none is late any more. Others bring what they are
+    judged by.
 
     Args:
         node: The plan node.
+        counters: Of the partition.
+        watermarks: Judges rows.
+        late_rows: Where late rows go, or None.
         functions: User-defined DataFusion functions by name.
     """
 
-    def __init__(self, node: WindowSelectNode, functions: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        node: WindowSelectNode,
+        counters: Counters,
+        watermarks: RowWatermarks,
+        late_rows: LateRows | None,
+        functions: Mapping[str, object],
+    ) -> None:
         self._node = node
+        self._counters = counters
+        self._watermarks = watermarks
+        self._late_rows = late_rows
         arrival = pa.field(ARRIVAL_COLUMN, pa.int64(), nullable=False)
         self._schema = node.input.schema.append(arrival)
         self._n_arrived = 0
@@ -41,14 +57,13 @@ class WindowSelect:
         self._next_end = WATERMARK_END
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
-        ends = event_times(batch.column(self._node.window_end_column))
+        batch, ends = self._without_late(batch)
         if batch.num_rows == 0:
             return
         first, self._n_arrived = self._n_arrived, self._n_arrived + batch.num_rows
         places = array_from_buffers(np.arange(first, self._n_arrived), pa.int64(), None)
-        self._chunks.append(
-            pa.RecordBatch.from_arrays([*batch.columns, places], schema=self._schema)
-        )
+        columns = batch.columns[: len(self._schema) - 1]
+        self._chunks.append(pa.RecordBatch.from_arrays([*columns, places], schema=self._schema))
         self._ends.append(ends)
         self._next_end = min(self._next_end, int(ends.min()))
 
@@ -82,6 +97,19 @@ class WindowSelect:
         type_ = self._node.input.schema.field(self._node.window_end_column).type
         delay = max((bound.delay for bound in self._node.watermark), default=0)
         return HeldBack("window", ends + delay, type_)
+
+    def _without_late(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, I64]:
+        """Return the rows whose windows are open, with the ends of these."""
+        ends = event_times(batch.column(self._node.window_end_column))
+        watermarks = self._watermarks.of(batch)
+        if watermarks is None:
+            return batch, ends
+        is_late = ends <= watermarks
+        late = np.flatnonzero(is_late)
+        self._counters.rows_late += len(late)
+        if self._late_rows is not None:
+            self._late_rows.write(batch, late, None, ends[late], watermarks[late])
+        return filter_rows(batch, ~is_late), ends[~is_late]
 
     def _take_closed(self, watermark: int) -> tuple[list[pa.RecordBatch], list[I64]]:
         """Give away the rows of closed windows, with the ends of these."""

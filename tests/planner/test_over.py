@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
+from millstream.errors import SqlError
 from millstream.planner import plan_query
 from millstream.planner.nodes import Over, Transform, WatermarkBound, WindowSelect
 
@@ -291,3 +292,45 @@ def test_order_by_event_time_is_inferred_for_bounded_tables(catalog):
 )
 def test_a_window_function_that_cannot_work_is_refused(refusal, marked, reason):
     assert refusal(marked).reason == reason
+
+
+@pytest.mark.parametrize(
+    ("source", "ties"),
+    [
+        ("trades", "none"),
+        ("(SELECT * FROM trades WHERE price > 1) AS s", "none"),
+        ("TUMBLE(trades, ts, INTERVAL '1' SECOND)", "none"),
+        (
+            "(SELECT *, count(*) OVER (PARTITION BY price ROWS 1 PRECEDING) FROM trades) AS s",
+            "arrival",
+        ),
+        ("(SELECT *, count(*) OVER (PARTITION BY price ORDER BY ts) FROM trades) AS s", "arrival"),
+        ("(SELECT * FROM trades UNION ALL SELECT * FROM trades) AS s", "arrival"),
+        ("(SELECT DISTINCT symbol, price, ts FROM trades) AS s", "columns"),
+    ],
+)
+def test_what_orders_rows_of_one_time(find, source, ties):
+    sql = f"SELECT sum(price) OVER (PARTITION BY symbol ORDER BY ts ROWS 1 PRECEDING) FROM {source}"
+    assert find(sql, Over)[0].ties == ties
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            "(SELECT DISTINCT symbol, price, ts FROM trades)",
+            "in no particular order.*; add ORDER BY 'ts'",
+        ),
+        (
+            "(SELECT symbol, sum(price) AS price FROM trades GROUP BY symbol WINDOW TUMBLING(1m))",
+            "in no particular order.*; pass an event time on and ORDER BY it",
+        ),
+        (
+            "(SELECT *, count(*) OVER (PARTITION BY price ORDER BY ts) FROM trades)",
+            "in the order of event time.*; add ORDER BY 'ts'",
+        ),
+    ],
+)
+def test_rows_that_do_not_come_as_they_arrived_need_an_order(plan, source, message):
+    with pytest.raises(SqlError, match=message):
+        plan(f"SELECT sum(price) OVER (PARTITION BY symbol ROWS 1 PRECEDING) FROM {source} AS s")

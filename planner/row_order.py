@@ -1,0 +1,34 @@
+"""The order in which a node's rows come, as far as it does not depend on how they are processed."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from millstream.planner.nodes import AssignWindows, Node, Over, Source, Transform, Union
+
+__all__ = ["RowOrder", "row_order"]
+
+RowOrder: TypeAlias = Literal["arrival", "mixed", "timed", "none"]
+
+
+def row_order(node: Node) -> RowOrder:
+    """Say in which order rows come.
+
+    Returns:
+        ``arrival`` where they come as they were pushed; ``mixed`` where those of a step are mixed
+        up, but known by their numbers; ``timed`` where they come by event time, and are known by
+        their numbers; ``none`` where they are no rows of a stream any more.
+    """
+    if isinstance(node, Source):
+        return "arrival"
+    if isinstance(node, Transform | AssignWindows):
+        return row_order(node.input)
+    if isinstance(node, Over):
+        below = row_order(node.input)
+        if below == "none":
+            return below
+        return "mixed" if node.order_column is None else "timed"
+    if isinstance(node, Union):
+        orders = set(map(row_order, node.branches))
+        return next((known for known in ("none", "timed") if known in orders), "mixed")
+    return "none"

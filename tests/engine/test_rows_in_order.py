@@ -1,0 +1,256 @@
+"""Window functions over rows that are equal in their order, or have been mixed up before."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict, deque
+from decimal import Decimal
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import millstream as ms
+from millstream.engine.row_order import ARRIVAL_COLUMN, in_order, with_arrival
+from tests.engine.stalling import wait_until
+
+N_ROWS = 240
+
+
+def table(seed=3, spread=30, disorder=0):
+    chooser = random.Random(seed)
+    times = sorted(chooser.randint(0, spread) for _ in range(N_ROWS))
+    return pa.table(
+        {
+            "id": range(N_ROWS),
+            "k": [chooser.randint(0, 4) for _ in times],
+            "g": [chooser.randint(0, 4) for _ in times],
+            "v": [chooser.randint(0, 99) for _ in times],
+            "ts": [time - chooser.randint(0, disorder) for time in times],
+        }
+    )
+
+
+def sums(rows, key, value, n_rows=3):
+    """The sum of the last values of each row's key."""
+    kept = defaultdict(lambda: deque(maxlen=n_rows))
+    found = []
+    for row in rows:
+        kept[row[key]].append(row[value])
+        found.append(sum(kept[row[key]]))
+    return found
+
+
+def by_id(rows, *columns):
+    return sorted(tuple(row[column] for column in ("id", *columns)) for row in rows)
+
+
+@pytest.fixture(params=[1, 7, N_ROWS])
+def batch_rows(request):
+    return request.param
+
+
+@pytest.fixture(params=[1, 2, 3])
+def partitions(request):
+    return request.param
+
+
+def answer(sql, rows, batch_rows, partitions, delay=0):
+    session = ms.Session(partitions=partitions)
+    session.create_stream("t", rows.schema, event_time="ts", max_out_of_orderness=delay)
+    results = ms.CollectSink()
+    job = session.sql(sql).start(results)
+    for number, batch in enumerate(rows.to_batches(max_chunksize=batch_rows)):
+        job.push("t", batch)
+        if number % 3 == 0:
+            wait_until(lambda: job.stats().rows_waiting == 0)
+    job.finish()
+    assert job.stats().rows_late == 0
+    return results.table().to_pylist()
+
+
+LAST = "ROWS BETWEEN 2 PRECEDING AND CURRENT ROW"
+
+
+@pytest.mark.parametrize("order", ["", "ORDER BY ts"])
+def test_functions_of_different_partitions_see_one_order(order, batch_rows, partitions):
+    rows = table()
+    sql = (
+        f"SELECT id, sum(v) OVER (PARTITION BY k {order} {LAST}) AS a,"
+        f" sum(v) OVER (PARTITION BY g {order} {LAST}) AS b FROM t"
+    )
+    given = rows.to_pylist()
+    expected = zip(range(N_ROWS), sums(given, "k", "v"), sums(given, "g", "v"), strict=True)
+    assert by_id(answer(sql, rows, batch_rows, partitions), "a", "b") == list(expected)
+
+
+def test_an_order_by_time_follows_one_by_arrival_whichever_is_written_first(batch_rows, partitions):
+    rows = table(disorder=6)
+    sql = (
+        f"SELECT id, sum(v) OVER (PARTITION BY k ORDER BY ts {LAST}) AS a,"
+        f" sum(v) OVER (PARTITION BY g {LAST}) AS b FROM t"
+    )
+    given = rows.to_pylist()
+    for row, total in zip(given, sums(given, "g", "v"), strict=True):
+        row["b"] = total
+    given.sort(key=lambda row: (row["ts"], row["id"]))
+    for row, total in zip(given, sums(given, "k", "v"), strict=True):
+        row["a"] = total
+    results = answer(sql, rows, batch_rows, partitions, delay=6)
+    assert by_id(results, "a", "b") == by_id(given, "a", "b")
+
+
+@pytest.mark.parametrize("order", ["", "ORDER BY ts"])
+def test_functions_over_results_of_others_see_one_order(order, batch_rows, partitions):
+    rows = table()
+    sql = (
+        f"SELECT id, sum(a) OVER (PARTITION BY g {order} {LAST}) AS b FROM"
+        f" (SELECT id, g, ts, sum(v) OVER (PARTITION BY k {order} {LAST}) AS a FROM t) AS s"
+    )
+    given = rows.to_pylist()
+    for row, total in zip(given, sums(given, "k", "v"), strict=True):
+        row["a"] = total
+    expected = list(zip(range(N_ROWS), sums(given, "g", "a"), strict=True))
+    assert by_id(answer(sql, rows, batch_rows, partitions), "b") == expected
+
+
+def test_distinct_rows_of_one_time_come_by_their_values(batch_rows, partitions):
+    rows = table(spread=12, disorder=4)
+    sql = (
+        f"SELECT v AS id, k, ts, sum(v) OVER (PARTITION BY k ORDER BY ts {LAST}) AS a FROM"
+        " (SELECT DISTINCT k, ts, v FROM t) AS s"
+    )
+    distinct = {(row["ts"], row["k"], row["v"]) for row in rows.to_pylist()}
+    given = [{"ts": ts, "k": k, "v": v, "id": v} for ts, k, v in sorted(distinct)]
+    for row, total in zip(given, sums(given, "k", "v"), strict=True):
+        row["a"] = total
+    results = answer(sql, rows, batch_rows, partitions, delay=4)
+    assert by_id(results, "k", "ts", "a") == by_id(given, "k", "ts", "a")
+
+
+def test_groups_of_one_window_come_by_their_values(batch_rows, partitions):
+    rows = table()
+    sql = (
+        f"SELECT g AS id, k, window_end, sum(n) OVER (PARTITION BY k ORDER BY window_time {LAST})"
+        " AS a FROM (SELECT g, k, window_end, window_time, count(*) AS n FROM t GROUP BY g, k"
+        " WINDOW TUMBLING(ts, 5)) AS s"
+    )
+    counts = defaultdict(int)
+    for row in rows.to_pylist():
+        counts[row["ts"] // 5 * 5 + 5, row["g"], row["k"]] += 1
+    given = [
+        {"window_end": end, "id": g, "k": k, "n": n} for (end, g, k), n in sorted(counts.items())
+    ]
+    for row, total in zip(given, sums(given, "k", "n"), strict=True):
+        row["a"] = total
+    results = answer(sql, rows, batch_rows, partitions)
+    assert by_id(results, "k", "window_end", "a") == by_id(given, "k", "window_end", "a")
+
+
+@pytest.mark.parametrize("order", ["", "ORDER BY ts"])
+def test_copies_of_a_row_come_by_their_values(order, batch_rows, partitions):
+    rows = table()
+    sql = (
+        f"SELECT id, c, sum(c) OVER (PARTITION BY k {order} {LAST}) AS a FROM"
+        " (SELECT id, k, ts, v AS c FROM t UNION ALL SELECT id, k, ts, 2 * v AS c FROM t) AS s"
+    )
+    given = [
+        {"id": row["id"], "k": row["k"], "c": c}
+        for row in rows.to_pylist()
+        for c in (row["v"], 2 * row["v"])
+    ]
+    for row, total in zip(given, sums(given, "k", "c"), strict=True):
+        row["a"] = total
+    assert by_id(answer(sql, rows, batch_rows, partitions), "c", "a") == by_id(given, "c", "a")
+
+
+@pytest.mark.parametrize("order", ["", "ORDER BY ts"])
+def test_copies_of_a_row_in_several_windows_come_by_window(order, batch_rows, partitions):
+    rows = table()
+    sql = (
+        f"SELECT id, window_end, sum(n) OVER (PARTITION BY g {order} {LAST}) AS a FROM"
+        f" (SELECT *, count(*) OVER (PARTITION BY k {order} ROWS UNBOUNDED PRECEDING) AS n"
+        " FROM HOP(t, ts, 5, 10)) AS s"
+    )
+    given = []
+    n_of_key = defaultdict(int)
+    for row in rows.to_pylist():
+        for end in (row["ts"] // 5 * 5 + 5, row["ts"] // 5 * 5 + 10):
+            n_of_key[row["k"]] += 1
+            given.append({**row, "window_end": end, "n": n_of_key[row["k"]]})
+    for row, total in zip(given, sums(given, "g", "n"), strict=True):
+        row["a"] = total
+    results = answer(sql, rows, batch_rows, partitions)
+    assert by_id(results, "window_end", "a") == by_id(given, "window_end", "a")
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        ("first_value(id) OVER (PARTITION BY window_end, k ORDER BY ts)", lambda ids: [ids[0]]),
+        ("first_value(id) OVER (PARTITION BY window_end, k)", lambda ids: [ids[0]]),
+        ("last_value(id) OVER (PARTITION BY window_end, k)", lambda ids: [ids[-1]]),
+        ("nth_value(id, 2) OVER (PARTITION BY window_end, k)", lambda ids: [ids[1]]),
+        (
+            f"sum(id) OVER (PARTITION BY window_end, k ORDER BY ts {LAST})",
+            lambda ids: [sum(ids[max(n - 2, 0) : n + 1]) for n in range(len(ids))],
+        ),
+        (
+            "lead(id, 1, -1) OVER (PARTITION BY window_end, k ORDER BY ts)",
+            lambda ids: [*ids[1:], -1],
+        ),
+        ("lag(id, 1, -1) OVER (PARTITION BY window_end, k)", lambda ids: [-1, *ids[:-1]]),
+        (
+            "rank() OVER (PARTITION BY window_end, k ORDER BY 1 + 0 * ts)",
+            lambda ids: [1],
+        ),
+    ],
+)
+def test_rows_of_a_window_keep_their_order_where_it_matters(call, expected, batch_rows, partitions):
+    rows = table(spread=19)
+    sql = f"SELECT id, {call} AS a FROM TUMBLE(t, ts, 10)"
+    groups = defaultdict(list)
+    for row in rows.to_pylist():
+        groups[row["ts"] // 10, row["k"]].append(row["id"])
+    wanted = []
+    for ids in groups.values():
+        values = expected(ids)
+        wanted += zip(ids, values if len(values) > 1 else values * len(ids), strict=True)
+    assert by_id(answer(sql, rows, batch_rows, partitions), "a") == sorted(wanted)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array(["b", None, "a", "b"]),
+        pa.array(["b", None, "a", "b"], pa.string_view()),
+        pa.array(["b", None, "a", "b"]).dictionary_encode(),
+        pa.array([2.5, None, 1.0, 2.5], pa.float16()),
+        pa.array([Decimal(2), None, Decimal(1), Decimal(2)], pa.decimal128(5, 0)),
+        pa.array([(2, 0, 0), None, (1, 0, 0), (2, 0, 0)], pa.month_day_nano_interval()),
+        pa.array([True, None, False, True]),
+    ],
+)
+def test_values_of_any_flat_type_tell_rows_apart(values):
+    rows = pa.record_batch({"value": values, "id": pa.array([3, 1, 2, 0])})
+    times = np.zeros(4, np.int64)
+    ordered = in_order(rows, rows.schema.names, times)
+    assert ordered.column("id").to_pylist() == [2, 0, 3, 1]
+    assert ordered.schema == rows.schema
+
+
+def test_what_has_no_order_leaves_rows_as_they_are():
+    rows = pa.record_batch({"list": pa.array([[2], [1]]), "null": pa.nulls(2)})
+    assert in_order(rows, rows.schema.names, np.zeros(2, np.int64)).equals(rows)
+
+
+def test_rows_in_order_are_not_copied():
+    rows = with_arrival(pa.record_batch({"id": pa.array([5, 3, 4])}), 7)
+    assert rows.column(ARRIVAL_COLUMN).to_pylist() == [7, 8, 9]
+    assert in_order(rows, ["id"], None) is rows
+    assert in_order(rows, ["id"], np.array([1, 1, 2])) is rows
+    mixed = rows.take(pa.array([2, 0, 1]))
+    assert in_order(mixed, ["id"], None).equals(rows)
+    # Time comes first.
+    times = np.array([1, 2, 2])
+    assert in_order(mixed, ["id"], times).column("id").to_pylist() == [4, 5, 3]
