@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -160,11 +161,13 @@ class PlanContext:
         visible: Mapping[str, pa.Schema],
     ) -> Exception:
         for piece in (*pieces, *([where] if where is not None else [])):
-            found = self._fault(f"SELECT {piece.sql} FROM {from_sql}", visible)
+            found = self._fault(f"SELECT {piece.sql} AS value FROM {from_sql}", visible)
             if found is None or piece.node is None:
                 continue
             return self._narrow(piece, piece.node, found, from_sql, visible)
-        return self.source.error(str(failure), where.node if where is not None else None)
+        if where is None or where.node is None:
+            return self.source.error(str(failure), None)
+        return self.source.error(self._readable(str(failure), where, where.node), where.node)
 
     def _narrow(
         self,
@@ -182,9 +185,22 @@ class PlanContext:
                 continue
             assert piece.render is not None
             found = self._fault(f"SELECT {piece.render(child)} FROM {from_sql}", visible)
-            if found is not None:
+            # Words such as ANY (...) are nothing by themselves, which is not what is wrong.
+            if found is not None and found.of_syntax <= failure.of_syntax:
                 return self._narrow(piece, child, found, from_sql, visible)
-        return self.source.error(str(failure), node)
+        return self.source.error(self._readable(str(failure), piece, node), node)
+
+    def _readable(self, message: str, piece: Piece, node: exp.Expr) -> str:
+        """A message with the words of the query for names that the planner made up."""
+        for part in node.walk() if piece.render is not None else ():
+            span = span_of(part)
+            if span is None or isinstance(part, exp.Identifier):
+                continue
+            assert piece.render is not None
+            made_up = re.fullmatch(r'"(__\w+)"', piece.render(part))
+            if made_up is not None:
+                message = message.replace(made_up[1], self.source.text(span))
+        return message
 
     def _fault(self, sql: str, visible: Mapping[str, pa.Schema]) -> TypingError | None:
         try:

@@ -29,10 +29,25 @@ _PREFIXES = re.compile(
     r"This feature is not implemented|Arrow error|Invalid argument error|Context|"
     r"check_analyzed_plan|Check optimizer-specific invariants[^:]*)\s*:?\s+"
 )
+# What looks like a call after a comparison, as in ``a = SOME (b)``.
+_QUANTIFIERS = frozenset({"all", "some"})
+_SUBQUERY_IN_THE_WAY = re.compile(
+    r"Physical plan does not support logical expression (?:\w*Subquery|Exists)"
+)
+# How an identifier looks where DataFusion shows its syntax tree.
+_IDENTIFIER = re.compile(r'Identifier\(Ident \{ value: "([^"]*)", quote_style: [^}]*\}\)')
 
 
 class TypingError(Exception):
-    """DataFusion refuses a piece of a query; the message is one clean sentence."""
+    """DataFusion refuses a piece of a query; the message is one clean sentence.
+
+    Attributes:
+        of_syntax: Whether it cannot even read the piece.
+    """
+
+    def __init__(self, message: str, *, of_syntax: bool) -> None:
+        super().__init__(message)
+        self.of_syntax = of_syntax
 
 
 _TRIAL = "__trial"
@@ -139,12 +154,15 @@ class Typer:
             raise error
         message = clean_message(str(error))
         unknown = re.match(r"invalid function '(\w+)'", message)
-        return TypingError(self.unknown_function(unknown[1]) or message if unknown else message)
+        return TypingError(
+            self.unknown_function(unknown[1]) or message if unknown else message,
+            of_syntax="ParserError(" in str(error),
+        )
 
     def unknown_function(self, name: str) -> str | None:
         """What is wrong with a function's name; None where it is the name of one."""
         name = name.lower()
-        if name in self.functions:
+        if name in self.functions or name in _QUANTIFIERS:
             return None
         close = difflib.get_close_matches(name, sorted(self.functions), n=1, cutoff=0.7)
         return f"unknown function {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
@@ -208,15 +226,16 @@ def clean_message(message: str) -> str:
     )
     if candidates:
         return f"no function matches {candidates[1]}"
-    if re.search(r"physical plan does not support logical expression \w*Subquery", message):
+    if _SUBQUERY_IN_THE_WAY.search(message):
         return "a subquery cannot stand in this place; use it in WHERE, or a join"
-    first = next((line for line in message.splitlines() if line.strip()), message)
     suggestion = re.search(r"Did you mean '([^']*)'", message)
-    while (stripped := _PREFIXES.sub("", first)) != first:
-        first = stripped
+    message = _IDENTIFIER.sub(r"\1", message.strip())
+    while (stripped := _PREFIXES.sub("", message)) != message:
+        message = stripped
+    first = message.partition("\n")[0]
     parser_error = re.search(r'ParserError\("(.+?)(?: at Line: \d+, Column: \d+)?"\)', first)
-    text = (parser_error[1] if parser_error else first).strip().rstrip(".").replace('"input".', "")
-    text = text.replace("input.", "")
+    text = (parser_error[1].replace('\\"', '"') if parser_error else first).strip().rstrip(".")
+    text = text.replace('"input".', "").replace("input.", "")
     if suggestion and "Did you mean" not in text:
         text += f"; did you mean {suggestion[1].replace('input.', '')!r}?"
     return text[:1].lower() + text[1:] if text[:2].istitle() else text
