@@ -47,6 +47,12 @@ class MillstreamParser(StreamingClauses, PostgresParser):
     """Notes the tokens of each expression and leaves functions alone."""
 
     FUNC_TOKENS: ClassVar[set[TokenType]] = {*PostgresParser.FUNC_TOKENS, TokenType.SESSION}
+    # DataFusion has one level of comparisons, four of operators on bits, and || among the factors.
+    COMPARISON: ClassVar[Any] = {**PostgresParser.EQUALITY, **PostgresParser.COMPARISON}
+    EQUALITY: ClassVar[Any] = {}
+    BITWISE: ClassVar[Any] = {TokenType.PIPE: exp.BitwiseOr}
+    FACTOR: ClassVar[Any] = {**PostgresParser.FACTOR, TokenType.DPIPE: exp.DPipe}
+    EXPONENT: ClassVar[Any] = {}
     FUNCTIONS: ClassVar[dict[str, Any]] = {}
     FUNCTION_PARSERS: ClassVar[dict[str, Any]] = {
         name: parser
@@ -114,6 +120,26 @@ class MillstreamParser(StreamingClauses, PostgresParser):
     def _parse_bitwise(self) -> Any:
         return self._noted(self._index, super()._parse_bitwise())
 
+    def _parse_term(self, *args: Any, **kwargs: Any) -> Any:
+        """An operand of ``|``: DataFusion binds ``^`` and shifts tighter, and ``&`` than these."""
+        this = self._parse_and_of_bits(*args, **kwargs)
+        while True:
+            if self._match_set((TokenType.CARET, TokenType.HASH)):
+                kind: type[exp.Expr] = exp.BitwiseXor
+            elif self._match_pair(TokenType.LT, TokenType.LT):
+                kind = exp.BitwiseLeftShift
+            elif self._match_pair(TokenType.GT, TokenType.GT):
+                kind = exp.BitwiseRightShift
+            else:
+                return this
+            this = kind(this=this, expression=self._parse_and_of_bits(*args, **kwargs))
+
+    def _parse_and_of_bits(self, *args: Any, **kwargs: Any) -> Any:
+        this = super()._parse_term(*args, **kwargs)
+        while self._match(TokenType.AMP):
+            this = exp.BitwiseAnd(this=this, expression=super()._parse_term(*args, **kwargs))
+        return this
+
     def _parse_unary(self) -> Any:
         return self._noted(self._index, super()._parse_unary())
 
@@ -134,7 +160,15 @@ class MillstreamParser(StreamingClauses, PostgresParser):
 
 
 class MillstreamDialect(Postgres):
-    """Postgres' grammar with the names and functions of DataFusion."""
+    """Postgres' grammar with the names, types and functions of DataFusion."""
+
+    class Tokenizer(Postgres.Tokenizer):
+        """Knows FLOAT as the type of single precision that it is in DataFusion."""
+
+        KEYWORDS: ClassVar[dict[str, TokenType]] = {
+            **Postgres.Tokenizer.KEYWORDS,
+            "FLOAT": TokenType.FLOAT,
+        }
 
     Parser = MillstreamParser
 

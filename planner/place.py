@@ -23,10 +23,11 @@ def span_of(node: exp.Expr) -> Span | None:
     """First and last token of ``node``, both included, or None where the parser did not note them.
 
     Chains of operators such as ``a + b + c`` are noted as a whole only; the span of ``a + b``
-    follows from its operands.
+    follows from its operands. Not so in ``a IS NOT TRUE`` and ``a !~ b``: what is negated there has
+    no words of its own.
     """
     span: Span | None = node.meta.get(SPAN)
-    if span is None and isinstance(node, exp.Binary):
+    if span is None and isinstance(node, exp.Binary) and not isinstance(node.parent, exp.Not):
         left, right = span_of(node.left), span_of(node.right)
         if left is not None and right is not None:
             return (left[0], right[1])

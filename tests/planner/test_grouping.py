@@ -46,6 +46,33 @@ def test_an_expression_over_keys_is_computed_after_grouping(plan):
     assert root.projections[0].sql == "\"__k0\" || 'x'"
 
 
+@pytest.mark.parametrize(
+    ("key", "expression", "sql"),
+    [
+        # What is negated has no words of its own to put the key in place of.
+        ('"Flag" IS TRUE', '"Flag" IS NOT TRUE', '"__k1" IS NOT TRUE'),
+        ("symbol ~ 'a'", "symbol !~ 'a'", "\"__k1\" !~ 'a'"),
+        ("symbol SIMILAR TO 'a'", "symbol NOT SIMILAR TO 'a'", "\"__k1\" NOT SIMILAR TO 'a'"),
+        ('"Flag" IS TRUE', 'NOT "Flag" IS TRUE', 'NOT "__k0"'),
+        # Operators bind as they do in DataFusion.
+        ("quantity | small", "quantity | small & 3", '"__k1" | "__k2" & 3'),
+        ("small & 3", "quantity | small & 3", '"__k1" | "__k0"'),
+        ("quantity ^ small", "quantity ^ small & 3", '"__k1" ^ "__k2" & 3'),
+        ("quantity | small", "quantity | small << 1", '"__k1" | "__k2" << 1'),
+        ("quantity + small", "quantity + small << 1", '"__k0" << 1'),
+        ("quantity < small", '"Flag" = (quantity < small)', '"__k3" = "__k0"'),
+        # Types that other dialects take for one.
+        ("price::float", "price::double", '"__k1"::double'),
+        ("price::real", "price::float", '"__k0"'),
+    ],
+)
+def test_a_key_stands_for_nothing_but_itself(plan, key, expression, sql):
+    names = ("symbol", "quantity", "small", '"Flag"', "price")
+    columns = ", ".join(name for name in names if name in expression)
+    query = f"SELECT {expression} AS v FROM trades GROUP BY {key}, {columns} EMIT FINAL"
+    assert plan(query).root.projections[0].sql == sql
+
+
 def test_equal_aggregates_and_arguments_are_computed_once(find):
     (aggregate,) = find(
         "SELECT sum(price), SUM( price ) + avg(price) AS s, mean(price) AS m FROM trades "
