@@ -20,6 +20,7 @@ from sqlglot.tokens import TokenType
 from millstream.errors import SqlError
 from millstream.planner.place import SPAN, SourceText, line_and_column
 from millstream.planner.streaming_clauses import StreamingClauses
+from millstream.planner.whole_clauses import WholeClauses
 
 __all__ = ["MillstreamDialect", "parse_statement", "partitioning_hint"]
 
@@ -30,20 +31,11 @@ _TERM_SETS: Mapping[TokenType, type[exp.Cube | exp.Rollup]] = {
     TokenType.CUBE: exp.Cube,
     TokenType.ROLLUP: exp.Rollup,
 }
-# What never begins an expression, so that one is missing between it and a comma.
-_AFTER_LISTS = frozenset(
-    {
-        *(TokenType.COMMA, TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.FROM),
-        *(TokenType.WHERE, TokenType.GROUP_BY, TokenType.HAVING, TokenType.QUALIFY),
-        *(TokenType.ORDER_BY, TokenType.LIMIT, TokenType.UNION),
-    }
-)
-
 _HINT = re.compile(r"partitioning\s*\(\s*(\w+)\s*\)", re.IGNORECASE)
 _FIRST_TOKENS = (TokenType.SELECT, TokenType.WITH, TokenType.L_PAREN)
 
 
-class MillstreamParser(StreamingClauses, PostgresParser):
+class MillstreamParser(StreamingClauses, WholeClauses, PostgresParser):
     """Notes the tokens of each expression and leaves functions alone."""
 
     FUNC_TOKENS: ClassVar[set[TokenType]] = {*PostgresParser.FUNC_TOKENS, TokenType.SESSION}
@@ -80,28 +72,6 @@ class MillstreamParser(StreamingClauses, PostgresParser):
         return (
             self._parse_grouping_sets() or self._parse_cube_or_rollup() or self._parse_disjunction()
         )
-
-    def _parse_csv(self, parse_method: Any, sep: TokenType = TokenType.COMMA) -> Any:
-        def parse_one() -> Any:
-            follows = self._index > 0 and self._prev.token_type == sep
-            item = parse_method()
-            if item is None and follows and self._at_end_of_list():
-                self.raise_error("An expression is missing here", token=self._prev)
-            if item is None and self._curr.token_type == sep:
-                self.raise_error("An expression is missing here", token=self._curr)
-            return item
-
-        return super()._parse_csv(parse_one, sep)
-
-    def _parse_join(self, *args: Any, **kwargs: Any) -> Any:
-        comma = self._curr
-        join = super()._parse_join(*args, **kwargs)
-        if join is None and comma.token_type == TokenType.COMMA:
-            self.raise_error("A table is missing here", token=comma)
-        return join
-
-    def _at_end_of_list(self) -> bool:
-        return self._index >= len(self._tokens) or self._curr.token_type in _AFTER_LISTS
 
     def _noted(self, start: int, node: Any) -> Any:
         if isinstance(node, exp.Expr) and self._index > start:
@@ -236,6 +206,9 @@ def _check_hint(source: SourceText, comment: str, index: int) -> None:
 
 def _token_error(sql: str, error: TokenError) -> SqlError:
     detail = re.match(r"Missing (.+) from \d+:(\d+)", str(error.__cause__ or error))
+    if detail is None and isinstance(error.__cause__, IndexError) and "/*" in sql:
+        line, column = line_and_column(sql, sql.rindex("/*"))
+        return SqlError("syntax error: */ is missing", sql=sql, line=line, column=column)
     if detail is None:
         return SqlError("the text cannot be read as SQL", sql=sql)
     line, column = line_and_column(sql, int(detail[2]))

@@ -240,3 +240,36 @@ def test_something_must_stand_on_both_sides_of_a_comma(refusal, marked):
     assert re.match(
         "syntax error at ',': an? (expression|table) is missing", refusal(marked).reason
     )
+
+
+@pytest.mark.parametrize(
+    ("marked", "missing"),
+    [
+        ("SELECT price FROM trades JOIN symbols ^ON", "a condition"),
+        ("SELECT price FROM trades JOIN symbols ^ON WHERE price > 1", "a condition"),
+        ("SELECT price FROM trades JOIN symbols ^USING ()", "a column"),
+        ("SELECT price FROM trades ^AS", "a name"),
+        ("SELECT sum(price) FILTER (^price > 1) FROM trades", "WHERE"),
+        ("SELECT median(price) WITHIN GROUP (^) FROM trades", "ORDER BY"),
+        ("SELECT sum(price) OVER (^PARTITION BY ORDER BY ts) FROM trades", "an expression"),
+        ("SELECT sum(price) OVER (ORDER BY ts ^ROWS) FROM trades", "a bound of the frame"),
+        (
+            "SELECT sum(price) OVER (ORDER BY ts ROWS BETWEEN 1 PRECEDING ^AND) FROM trades",
+            "a bound of the frame",
+        ),
+        ("SELECT sum(price) OVER (ORDER BY ts ROWS BETWEEN 1 ^PRECEDING) FROM trades", "AND"),
+        ("SELECT sum(price) OVER (ORDER BY ts ROWS ^1) FROM trades", "PRECEDING"),
+        (
+            "SELECT sum(price) OVER (ORDER BY ts ^ROWS 1 PRECEDING AND CURRENT ROW) FROM trades",
+            "BETWEEN",
+        ),
+    ],
+)
+def test_no_part_of_a_clause_may_be_missing(refusal, marked, missing):
+    assert refusal(marked).reason.endswith(f": {missing} is missing here")
+
+
+def test_a_comment_must_end():
+    with pytest.raises(SqlError, match=r"\*/ is missing") as caught:
+        parse_statement("SELECT /* a */ b\nFROM /* t")
+    assert (caught.value.line, caught.value.column) == (2, 6)
