@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 from sqlglot import exp
 
+from millstream.planner.aggregates import aggregate_calls
 from millstream.planner.catalog import StreamDefinition
 from millstream.planner.context import INPUT, PlanContext
 from millstream.planner.nodes import Source, WatermarkBound, quoted
+from millstream.planner.over_clause import over_calls
 from millstream.planner.scope import (
     Relation,
     Scope,
@@ -287,6 +289,11 @@ def _join_condition(context: PlanContext, scope: Scope, join: exp.Join) -> str:
         return ""
     scope.bind(condition)
     refuse_unnest(context, condition, "a condition of a join")
+    for parts in (*aggregate_calls(context, condition), *over_calls(condition)):
+        raise context.source.error(
+            f"{parts.function} is about several rows and cannot be used in a condition of a join",
+            parts.node,
+        )
     for column in condition.find_all(exp.Column):
         if window_role(column) is not None:
             raise context.source.error("a window column cannot be joined on with a table", column)

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from string import ascii_lowercase, ascii_uppercase
 
 import pyarrow as pa
 from sqlglot import exp
@@ -109,7 +110,8 @@ class Scope:
         window_alias: Name by which a windowing table function's columns can be qualified, if any.
         window_prefix: What stands before a window column in SQL, where there are joins.
         windows_below: Names of columns that are those of a window of the input.
-        merged: Columns that JOIN ... USING made one.
+        merged: Columns that JOIN ... USING made one with those of the same name before them, each
+            with the name of its entry.
     """
 
     items: list[ScopeItem]
@@ -119,7 +121,7 @@ class Scope:
     window_alias: str | None = None
     window_prefix: str = ""
     windows_below: frozenset[str] = frozenset()
-    merged: set[str] = field(default_factory=set)
+    merged: set[tuple[str, str]] = field(default_factory=set)
 
     def knows(self, name: str) -> bool:
         """Whether an unqualified name is a column of the input or of the block's window."""
@@ -131,14 +133,31 @@ class Scope:
         """Make one column of those that the last entry and one before it call ``name``.
 
         Raises:
-            SqlError: One of them has no such column.
+            SqlError: One of them has no such column, or several have it.
         """
-        for item in (self.items[-1], next(iter(self.items))):
-            if name not in item.columns:
+        *before, last = self.items
+        for items in ([last], before):
+            known = list(dict.fromkeys(column for item in items for column in item.columns))
+            if name not in known:
+                called = " and ".join(repr(item.alias) for item in items)
+                have = "has" if len(items) == 1 else "have"
                 raise self.source.error(
-                    f"{item.alias!r} has no column {name!r}{nearest(name, item.columns)}", place
+                    f"{called} {have} no column {name!r}{nearest(name, known)}", place
                 )
-        self.merged.add(name)
+        self._the_owner(name, before, place)
+        self.merged.add((last.alias, name))
+
+    def _the_owner(
+        self, name: str, items: Sequence[ScopeItem], place: exp.Expr
+    ) -> ScopeItem | None:
+        """The one of several entries that an unqualified name means a column of, if any."""
+        owners = [
+            item for item in items if name in item.columns and (item.alias, name) not in self.merged
+        ]
+        if len(owners) > 1:
+            names = " or ".join(f"{item.alias}.{name}" for item in owners)
+            raise self.source.error(f"column {name!r} is ambiguous; write {names}", place)
+        return next(iter(owners), None)
 
     def bind(self, root: exp.Expr, *, within_window: bool = True) -> None:
         """Decide for every column under ``root`` what it means and note it in the tree.
@@ -227,12 +246,11 @@ class Scope:
         for item in self.items:
             if len(parts) > 1 and item.alias == parts[0] and parts[1] in item.columns:
                 return item, parts[1], parts[2:]
-        owners = [item for item in self.items if parts[0] in item.columns]
-        if len(owners) > 1 and parts[0] not in self.merged:
-            names = " or ".join(f"{item.alias}.{parts[0]}" for item in owners)
-            raise self.source.error(f"column {parts[0]!r} is ambiguous; write {names}", column)
-        if owners and (len(parts) == 1 or pa.types.is_struct(owners[0].fields[parts[0]].type)):
-            return owners[0], parts[0], parts[1:]
+        owner = self._the_owner(parts[0], self.items, column)
+        if owner is not None and (
+            len(parts) == 1 or pa.types.is_struct(owner.fields[parts[0]].type)
+        ):
+            return owner, parts[0], parts[1:]
         raise self.source.error(self._unknown(parts), column)
 
     def _unknown(self, parts: list[str]) -> str:
@@ -268,11 +286,16 @@ def table_of_subquery(source: SourceText, tables: Mapping[str, pa.Schema], table
     return name
 
 
+# As in DataFusion, which leaves letters beyond ASCII as they are.
+_LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
+
+
 def identifier_name(identifier: exp.Expr) -> str:
     """The name that an identifier stands for: as it is if quoted, else in lower case."""
     if not isinstance(identifier, exp.Identifier) and isinstance(identifier.this, exp.Identifier):
         identifier = identifier.this
-    return str(identifier.name) if identifier.args.get("quoted") else str(identifier.name).lower()
+    name = str(identifier.name)
+    return name if identifier.args.get("quoted") else name.translate(_LOWER)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -20,7 +20,7 @@ from millstream.planner.scope import (
     note_alias,
 )
 
-__all__ = ["SelectItem", "bind_with_aliases", "select_items", "with_aliases"]
+__all__ = ["SelectItem", "bind_with_aliases", "is_star", "select_items", "with_aliases"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def select_items(context: PlanContext, select: exp.Select, source: From) -> tupl
     """
     items: list[SelectItem] = []
     for term in select.expressions:
-        if _is_star(term):
+        if is_star(term):
             if span_of(term) is None:
                 place = select.args.get("from_") or select
                 raise context.source.error("SELECT is missing before FROM", place)
@@ -80,7 +80,8 @@ def with_aliases(
     return outer
 
 
-def _is_star(term: exp.Expr) -> bool:
+def is_star(term: exp.Expr) -> bool:
+    """Whether a term is ``*`` or ``t.*``."""
     return isinstance(term, exp.Star) or (
         isinstance(term, exp.Column) and isinstance(term.this, exp.Star)
     )
@@ -97,7 +98,7 @@ def _expand_star(context: PlanContext, term: exp.Expr, source: From) -> list[Sel
             pairs.extend(
                 (item.alias, name)
                 for name in item.columns
-                if alias is not None or index == 0 or name not in scope.merged
+                if alias is not None or (item.alias, name) not in scope.merged
             )
         if index == 0 and scope.window_alias is not None and alias in (None, item.alias):
             pairs.extend((scope.window_alias, name) for name in WINDOW_COLUMNS)

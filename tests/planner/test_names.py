@@ -17,6 +17,7 @@ from millstream.planner.catalog import StreamDefinition
         ("SELECT COUNT(*), Avg(Price) FROM trades", ["count(*)", "avg(price)", "_op"]),
         ("SELECT price * 2, 'A' || symbol FROM trades", ["price * 2", "'A' || symbol"]),
         ("SELECT details.venue FROM trades", ["venue"]),
+        ("SELECT N AS Ñandú, k AS ñ FROM ticks", ["Ñandú", "ñ"]),
     ],
 )
 def test_output_columns_are_called_by_alias_column_or_text(plan, sql, names):
