@@ -22,6 +22,7 @@ from millstream.planner.scope import Relation, identifier_name
 from millstream.planner.select_list import (
     SelectItem,
     bind_with_aliases,
+    is_star,
     select_items,
     with_aliases,
 )
@@ -207,6 +208,12 @@ class _Block:
             for word in words:
                 raise self.context.source.error(
                     f"{word} in the parentheses of {name} is not supported", argument
+                )
+            values = inner.expressions if isinstance(inner, exp.Distinct) else [inner]
+            counts_rows = name == "count" and call.expressions == [exp.Star()]
+            if any(map(is_star, values)) and not counts_rows:
+                raise self.context.source.error(
+                    "* stands for no argument but that of count(*); name the columns", call
                 )
 
     def _bound(self, key: str, aliases: Mapping[str, exp.Expr]) -> exp.Expr | None:

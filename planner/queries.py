@@ -17,6 +17,8 @@ from millstream.planner.typing import TypingError
 __all__ = ["lower_query"]
 
 _SUBQUERY_PARTS = frozenset({"this", "alias", "with_"})
+# Arguments of UNION ALL BY NAME, CORRESPONDING and the like.
+_NAMED_COLUMNS = frozenset({"by_name", "on", "side", "kind"})
 _UNION_PARTS = frozenset({"this", "expression", "distinct", "with_"})
 
 
@@ -62,6 +64,8 @@ def _check_parts(context: PlanContext, query: exp.Expr, handled: frozenset[str])
     for key, value in query.args.items():
         if value and key not in handled:
             place = value[0] if isinstance(value, list) else value
+            if key in _NAMED_COLUMNS:
+                raise context.source.error("UNION ALL matches columns by position alone", query)
             word = {"order": "ORDER BY", "with_": "WITH"}.get(key, key.strip("_").upper())
             what = "UNION ALL" if isinstance(query, exp.Union) else "a query in parentheses"
             raise context.source.error(f"{word} after {what} is not supported", place)
