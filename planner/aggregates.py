@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -274,7 +275,7 @@ class Aggregates:
         names: dict[int, str] = {}
         keys: list[SortKey] = []
         for argument in parts.arguments:
-            if parts.function in PICKING_FUNCTIONS or any(argument.find_all(exp.Column)):
+            if parts.function in PICKING_FUNCTIONS or argument.find(exp.Column, exp.Query):
                 names[id(argument)] = self._column(self._text(argument), argument)
         for term in parts.order:
             column = self._column(self._text(term.this), term.this)
@@ -317,9 +318,7 @@ class Aggregates:
         try:
             typed = self.context.typer.schema(f"SELECT {sql} AS a FROM {INPUT}", {INPUT: schema})
         except TypingError as failure:
-            raise self.context.source.error(
-                self._readable(str(failure), schema), parts.node
-            ) from failure
+            raise self.context.source.error(self._readable(str(failure)), parts.node) from failure
         # A condition is no argument as far as types are concerned.
         is_picked = call.function in PICKING_FUNCTIONS
         values = call.kernel_arguments[:1] if is_picked else call.arguments
@@ -329,6 +328,8 @@ class Aggregates:
             [schema.field(key.column).type for key in call.order],
             distinct=call.distinct,
         )
+        if reason and not self._is_own(parts):
+            self._check_runs(call, schema)
         return AggregateCall(
             name=call.name,
             function=call.function,
@@ -342,10 +343,26 @@ class Aggregates:
             stable_sql=call.stable_sql,
         )
 
-    def _readable(self, message: str, schema: pa.Schema) -> str:
+    def _check_runs(self, call: _Pending, schema: pa.Schema) -> None:
+        """Check what DataFusion finds out only when it begins to compute, by group or over all."""
+        typer, select = self.context.typer, f"SELECT {call.sql} AS a"
+        groups = f" GROUP BY {quoted(schema.names[0])} IS NULL" if len(schema) else ""
+        try:
+            for tail in dict.fromkeys(("", groups)):
+                typer.result_schema(f"{select} FROM {INPUT}{tail}", {INPUT: schema})
+                typer.check_implemented(select, schema, tail)
+        except TypingError as failure:
+            message = self._readable(str(failure))
+            raise self.context.source.error(
+                f"{call.parts.function} cannot be computed like this: {message}", call.parts.node
+            ) from failure
+
+    def _readable(self, message: str) -> str:
         for name, piece in self.columns.items():
             if piece.node is not None and (span := span_of(piece.node)) is not None:
-                message = message.replace(name, self.context.source.text(span))
+                text = self.context.source.text(span)
+                # DataFusion's physical expressions show a column's position as well.
+                message = text.join(re.split(rf"\b{name}\b(?:@\d+)?", message))
         return message
 
 

@@ -235,7 +235,7 @@ class _Builder:
         if folded:
             return self._folded(parts, kind, preceding, frame_sql)
         for argument in parts.arguments:
-            if self.stage.refers(argument):
+            if self.stage.refers(argument) or argument.find(exp.Query) is not None:
                 names[id(argument)] = self.column(argument)
         for term in parts.order:
             names[id(term.this)] = self.column(term.this)
@@ -308,6 +308,8 @@ class _Pending:
             raise context.source.error(str(failure), self.parts.node) from failure
         types = [schema.field(column).type for column in self.arguments]
         reason = self._why_buffered(context, types)
+        if reason and self.parts.function not in context.catalog.functions:
+            self._check_runs(context, schema)
         if reason and self.preceding is not None:
             self._check_slides(context, schema)
         return OverCall(
@@ -322,6 +324,19 @@ class _Pending:
             reason=reason,
             frame_sql=self.frame_sql,
         )
+
+    def _check_runs(self, context: PlanContext, schema: pa.Schema) -> None:
+        """Check what DataFusion finds out about an aggregate only when it begins to compute."""
+        if self.parts.function not in context.typer.aggregates - context.typer.window_functions:
+            return
+        select = f"SELECT {self.sql} AS a"
+        try:
+            context.typer.result_schema(f"{select} FROM {INPUT}", {INPUT: schema})
+            context.typer.check_implemented(select, schema)
+        except TypingError as failure:
+            raise context.source.error(
+                f"{self.parts.function} cannot be computed like this: {failure}", self.parts.node
+            ) from failure
 
     def _check_slides(self, context: PlanContext, schema: pa.Schema) -> None:
         over = f"{self.sql} OVER (ROWS BETWEEN 1 PRECEDING AND CURRENT ROW)"

@@ -26,6 +26,7 @@ _QUERY_ONLY = SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allo
 _PREFIXES = re.compile(
     r"^(?:DataFusion error|Error during planning|Schema error|SQL error|Execution error|"
     r"Optimizer rule '\w+' failed|type_coercion|caused by|Internal error|"
+    r"Assertion failed: [^:]+|"
     r"This feature is not implemented|Arrow error|Invalid argument error|Context|"
     r"check_analyzed_plan|Check optimizer-specific invariants[^:]*)\s*:?\s+"
 )
@@ -96,6 +97,8 @@ class Typer:
     def result_schema(self, sql: str, tables: Mapping[str, pa.Schema]) -> pa.Schema:
         """Run a query over empty tables, to see the types of a union after its coercions.
 
+        Some of what is wrong with a query DataFusion finds out only here.
+
         Raises:
             TypingError: The query is not valid.
         """
@@ -105,7 +108,7 @@ class Typer:
         except BaseException as error:
             raise self._failure(error) from error
 
-    def check_implemented(self, select: str, schema: pa.Schema) -> None:
+    def check_implemented(self, select: str, schema: pa.Schema, tail: str = "") -> None:
         """Run a select list over a few rows of NULLs, to see whether DataFusion can do it.
 
         Some combinations of functions and frames are found out only when rows come.
@@ -117,11 +120,14 @@ class Typer:
         rows = pa.RecordBatch.from_arrays([pa.nulls(3, f.type) for f in schema], schema=nullable)
         self._context.register_record_batches(_TRIAL, [[rows]])
         try:
-            self._context.sql_with_options(f"{select} FROM {_TRIAL}", _QUERY_ONLY).collect()
-        except Exception as error:
+            self._context.sql_with_options(f"{select} FROM {_TRIAL}{tail}", _QUERY_ONLY).collect()
+        except BaseException as error:
+            failure = self._failure(error)
+            if not isinstance(error, Exception):
+                raise TypingError("DataFusion panics", of_syntax=False) from error
             # Whatever else goes wrong is the fault of rows that are all NULL, not of the query.
             if "not implemented" in str(error):
-                raise self._failure(error) from error
+                raise failure from error
         finally:
             self._context.deregister_table(_TRIAL)
 
@@ -236,6 +242,7 @@ def clean_message(message: str) -> str:
     parser_error = re.search(r'ParserError\("(.+?)(?: at Line: \d+, Column: \d+)?"\)', first)
     text = (parser_error[1].replace('\\"', '"') if parser_error else first).strip().rstrip(".")
     text = text.replace('"input".', "").replace("input.", "")
-    if suggestion and "Did you mean" not in text:
+    text = re.sub(r"\. Did you mean '__\w+\.\w+'\?$", "", text)
+    if suggestion and "Did you mean" not in text and not suggestion[1].startswith("__"):
         text += f"; did you mean {suggestion[1].replace('input.', '')!r}?"
     return text[:1].lower() + text[1:] if text[:2].istitle() else text
