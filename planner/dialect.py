@@ -87,6 +87,10 @@ class MillstreamParser(StreamingClauses, WholeClauses, PostgresParser):
     def _parse_equality(self, *args: Any, **kwargs: Any) -> Any:
         return self._noted(self._index, super()._parse_equality(*args, **kwargs))
 
+    def _parse_is_rhs(self, distinct: bool = False) -> Any:
+        # DataFusion takes all that follows IS DISTINCT FROM, even what stands after AND.
+        return self._parse_disjunction() if distinct else super()._parse_is_rhs(distinct)
+
     def _parse_bitwise(self) -> Any:
         return self._noted(self._index, super()._parse_bitwise())
 

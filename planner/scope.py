@@ -181,7 +181,7 @@ class Scope:
         """Whether a column belongs to a subquery over tables, where DataFusion finds it."""
         parts = [identifier_name(part) for part in column.parts]
         for query in _queries_above(column, root):
-            for entry in query.find_all(exp.Table, exp.Values, exp.Subquery):
+            for entry in _entries(query):
                 called, columns = self._entry_of_subquery(entry)
                 if parts[0] in columns or (len(parts) > 1 and parts[0] == called):
                     return True
@@ -194,13 +194,27 @@ class Scope:
         listed = [] if alias is None else alias.args.get("columns") or []
         columns = [identifier_name(column) for column in listed]
         if isinstance(entry, exp.Subquery):
-            terms = entry.this.expressions if name and isinstance(entry.this, exp.Select) else []
-            computed = [term.args["alias"] for term in terms if isinstance(term, exp.Alias)]
-            return name, columns or [identifier_name(column) for column in computed]
+            return name, columns or self._columns_of_subquery(entry)
         if isinstance(entry, exp.Table) and not (columns and isinstance(entry.this, exp.Anonymous)):
             own = self._table_columns(entry)
             return name or identifier_name(entry.this), [*columns, *own]
         return name, columns
+
+    def _columns_of_subquery(self, query: exp.Expr) -> list[str]:
+        """Names of the columns that a query gives, but for those of expressions without one."""
+        while isinstance(query, exp.Subquery | exp.SetOperation):
+            query = query.this
+        columns: list[str] = []
+        for term in query.expressions if isinstance(query, exp.Select) else ():
+            if isinstance(term, exp.Alias):
+                columns.append(identifier_name(term.args["alias"]))
+            elif term.is_star:
+                # Which of the entries does not matter: a name more only hides one of the stream.
+                for entry in _entries(query):
+                    columns.extend(self._entry_of_subquery(entry)[1])
+            elif isinstance(term, exp.Column):
+                columns.append(identifier_name(term.this))
+        return columns
 
     def _table_columns(self, table: exp.Table) -> list[str]:
         return list(self.tables[table_of_subquery(self.source, self.tables, table)].names)
@@ -373,6 +387,19 @@ def _queries_above(node: exp.Expr, root: exp.Expr) -> Iterator[exp.Expr]:
         if node is root or node.parent is None:
             return
         node = node.parent
+
+
+def _entries(query: exp.Expr) -> Iterator[exp.Expr]:
+    """What stands in FROM of a query."""
+    first = query.args.get("from_")
+    pending = [*([first] if first is not None else []), *(query.args.get("joins") or [])]
+    while pending:
+        entry = pending.pop().this
+        pending.extend(entry.args.get("joins") or [])
+        if isinstance(entry, exp.Subquery) and isinstance(entry.this, exp.Table):
+            pending.append(entry)
+        else:
+            yield entry
 
 
 def is_of_subquery(node: exp.Expr, root: exp.Expr) -> bool:
