@@ -56,6 +56,8 @@ class BufferedCalls:
 
     def add(self, batch: pa.RecordBatch, group_ids: U32) -> None:
         """Keep rows: uint32[n_rows] tells the group of each."""
+        if batch.num_rows == 0:
+            return
         self._chunks.append(batch.select(self._columns))
         self._group_ids.append(group_ids)
 

@@ -270,6 +270,18 @@ def test_calls_over_kept_rows_follow_their_sessions(batch_rows: int) -> None:
     ]
 
 
+@pytest.mark.parametrize("batch_rows", [1, 2, 7])
+def test_sessions_merge_after_a_batch_of_late_rows_alone(batch_rows: int) -> None:
+    sql = "SELECT k, median(v) AS m FROM t GROUP BY k WINDOW SESSION(ts, 10) EMIT FINAL"
+    rows: list[Row] = [
+        ("a", 100, 1), ("b", 85, 2), ("a", 0, 3), ("a", 1, 4), ("b", 96, 5), ("b", 90, 9)
+    ]  # fmt: skip
+    planned = query(sql, delay=20)
+    result, n_late = push(planned, rows, list(range(batch_rows, len(rows), batch_rows)))
+    assert rows_of(result) == [("b", 5), ("a", 1)]
+    assert n_late == 2
+
+
 def test_one_session_over_all_rows_without_keys() -> None:
     sql = "SELECT window_start, window_time, count(*) AS n FROM t WINDOW SESSION(ts, 10) EMIT FINAL"
     rows: list[Row] = [("a", 0, 1), ("b", 8, 2), ("c", 19, 3), ("d", 18, 4)]
