@@ -118,6 +118,7 @@ class Intake:
             for stream in streams
         }
         self._n_batches = 0
+        self._n_parts = 0
         self._n_rows = 0
         self._n_steps = 0
         self.lock = threading.Lock()
@@ -214,9 +215,10 @@ class Intake:
                 )
                 full = self._full(parts, n_readers, n_bytes)
                 if full is None:
+                    before = tracker.watermark
                     tracker.take(observed)
                     self._n_rows += batch.num_rows
-                    self._deal(stream, parts, observed, n_bytes)
+                    self._deal(stream, parts, observed, before, n_bytes)
                     return [owner for owner, _ in parts]
             owner, rows = full
             fits = partial(self._flow.fits, owner, rows.num_rows * n_readers, n_bytes)
@@ -263,11 +265,21 @@ class Intake:
             )
         return parts
 
-    def _deal(self, stream: str, parts: _Parts, observed: Observation, n_bytes: int) -> None:
-        """Post the parts of a batch, and the step that follows if one is due."""
+    def _deal(
+        self, stream: str, parts: _Parts, observed: Observation, before: int, n_bytes: int
+    ) -> None:
+        """Post the parts of a batch, and the step that follows if one is due.
+
+        Args:
+            stream: Stream of the batch.
+            parts: Slices of the batch with the partition of each, or the whole with its own.
+            observed: What the batch has done to the event time of the stream.
+            before: Watermark of the stream before the batch.
+            n_bytes: Bytes of the batch.
+        """
         try:
             watermarks = self._watermarks()
-            self._post_parts(stream, parts, observed, watermarks, n_bytes)
+            self._post_parts(stream, parts, observed, before, watermarks, n_bytes)
             if self._shape.pace == "deferred":
                 n_rows = sum(rows.num_rows for _, rows in parts)
                 if self._closings.are_due(watermarks, n_rows):
@@ -283,6 +295,7 @@ class Intake:
         stream: str,
         parts: _Parts,
         observed: Observation,
+        before: int,
         watermarks: Mapping[str, int],
         n_bytes: int,
     ) -> None:
@@ -292,22 +305,27 @@ class Intake:
             if number > 0:
                 self._in_flight.force()
             n_rows = rows.num_rows * n_readers
+            is_last = number == len(parts) - 1
+            # A batch moves the watermark when all of its rows are in, so with its last part.
+            reached = watermarks if is_last else {**watermarks, stream: before}
             is_step = self._shape.pace != "deferred"
             # By position, which takes less than half of the time that names take.
             item = SourceItem(
                 self._n_batches,
                 stream,
                 rows,
-                self._step(watermarks, is_final=False) if is_step else None,
+                self._step(reached, is_final=False) if is_step else None,
                 pushed_at_ns,
                 self._tables,
-                watermarks,
+                reached,
                 owner,
                 n_rows,
                 # The bytes of the whole are given back with its last slice.
-                n_bytes if number == len(parts) - 1 else 0,
+                n_bytes if is_last else 0,
                 observed.bounds,
+                self._n_parts,
             )
+            self._n_parts += 1
             self.rows_taken[stream] += n_rows
             self._post(item)
         self._n_batches += 1

@@ -48,6 +48,7 @@ class SourceItem:
         n_rows: Rows of the batch, once for each place where the plan reads them.
         n_bytes: Bytes of the batch.
         bounds: Of the event times of a batch that this one is, or is a part of; None if not known.
+        place: Place of the rows among those of all items, from 0; each part of a batch has its own.
         parts_left: Parts still to do before the item is complete, by partition.
     """
 
@@ -62,6 +63,7 @@ class SourceItem:
     n_rows: int = 0
     n_bytes: int = 0
     bounds: TimeBounds | None = None
+    place: int = 0
     parts_left: dict[int, int] = field(default_factory=dict)
 
 

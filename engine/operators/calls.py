@@ -133,11 +133,11 @@ class Calls:
 
 
 def _number_of(at_hand: AtHand) -> int:
-    """Return the position in the input of the rows at hand: their step, or else their micro-batch.
+    """Return the position in the input of the rows at hand: their step, or else their item.
 
-    Steps number rows where each micro-batch is one, and where rows come out of steps. For one
+    Steps number rows where each item is one, and where rows come out of steps. For one
     operator it is always the same of the two.
     """
     item = at_hand.item
     assert item is not None, "rows come with an item"
-    return item.batch_number if item.step is None else item.step.number
+    return item.place if item.step is None else item.step.number

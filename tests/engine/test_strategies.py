@@ -53,7 +53,8 @@ def by_partition(
 
 
 def rows_of(tables: Sequence[pa.Table]) -> list[tuple[object, ...]]:
-    return sorted(tuple(row.values()) for table in tables for row in table.to_pylist())
+    rows = [tuple(row.values()) for table in tables for row in table.to_pylist()]
+    return sorted(rows, key=lambda row: [(value is None, value) for value in row])
 
 
 @pytest.mark.parametrize("sql", QUERIES)
@@ -120,6 +121,47 @@ def test_a_strategy_of_ones_own_may_split_batches():
     tables, stats = by_partition(session(2).sql("SELECT x FROM t"), 2, EvenAndOdd())
     assert [set(np.array(table["x"]) % 2) for table in tables] == [{0}, {1}]
     assert stats.rows_processed == N_ROWS
+
+
+class Thirds:
+    name = "thirds"
+
+    def validate(self, needs):
+        pass
+
+    def placement(self, needs):
+        return Placement()
+
+    def route(self, stream, batch, source_partition, pending):
+        n_rows, last = batch.num_rows // 3, len(pending) - 1
+        slices = batch.slice(0, n_rows), batch.slice(n_rows, n_rows), batch.slice(2 * n_rows)
+        return list(zip([last, 0, last], slices, strict=True))
+
+    def counters(self):
+        return {}
+
+
+@pytest.mark.parametrize("n_partitions", [1, 2, 3])
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT k, window_end, median(x) AS m FROM t GROUP BY k WINDOW TUMBLING(10m)",
+        "SELECT k, window_end, count(*) AS n, first_value(x) AS f, last_value(x) AS l FROM t "
+        "GROUP BY k WINDOW TUMBLING(10m)",
+        "SELECT first_value(x) AS f, last_value(x) AS l FROM t EMIT FINAL",
+        "SELECT x, row_number() OVER (PARTITION BY window_start, window_end ORDER BY k) AS n FROM "
+        " TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '10' MINUTE))",
+        "SELECT x, lag(x) OVER (PARTITION BY k ORDER BY ts) AS l FROM t",
+    ],
+)
+def test_a_batch_that_is_split_over_windows_counts_as_one(sql, n_partitions):
+    query = session(n_partitions).sql(sql)
+    expected = rows_of([query.run({"t": ROWS}, batch_rows=None, strategy="fan_in")])
+    results = ms.CollectSink()
+    with query.start(results, strategy=Thirds()) as job:
+        job.push("t", ROWS)
+    assert rows_of([results.table()]) == expected
+    assert job.stats().rows_processed + job.stats().rows_late == N_ROWS
 
 
 def test_a_strategy_that_loses_rows_is_found_out():
