@@ -343,7 +343,9 @@ _is_list = _is_one_of(
 _FAMILIES = (
     types.is_integer,
     _is_one_of(types.is_string, types.is_large_string, types.is_string_view),
-    _is_one_of(types.is_binary, types.is_large_binary, types.is_binary_view),
+    _is_one_of(
+        types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary
+    ),
     types.is_date,
     types.is_time,
     types.is_duration,

@@ -141,12 +141,12 @@ class Session:
             data: What :meth:`Query.run` takes as input.
 
         Raises:
-            SchemaError: If the name is taken or a column is unfit.
+            SchemaError: If the name is taken, a column is unfit, or rows are not all alike.
             SourceError: If the data cannot be read.
         """
         self._check_new(name)
         schema = _checked_schema(name, schema_of(data))
-        self._tables[name] = pa.Table.from_batches(batches(data, schema, None), schema)
+        self._tables[name] = _table_of(name, data, schema)
         self._catalog.tables[name] = schema
 
     def replace_table(self, name: str, data: Any) -> None:
@@ -161,12 +161,7 @@ class Session:
         """
         if name not in self._tables:
             raise SchemaError(f"there is no table {name!r} to replace")
-        schema = self._catalog.tables[name]
-        conformer = Conformer(schema, name)
-        conformed = [
-            rows for batch in batches(data, schema, None) for rows in conformer.conform(batch)
-        ]
-        table = pa.Table.from_batches(conformed, schema)
+        table = _table_of(name, data, self._catalog.tables[name])
         self._tables[name] = table
         for runtime in self._jobs.jobs():
             runtime.intake.replace_table(name, table)
@@ -280,6 +275,13 @@ class Session:
             raise SchemaError(f"the name {name!r} is reserved")
         if name in self._catalog.streams or name in self._catalog.tables:
             raise SchemaError(f"the name {name!r} is taken already")
+
+
+def _table_of(name: str, data: Any, schema: pa.Schema) -> pa.Table:
+    """Read the contents of a table, and make them fit its schema."""
+    conformer = Conformer(schema, name)
+    conformed = [rows for batch in batches(data, schema, None) for rows in conformer.conform(batch)]
+    return pa.Table.from_batches(conformed, schema)
 
 
 def _checked_schema(name: str, schema: pa.Schema) -> pa.Schema:

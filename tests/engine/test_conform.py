@@ -118,6 +118,8 @@ FITTING = [
     (pa.array(["a", None], pa.string_view()), pa.string(), ["a", None]),
     (pa.array(["a", None]), pa.string_view(), ["a", None]),
     (pa.array([b"a"], pa.binary_view()), pa.large_binary(), [b"a"]),
+    (pa.array([b"ab", None]), pa.binary(2), [b"ab", None]),
+    (pa.array([b"ab"], pa.binary(2)), pa.binary(), [b"ab"]),
     (pa.array(["a", None, "a"]).dictionary_encode(), pa.string(), ["a", None, "a"]),
     (pa.array(["a", None, "a"]), pa.dictionary(pa.int8(), pa.string()), ["a", None, "a"]),
     (pa.array(["a"], pa.string_view()), pa.dictionary(pa.int32(), pa.string()), ["a"]),

@@ -198,3 +198,25 @@ def test_a_table_that_is_replaced_is_read_anew():
         session.replace_table("names", pa.table({"id": [3], "name": ["new"]}))
         job.push("t", {"k": [3], "x": [1]})
     assert rows == [{"x": 0, "name": "c"}, {"x": 1, "name": "new"}]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pa.array(["a", "b"], pa.string_view()),
+        pa.RunEndEncodedArray.from_arrays(pa.array([1, 2], pa.int32()), pa.array(["a", "b"])),
+    ],
+)
+def test_a_table_may_hold_text_in_any_encoding(text):
+    session = ms.Session(partitions=1)
+    session.create_stream("t", STREAM.schema)
+    session.create_table("names", pa.table({"id": [3, 1], "name": text}))
+    result = session.sql("SELECT DISTINCT k, name FROM t JOIN names ON k = id").run({"t": STREAM})
+    assert sorted_rows(as_rows(result)) == [(1, "b"), (3, "a")]
+
+
+def test_a_table_of_batches_that_differ_is_refused():
+    session = ms.Session(partitions=1)
+    unlike = [pa.record_batch({"id": [1]}), pa.record_batch({"id": ["1"]})]
+    with pytest.raises(ms.SchemaError, match="column 'id': expected int64, got string"):
+        session.create_table("names", unlike)
