@@ -25,8 +25,8 @@ __all__ = ["Over"]
 
 # Rows are computed this many at a time, so that what they need stays in a core's cache.
 _BLOCK_ROWS = 1 << 16
-# Looking through all keys is worth it once steps have earned so many credits for each key: one for
-# each row that left, and these for the step itself.
+# Looking through all keys is worth it once there are twice as many as last time, or once steps have
+# earned so many credits for each key: one for each row that left, and these for the step itself.
 _CREDITS_PER_KEY = 8
 _CREDITS_PER_STEP = 4096
 # Fewer keys than this are not worth forgetting.
@@ -71,6 +71,7 @@ class Over:
         self._waiting = WaitingRows()
         self._watermark = NO_WATERMARK
         self._credits = 0
+        self._n_keys_max = _KEYS_LEAST
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
         order_column = self._node.order_column
@@ -96,9 +97,11 @@ class Over:
             return
         self._release(None if watermark == WATERMARK_END else watermark + 1 - self._distance, out)
         self._credits += _CREDITS_PER_STEP
-        if self._credits > _CREDITS_PER_KEY * self._keys.n_keys:
+        n_keys = self._keys.n_keys
+        if self._credits > _CREDITS_PER_KEY * n_keys or n_keys > self._n_keys_max:
             self._credits = 0
             self._expire()
+            self._n_keys_max = max(2 * self._keys.n_keys, _KEYS_LEAST)
 
     def end_input(self, out: Collector) -> None:
         self._release(None, out)

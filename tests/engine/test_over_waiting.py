@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
 from millstream.engine.event_time import WATERMARK_COLUMN
 from tests.engine.over_stream import Frame, Stream, expected, lag_calls, rank_calls, rows_of
@@ -81,14 +82,15 @@ def test_frames_of_rows_keep_as_many_rows_and_frames_without_bounds_none() -> No
     assert whole.operator.state_bytes < 20_000
 
 
-def test_keys_that_do_not_come_again_cost_nothing_with_frames_of_time() -> None:
+@pytest.mark.parametrize("batch_rows", [500, 5000])
+def test_keys_that_do_not_come_again_cost_nothing_with_frames_of_time(batch_rows: int) -> None:
     stream = Stream(Frame("range", 10).calls(["sum(x)", "first_value(s)", "avg(i)"]), delay=0)
     n_rows = 60_000
     rows = rows_of(n_rows, 2, n_keys=1, disorder=0)
     rows = rows.set_column(1, "k", pa.array([str(row // 3) for row in range(n_rows)]))
     peak = 0
-    for start in range(0, n_rows, 500):
-        stream.push(rows.slice(start, 500))
+    for start in range(0, n_rows, batch_rows):
+        stream.push(rows.slice(start, batch_rows))
         peak = max(peak, stream.operator.state_rows)
     assert peak < 10_000
     assert stream.operator.state_bytes < 4_000_000
