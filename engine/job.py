@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from millstream.engine.columns import event_times
 from millstream.engine.conform import Conformer
 from millstream.engine.deadline import NO_DEADLINE, Deadline
 from millstream.engine.diagnose import Diagnosis, diagnose
+from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END
 from millstream.engine.row_buffer import RowBuffer, can_buffer
 from millstream.engine.runtime import Runtime
 from millstream.engine.stats import JobStats
@@ -99,13 +101,15 @@ class Job:
 
         Raises:
             SchemaError: If the rows do not fit the stream; none of them has been taken.
-            SourceError: If the query reads no such stream, the job takes no more input, or the time
-                ran out; batches before the one that did not fit in time have been taken.
+            SourceError: If the query reads no such stream, the job takes no more input, an argument
+                is no number, or the time ran out; batches before the one that did not fit in time
+                have been taken.
             JobFailed: If the job has failed.
         """
         self._definition(stream)
+        _check_source_partition(source_partition)
         self._runtime.check_running()
-        deadline = NO_DEADLINE if timeout is None else Deadline(timeout)
+        deadline = NO_DEADLINE if timeout is None else _deadline(timeout)
         buffer = self._row_buffers.get(stream)
         if buffer is not None and timeout is None and source_partition == 0 and _is_row(data):
             self._flush_rows(deadline, except_for=stream)
@@ -137,6 +141,7 @@ class Job:
             JobFailed: If the job has failed.
         """
         self._definition(stream)
+        _check_source_partition(source_partition)
         self._runtime.check_running()
         deadline = Deadline(0.0)
         conformed = self._conformers[stream].conform(data)
@@ -267,11 +272,28 @@ def _is_row(data: Any) -> bool:
     )
 
 
+def _check_source_partition(source_partition: Any) -> None:
+    if not isinstance(source_partition, int | np.integer):
+        raise SourceError(f"source_partition must be an integer: {source_partition!r}")
+
+
+def _deadline(timeout: Any) -> Deadline:
+    if not isinstance(timeout, int | float) or math.isnan(timeout):
+        raise SourceError(f"timeout must be a number of seconds: {timeout!r}")
+    return Deadline(timeout)
+
+
 def _event_time(when: datetime | date | int, type_: pa.DataType) -> int:
+    reason = f"watermark must be an event time of type {type_}: {when!r}"
     if isinstance(when, int) and not isinstance(when, bool):
+        if not NO_WATERMARK < when <= WATERMARK_END:
+            raise SchemaError(reason)
         return when
+    # Of a time, Arrow would make an integer in a unit of its own choice.
+    if when is None or pa.types.is_integer(type_):
+        raise SchemaError(reason)
     try:
         value = pa.array([when]).cast(type_)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        raise SchemaError(f"watermark must be an event time of type {type_}: {when!r}") from error
+        raise SchemaError(reason) from error
     return int(event_times(value)[0])

@@ -310,6 +310,26 @@ BAD_PUSHES = {
         ms.SchemaError,
         "watermark must be an event time of type int64: 'soon'",
     ),
+    "a watermark beyond all event times": (
+        lambda job: job.advance_watermark("t", 2**63),
+        ms.SchemaError,
+        "watermark must be an event time of type int64: 9223372036854775808",
+    ),
+    "a time as the watermark of integers": (
+        lambda job: job.advance_watermark("t", datetime.datetime(2024, 1, 15)),
+        ms.SchemaError,
+        "watermark must be an event time of type int64",
+    ),
+    "a source partition that is no number": (
+        lambda job: job.push("t", rows(("a", 2, 4)), source_partition="first"),
+        ms.SourceError,
+        "source_partition must be an integer: 'first'",
+    ),
+    "a timeout that is no number": (
+        lambda job: job.push("t", rows(("a", 2, 4)), timeout="1s"),
+        ms.SourceError,
+        "timeout must be a number of seconds: '1s'",
+    ),
 }
 
 
