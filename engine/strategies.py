@@ -139,8 +139,8 @@ class AlwaysHash(_Dealer):
     def validate(self, needs: QueryNeeds) -> None:
         if not any(needs.keys):
             raise SqlError(
-                "strategy always_hash needs a query with grouping or partitioning keys;"
-                " this one has none: use round_robin or fan_in"
+                "strategy always_hash needs grouping or partitioning keys by which rows can be"
+                " divided; this query has none: use round_robin or fan_in"
             )
 
     def placement(self, needs: QueryNeeds) -> Placement:

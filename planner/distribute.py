@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from millstream.errors import InternalError
+from millstream.planner.aggregate_kernels import PICKING_FUNCTIONS
 from millstream.planner.nodes import (
     Aggregate,
     AssignWindows,
@@ -80,24 +81,36 @@ class _Distributor:
     n_partitions: int
     placement: Placement
 
-    def place(self, node: Node) -> tuple[Node, _Distribution]:
-        """Give the distributed form of a subtree and where its rows are."""
+    def place(
+        self, node: Node, in_order: frozenset[str] | None = None
+    ) -> tuple[Node, _Distribution]:
+        """Give the distributed form of a subtree and where its rows are.
+
+        Args:
+            node: Root of the subtree.
+            in_order: If its rows are to come in their order, the columns in which rows agree that
+                are to be in one partition for that; None where their order does not matter.
+        """
         match node:
             case Source():
                 return node, self._source(node)
             case Transform():
-                below, where = self.place(node.input)
+                below, where = self.place(node.input, _below(node, in_order))
                 return replace(node, input=below), _renamed(node, where)
             case AssignWindows() | Changelog():
-                below, where = self.place(node.input)
+                below, where = self.place(node.input, _below(node, in_order))
                 return replace(node, input=below), where
             case Aggregate():
                 return self._aggregate(node)
             case Over() | WindowSelect():
-                below, where = self._required(node.input, node.keys)
+                keys = node.keys
+                if in_order is not None:
+                    # An exchange behind it would mix up what several partitions put out.
+                    keys = tuple(key for key in keys if key in in_order)
+                below, where = self._required(node.input, keys)
                 return replace(node, input=below), where
             case Union():
-                return self._union(node)
+                return self._union(node, in_order)
             case Exchange():
                 raise InternalError("a plan is distributed once")
 
@@ -110,13 +123,14 @@ class _Distributor:
         return _Distribution(keys=keys, owner=f"source of {node.stream}")
 
     def _required(self, node: Node, keys: tuple[str, ...]) -> tuple[Node, _Distribution]:
+        # What asks for keys puts rows back in order.
         below, where = self.place(node)
         if where.satisfies(keys):
             return below, where
         return _exchange(below, keys)
 
     def _aggregate(self, node: Aggregate) -> tuple[Node, _Distribution]:
-        below, where = self.place(node.input)
+        below, where = self.place(node.input, frozenset(node.keys) if _needs_order(node) else None)
         exchanged = not where.satisfies(node.keys)
         splits = _overlaps(node) or (exchanged and self._adds_up(node))
         if _splits(node) and splits:
@@ -134,8 +148,8 @@ class _Distributor:
         pays = self.placement.splits_changes or node.emit != "changes" or not node.keys
         return pays and self.placement.splits_aggregates
 
-    def _union(self, node: Union) -> tuple[Node, _Distribution]:
-        placed = [self.place(branch) for branch in node.branches]
+    def _union(self, node: Union, in_order: frozenset[str] | None) -> tuple[Node, _Distribution]:
+        placed = [self.place(branch, in_order) for branch in node.branches]
         branches = tuple(branch for branch, _ in placed)
         if any(_has_exchange(branch) for branch in branches):
             # All partitions take part in a step behind an exchange, so they have to before one too.
@@ -173,8 +187,28 @@ def _splits(node: Aggregate) -> bool:
     return mergeable and (node.window is None or node.window.kind != "session")
 
 
+def _needs_order(node: Aggregate) -> bool:
+    """Whether results depend on the order in which rows come, such as the first of several."""
+    return any(call.path == "buffered" or call.function in PICKING_FUNCTIONS for call in node.calls)
+
+
 def _overlaps(node: Aggregate) -> bool:
     return node.window is not None and node.window.kind in ("hop", "cumulate")
+
+
+def _below(
+    node: Transform | AssignWindows | Changelog, columns: frozenset[str] | None
+) -> frozenset[str] | None:
+    """Return the columns of a node's input that are ``columns`` of its output."""
+    if columns is None:
+        return None
+    names = node.input.schema.names
+    if not isinstance(node, Transform):
+        return columns & set(names)
+    if node.tables:
+        return frozenset()
+    wanted = {projection.sql for projection in node.projections if projection.name in columns}
+    return frozenset(name for name in names if quoted(name) in wanted)
 
 
 def _renamed(node: Transform, where: _Distribution) -> _Distribution:

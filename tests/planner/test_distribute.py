@@ -84,6 +84,35 @@ def test_rows_stay_where_keys_that_are_asked_for_include_those_that_placed_them(
     assert len(exchanges(plan, sql)) == 1
 
 
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        (
+            "SELECT lag(price) OVER (PARTITION BY symbol, day ORDER BY ts) AS a, "
+            "lag(price) OVER (PARTITION BY day, quantity ORDER BY ts) AS b FROM trades",
+            [("hash", ("day", "quantity")), ("hash", ("symbol", "day"))],
+        ),
+        (
+            "SELECT lag(price) OVER (PARTITION BY symbol ORDER BY ts) AS a, "
+            "lag(price) OVER (ORDER BY ts) AS b FROM trades",
+            [("single", ()), ("hash", ("symbol",))],
+        ),
+        (
+            "SELECT d, first_value(p), max(l) FROM (SELECT day AS d, price AS p, lag(price) OVER "
+            "(PARTITION BY day, symbol ORDER BY ts) AS l FROM trades) GROUP BY d",
+            [("hash", ("day",))],
+        ),
+        (
+            "SELECT day, max(l) FROM (SELECT day, lag(price) OVER "
+            "(PARTITION BY symbol ORDER BY ts) AS l FROM trades) GROUP BY day",
+            [("hash", ("__k0",)), ("hash", ("symbol",))],
+        ),
+    ],
+)
+def test_rows_in_order_are_not_exchanged_again_where_nothing_orders_them_anew(plan, sql, expected):
+    assert exchanges(plan, sql) == expected
+
+
 def test_rows_of_one_partition_need_no_exchange(plan):
     sql = (
         "SELECT max(n) FROM (SELECT count(*) AS n, window_end AS e FROM trades "
