@@ -210,12 +210,17 @@ class _Emitting:
         if self._is_revised or self._grouping.node.emit == "changes":
             self._touched.append(group_ids)
 
-    def _emit_new(self, out: Collector) -> None:
+    def _emit_new(self, out: Collector, brought: pa.RecordBatch | None = None) -> None:
+        """Emit the groups that have not been, with hidden columns if they have brought such."""
         n_groups = self._grouping.state.n_groups
         if n_groups > self._n_emitted:
             new_ids = np.arange(self._n_emitted, n_groups, dtype=np.uint32)
             self._n_emitted = n_groups
-            out.emit(self._grouping.results(new_ids))
+            rows = self._grouping.results(new_ids)
+            if brought is not None:
+                for name in brought.schema.names:
+                    rows = rows.append_column(name, brought.column(name))
+            out.emit(rows)
 
     def _emit_due(self, due_below: int, out: Collector) -> None:
         if self._grouping.state.n_groups > 0:
@@ -276,7 +281,7 @@ class SingleAggregate(_Emitting):
         grouping = self._grouping
         if grouping.grid is None:
             for rows in self._add_last([batch]):
-                self._note(grouping.add_rows(rows, ()))
+                self._add_rows(rows, (), out)
             return
         assigned = grouping.grid.assign(batch, self._watermarks.of(batch), self._late_rows)
         self._counters.rows_late += assigned.n_late
@@ -287,7 +292,19 @@ class SingleAggregate(_Emitting):
             rows = take_rows(rows, indices)
         if self._add_dense([(rows, last_panes)]):
             return
-        self._note(grouping.add_rows(rows, (last_panes,)))
+        self._add_rows(rows, (last_panes,), out)
+
+    def _add_rows(self, rows: pa.RecordBatch, prefix: Sequence[Word], out: Collector) -> None:
+        grouping = self._grouping
+        hidden = [name for name in rows.schema.names if name.startswith(HIDDEN_PREFIX)]
+        if grouping.node.emit != "append" or not hidden:
+            self._note(grouping.add_rows(rows, prefix))
+            return
+        # What comes out may be late further down, as the first row of each group is.
+        self._emit_new(out)
+        n_before = grouping.state.n_groups
+        groups, firsts = np.unique(grouping.add_rows(rows, prefix), return_index=True)
+        self._emit_new(out, take_rows(rows.select(hidden), firsts[groups >= n_before]))
 
     @property
     def takes_rows(self) -> bool:

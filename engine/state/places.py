@@ -108,7 +108,8 @@ def places_of(parts: Sequence[Sequence[pa.Array | None]]) -> I64:
         # Several accumulators often take one array.
         distinct = {id(array): array for array in arrays}
         known = {key: place_of(array) for key, array in distinct.items()}
-        places[index] = [known[id(array)] for array in arrays]
+        if arrays:
+            places[index] = [known[id(array)] for array in arrays]
     return places
 
 

@@ -137,6 +137,8 @@ QUERIES = [
     "SELECT k, max(u) AS hi FROM t GROUP BY k",
     "SELECT u, count(*) AS n FROM t GROUP BY u",
     "SELECT s, s AS again, count(*) AS n FROM t GROUP BY s",
+    # Without aggregates.
+    "SELECT k, s FROM t GROUP BY k, s",
     # Behind a filter.
     "SELECT k, count(*) AS n FROM t WHERE k <> 2 AND u < 200 GROUP BY k",
 ]
@@ -145,6 +147,7 @@ WINDOWED = [
     " WINDOW TUMBLING(e, 10) EMIT CHANGES",
     "SELECT s, window_end, max(y) AS hi FROM t GROUP BY s WINDOW TUMBLING(e, 5) EMIT CHANGES",
     "SELECT window_start, count(*) AS n FROM t WHERE k <> 2 WINDOW TUMBLING(e, 7) EMIT CHANGES",
+    "SELECT window_start FROM t WINDOW TUMBLING(e, 7) EMIT CHANGES",
 ]
 # Those for which each step has to go by itself.
 OTHERS = [

@@ -206,3 +206,17 @@ def test_a_window_of_its_own_judges_rows_that_a_window_below_passes_on(batch_row
             counted[row["k"], end] += 1
         watermark = row["ts"] if watermark is None else max(watermark, row["ts"])
     assert rows_of(table) == sorted((*key, n) for key, n in counted.items())
+
+
+def test_windows_judge_distinct_rows_by_when_they_first_came(batch_rows, partitions):
+    sql = (
+        "SELECT k, window_end, count(*) AS n FROM (SELECT DISTINCT k, v, ts FROM t) AS s"
+        " GROUP BY k WINDOW TUMBLING(ts, 10)"
+    )
+    table, late, stats = pushed(sql, batch_rows, partitions)
+    in_time, late_ones = told_apart("TUMBLE(t, ts, 10)")
+    counted = Counter((row["k"], row["end"]) for row in in_time)
+    assert rows_of(table) == sorted((*key, n) for key, n in counted.items())
+    assert stats.rows_late == len(late_ones) > 0
+    expected = sorted((row["ts"], row["start"], row["end"]) for row in late_ones)
+    assert rows_of(late.select(["ts", "window_start", "window_end"])) == expected
