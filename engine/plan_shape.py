@@ -74,7 +74,8 @@ def plan_shape(root: nodes.Node, n_partitions: int, *, is_single: bool) -> PlanS
     may_merge = pace in ("single", "ordered") and _may_merge(root)
     merged_rows_max = _merged_rows_max(root) if may_merge else 0
     numbers_rows = any(
-        isinstance(node, nodes.Over) and node.ties == "arrival" for node in walk(root)
+        isinstance(node, nodes.Over | nodes.Aggregate) and node.ties == "arrival"
+        for node in walk(root)
     )
     return PlanShape(
         pace, reaches_all, gathers, may_close_later, merged_rows_max, windows, numbers_rows

@@ -38,6 +38,7 @@ from millstream.planner.nodes import (
 )
 from millstream.planner.over_clause import over_calls
 from millstream.planner.place import span_of, unwrapped
+from millstream.planner.row_order import row_order
 from millstream.planner.scope import alias_of, bound_column, bound_sql, window_role
 from millstream.planner.select_list import bind_with_aliases
 from millstream.planner.stage import EventTime, Stage
@@ -388,6 +389,7 @@ def _aggregate(context: PlanContext, block: GroupBlock, node: Node, closing: Clo
     fields.extend(node.schema.field(key) for key in keys)
     fields.extend(pa.field(c.name, c.result_type, c.function != "count") for c in calls)
     emit: Emit = context.emit or ("changes" if window is None else "final")
+    is_session = window is not None and window.kind == "session"
     return Aggregate(
         input=node,
         keys=keys,
@@ -397,6 +399,7 @@ def _aggregate(context: PlanContext, block: GroupBlock, node: Node, closing: Clo
         schema=pa.schema(fields),
         watermark=closing.watermark,
         allowed_lateness=closing.lateness,
+        ties="arrival" if is_session and row_order(node) == "mixed" else "none",
     )
 
 

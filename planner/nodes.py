@@ -245,6 +245,8 @@ class Aggregate:
         allowed_lateness: Event time for which a closed window can still be revised.
         phase: ``partial`` and ``final`` are the two sides of an exchange; set when a plan is
             distributed.
+        ties: ``arrival`` where rows are put in the order of their numbers first: which rows are
+            late for a session depends on the order in which they come.
     """
 
     input: Node
@@ -256,6 +258,7 @@ class Aggregate:
     watermark: tuple[WatermarkBound, ...]
     allowed_lateness: int = 0
     phase: Phase = "single"
+    ties: Literal["none", "arrival"] = "none"
 
     @property
     def inputs(self) -> tuple[Node, ...]:

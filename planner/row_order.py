@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from millstream.planner.nodes import AssignWindows, Node, Over, Source, Transform, Union
+from millstream.planner.nodes import (
+    Aggregate,
+    AssignWindows,
+    Node,
+    Over,
+    Source,
+    Transform,
+    Union,
+)
 
 __all__ = ["RowOrder", "row_order"]
 
@@ -31,4 +39,7 @@ def row_order(node: Node) -> RowOrder:
     if isinstance(node, Union):
         orders = set(map(row_order, node.branches))
         return next((known for known in ("none", "timed") if known in orders), "mixed")
+    if isinstance(node, Aggregate) and node.emit == "append":
+        # Distinct rows have the number of the first one that came, if that is known.
+        return "mixed" if row_order(node.input) == "arrival" else "none"
     return "none"

@@ -7,6 +7,7 @@ import pyarrow as pa
 from millstream.engine.late_rows import LateRows
 from millstream.engine.operators.base import Collector, Counters
 from millstream.engine.operators.windowing import WindowGrid, word_per_row
+from millstream.engine.row_order import ARRIVAL_COLUMN
 from millstream.engine.row_watermarks import RowWatermarks
 from millstream.engine.taking import take_rows
 from millstream.planner.nodes import HIDDEN_PREFIX, WINDOW_COLUMNS
@@ -50,12 +51,12 @@ class AssignWindows:
         if self._grid.is_overlapping:
             indices, last_panes = self._grid.expand(last_panes, assigned.first_ends)
             rows = take_rows(rows, indices)
-        seen = [field for field in rows.schema if not field.name.startswith(HIDDEN_PREFIX)]
-        columns = rows.columns[: len(seen)] + self._grid.columns(last_panes, WINDOW_COLUMNS)
+        n_seen = sum(not name.startswith(HIDDEN_PREFIX) for name in rows.schema.names)
+        columns = rows.columns[:n_seen] + self._grid.columns(last_panes, WINDOW_COLUMNS)
         schema = self._node.schema
-        if self._watermarks is None:
-            columns += rows.columns[len(seen) :]
-            for field in list(rows.schema)[len(seen) :]:
+        for field in list(rows.schema)[n_seen:]:
+            if self._watermarks is None or field.name == ARRIVAL_COLUMN:
+                columns.append(rows.column(field.name))
                 schema = schema.append(field)
         out.emit(pa.RecordBatch.from_arrays(columns, schema=schema))
 

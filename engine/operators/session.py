@@ -17,6 +17,7 @@ from millstream.engine.operators.calls import Calls
 from millstream.engine.operators.changelog import Changelog
 from millstream.engine.operators.window_room import time_limits
 from millstream.engine.operators.windowing import window_arrays
+from millstream.engine.row_order import in_order
 from millstream.engine.row_watermarks import RowWatermarks
 from millstream.engine.state.session_state import SessionState
 from millstream.engine.state.step_rows import distinct_groups
@@ -81,6 +82,8 @@ class SessionAggregate:
         self._has_versions = node.emit == "changes" or node.allowed_lateness > 0
         # Where rows have versions, the sessions whose last row lies before this have one.
         self._shown_before = WATERMARK_END if node.emit == "changes" else NO_WATERMARK
+        # Rows of the step that have to be put in order.
+        self._of_step: list[pa.RecordBatch] = []
         self._touched: list[U32] = []
         self._absorbed: list[U32] = []
         self._n_rows_needed = 0
@@ -88,6 +91,12 @@ class SessionAggregate:
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
         if batch.num_rows == 0:
             return
+        if self._node.ties == "none":
+            self._add(batch)
+        else:
+            self._of_step.append(batch)
+
+    def _add(self, batch: pa.RecordBatch) -> None:
         self._compact()
         times = event_times(batch.column(self._window.time_column))
         self._check_ends(times)
@@ -109,6 +118,9 @@ class SessionAggregate:
             self._absorbed.append(assigned.absorbed)
 
     def end_batch(self, out: Collector) -> None:
+        if self._of_step:
+            rows, self._of_step = pa.concat_batches(self._of_step), []
+            self._add(in_order(rows, self._node.input.schema.names, None))
         if not self._touched:
             return
         touched = distinct_groups(self._touched, self._state.n_sessions)

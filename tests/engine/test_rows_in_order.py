@@ -114,14 +114,17 @@ def test_functions_over_results_of_others_see_one_order(order, batch_rows, parti
     assert by_id(answer(sql, rows, batch_rows, partitions), "b") == expected
 
 
-def test_distinct_rows_of_one_time_come_by_their_values(batch_rows, partitions):
+@pytest.mark.parametrize("order", ["", "ORDER BY ts"])
+def test_distinct_rows_come_as_the_first_of_them_came(order, batch_rows, partitions):
     rows = table(spread=12, disorder=4)
     sql = (
-        f"SELECT v AS id, k, ts, sum(v) OVER (PARTITION BY k ORDER BY ts {LAST}) AS a FROM"
+        f"SELECT v AS id, k, ts, sum(v) OVER (PARTITION BY k {order} {LAST}) AS a FROM"
         " (SELECT DISTINCT k, ts, v FROM t) AS s"
     )
-    distinct = {(row["ts"], row["k"], row["v"]) for row in rows.to_pylist()}
-    given = [{"ts": ts, "k": k, "v": v, "id": v} for ts, k, v in sorted(distinct)]
+    distinct = dict.fromkeys((row["ts"], row["k"], row["v"]) for row in rows.to_pylist())
+    given = [{"ts": ts, "k": k, "v": v, "id": v} for ts, k, v in distinct]
+    if order:
+        given.sort(key=lambda row: row["ts"])
     for row, total in zip(given, sums(given, "k", "v"), strict=True):
         row["a"] = total
     results = answer(sql, rows, batch_rows, partitions, delay=4)

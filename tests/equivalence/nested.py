@@ -48,7 +48,6 @@ class _Relation:
         times: Columns that can serve as event time.
         windowed: Whether it has ``window_end``.
         ordered: Whether its rows come in the order of arrival.
-        unions: Whether one stream may be read more than once.
     """
 
     sql: str
@@ -56,7 +55,6 @@ class _Relation:
     times: tuple[str, ...]
     windowed: bool = False
     ordered: bool = True
-    unions: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -164,7 +162,6 @@ def _united(chooser: Chooser, below: _Relation, depth: int) -> _Relation:
         tuple(name for name in shared if name in below.times),
         windowed="window_end" in shared,
         ordered=below.ordered and other.ordered,
-        unions=True,
     )
 
 
@@ -181,9 +178,7 @@ def _grouped(chooser: Chooser, below: _Relation, depth: int) -> _Relation:
         return replace(below, sql=sql, columns=columns, times=(), windowed=True, ordered=False)
     if not below.times:
         return below
-    # Which rows make up a session depends on the order of copies of a row.
-    windows = _OWN_WINDOWS if not below.unions else _OWN_WINDOWS[:2]
-    window = chooser.choice(windows).format(chooser.choice(below.times))
+    window = chooser.choice(_OWN_WINDOWS).format(chooser.choice(below.times))
     group_by = f"GROUP BY {', '.join(keys)}" if keys else ""
     listed = ", ".join([*keys, "window_time", "window_end", call])
     sql = f"(SELECT {listed} FROM {below.sql} AS q {group_by} WINDOW {window})"

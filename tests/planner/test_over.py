@@ -306,7 +306,12 @@ def test_a_window_function_that_cannot_work_is_refused(refusal, marked, reason):
         ),
         ("(SELECT *, count(*) OVER (PARTITION BY price ORDER BY ts) FROM trades) AS s", "arrival"),
         ("(SELECT * FROM trades UNION ALL SELECT * FROM trades) AS s", "arrival"),
-        ("(SELECT DISTINCT symbol, price, ts FROM trades) AS s", "columns"),
+        ("(SELECT DISTINCT symbol, price, ts FROM trades) AS s", "arrival"),
+        (
+            "(SELECT window_time AS ts, symbol, count(*) AS price FROM trades GROUP BY symbol"
+            " WINDOW TUMBLING(1m)) AS s",
+            "columns",
+        ),
     ],
 )
 def test_what_orders_rows_of_one_time(find, source, ties):
@@ -318,8 +323,9 @@ def test_what_orders_rows_of_one_time(find, source, ties):
     ("source", "message"),
     [
         (
-            "(SELECT DISTINCT symbol, price, ts FROM trades)",
-            "in no particular order.*; add ORDER BY 'ts'",
+            "(SELECT symbol, window_time, count(*) AS price FROM trades GROUP BY symbol"
+            " WINDOW TUMBLING(1m))",
+            "in no particular order.*; add ORDER BY 'window_time'",
         ),
         (
             "(SELECT symbol, sum(price) AS price FROM trades GROUP BY symbol WINDOW TUMBLING(1m))",
