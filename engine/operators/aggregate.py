@@ -295,9 +295,10 @@ class SingleAggregate(_Emitting):
         self._add_rows(rows, (last_panes,), out)
 
     def _add_rows(self, rows: pa.RecordBatch, prefix: Sequence[Word], out: Collector) -> None:
-        grouping = self._grouping
-        hidden = [name for name in rows.schema.names if name.startswith(HIDDEN_PREFIX)]
-        if grouping.node.emit != "append" or not hidden:
+        grouping, hidden = self._grouping, []
+        if grouping.node.emit == "append":
+            hidden = [name for name in rows.schema.names if name.startswith(HIDDEN_PREFIX)]
+        if not hidden:
             self._note(grouping.add_rows(rows, prefix))
             return
         # What comes out may be late further down, as the first row of each group is.
