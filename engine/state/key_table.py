@@ -312,7 +312,8 @@ class KeyTable:
         part, row, n_by_hash, n_before = 0, 0, 0, self.n_groups
         n_strangers_max = max(_STRANGERS_LEAST, self.n_groups)
         while part < len(parts):
-            state = (self._slots, self._keys, self.n_groups, group_ids)
+            n_known = self.n_groups
+            state = (self._slots, self._keys, n_known, group_ids)
             if direct is None:
                 part, row, self.n_groups = assign_group_ids_at(columns, bounds, part, row, *state)
             else:
@@ -320,6 +321,8 @@ class KeyTable:
                     columns, bounds, part, row, *state, n_strangers_max
                 )
                 n_by_hash += more
+                # New groups are mostly in the array alone.
+                self._is_indexed &= self.n_groups == n_known
             self._are_slots_empty &= direct is not None and n_by_hash == 0
             if part == len(parts):
                 break
@@ -329,13 +332,9 @@ class KeyTable:
                 # Keys have moved away from the array.
                 self._make_direct(_between(parts[part]))
                 direct, n_by_hash, n_strangers_max = self._direct, 0, 2 * n_strangers_max
-        if self.n_groups > n_before:
-            if direct is not None:
-                # New groups are mostly in the array alone.
-                self._is_indexed = False
-            elif self._direct is not None:
-                # Some of the new groups may have a place in the array.
-                self._direct.refill(self._keys, self.n_groups, self._slots)
+        if direct is None and self._direct is not None and self.n_groups > n_before:
+            # Some of the new groups may have a place in the array.
+            self._direct.refill(self._keys, self.n_groups, self._slots)
         if self._may_be_direct and (direct is None or direct.is_stale(n_by_hash, n_rows)):
             self._look_for_direct(parts, n_rows)
         return group_ids

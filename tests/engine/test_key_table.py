@@ -350,6 +350,27 @@ def test_an_array_follows_keys_that_move_away_from_it(
     assert 0 < n_by_hash < n_batches * n_rows / 10
 
 
+@pytest.mark.parametrize("n_prefix_words", [0, 1, 2])
+def test_groups_of_an_array_are_known_when_keys_scatter_in_the_same_batch(
+    n_prefix_words: int,
+) -> None:
+    table, reference = KeyTable([pa.int64()], n_prefix_words), Reference()
+    known, moved, beside = np.arange(20_000), np.arange(80_000, 82_000), np.arange(85_000, 89_000)
+    scattered = 10**12 * np.arange(1, 501).repeat(120)
+    for keys in (
+        np.arange(60_000),
+        known,
+        # The array is made anew for keys that moved, takes others, and cannot follow the last ones.
+        np.concatenate([np.tile(moved, 12), beside, scattered, beside]),
+    ):
+        prefix = [3, 5][:n_prefix_words]
+        expected = reference.assign([(*prefix, key) for key in keys.tolist()])
+        assert table.assign([pa.array(keys)], prefix, len(keys)).tolist() == expected
+        if len(keys) == 60_000:
+            table.retain(np.arange(len(known), dtype=np.uint32))
+            reference.keys = reference.keys[: len(known)]
+
+
 @pytest.mark.parametrize("n_columns", [1, 3])
 def test_many_keys_keep_their_numbers_as_the_table_grows(n_columns: int) -> None:
     """Beyond 65,536 groups the index has fewer slots for each; then NULLs widen the keys."""
