@@ -191,6 +191,8 @@ class Session:
         self._catalog.functions[name] = scalar_function(
             name, function, argument_types, return_type, volatility
         )
+        if volatility == "volatile":
+            self._catalog.volatile.add(name)
 
     def register_udaf(
         self,

@@ -50,6 +50,7 @@ class Catalog:
         tables: Schemas of the session's tables.
         functions: DataFusion function objects to register in every context, by name: Python scalar
             and aggregate UDFs.
+        volatile: Names of functions that may tell something else each time.
         infer_event_time: Whether a window over a stream without event time takes the column that
             the query names, as for queries over bounded tables.
     """
@@ -57,6 +58,7 @@ class Catalog:
     streams: dict[str, StreamDefinition] = field(default_factory=dict)
     tables: dict[str, pa.Schema] = field(default_factory=dict)
     functions: dict[str, object] = field(default_factory=dict)
+    volatile: set[str] = field(default_factory=lambda: {"random", "uuid"})
     infer_event_time: bool = False
 
 

@@ -123,7 +123,7 @@ class PlanContext:
             from_sql=from_sql,
             tables=tables,
         )
-        return filtered_first(merged(transform))
+        return filtered_first(merged(transform), self.catalog.volatile)
 
     def _subquery_tables(self, pieces: Iterable[Piece | None]) -> set[str]:
         """Tables of the session that subqueries inside expressions read."""

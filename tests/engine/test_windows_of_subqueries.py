@@ -220,3 +220,22 @@ def test_windows_judge_distinct_rows_by_when_they_first_came(batch_rows, partiti
     assert stats.rows_late == len(late_ones) > 0
     expected = sorted((row["ts"], row["start"], row["end"]) for row in late_ones)
     assert rows_of(late.select(["ts", "window_start", "window_end"])) == expected
+
+
+def test_a_volatile_condition_is_about_each_window_of_a_row():
+    session, n_seen = ms.Session(), 0
+
+    def every_other(values):
+        nonlocal n_seen
+        n_seen += len(values)
+        return pa.array([(n_seen - row) % 2 == 0 for row in range(len(values))])
+
+    session.create_stream("t", TABLE.schema, event_time="ts", max_out_of_orderness=100)
+    session.register_udf("coin", every_other, [pa.int64()], pa.bool_(), volatility="volatile")
+    results = ms.CollectSink()
+    query = "SELECT k, window_end FROM HOP(t, ts, 5, 10) WHERE coin(v)"
+    job = session.sql(query).start(results)
+    job.push("t", TABLE)
+    job.finish()
+    assert n_seen == 2 * TABLE.num_rows
+    assert results.table().num_rows == TABLE.num_rows

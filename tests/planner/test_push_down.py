@@ -102,9 +102,10 @@ def test_rows_are_filtered_before_they_are_put_into_windows(find, query, moved):
         "window_end > TIMESTAMP '2024-01-01'",
         "price > 1 AND window_start IS NOT NULL",
         "price > 1 AND symbol IN (SELECT symbol FROM symbols)",
+        "price > 1 AND Random() < 0.5",
     ],
 )
-def test_a_condition_on_windows_or_with_tables_comes_after_them(find, where):
+def test_a_condition_that_may_differ_from_window_to_window_comes_after_them(find, where):
     query = f"SELECT price FROM {HOP} WHERE {where}"
     (assign,) = find(query, AssignWindows)
     assert not isinstance(assign.input, Transform)
