@@ -278,17 +278,17 @@ def _check_source_partition(source_partition: Any) -> None:
 
 
 def _deadline(timeout: Any) -> Deadline:
-    if not isinstance(timeout, int | float) or math.isnan(timeout):
+    if not isinstance(timeout, int | float | np.integer | np.floating) or math.isnan(timeout):
         raise SourceError(f"timeout must be a number of seconds: {timeout!r}")
-    return Deadline(timeout)
+    return Deadline(float(timeout))
 
 
 def _event_time(when: datetime | date | int, type_: pa.DataType) -> int:
     reason = f"watermark must be an event time of type {type_}: {when!r}"
-    if isinstance(when, int) and not isinstance(when, bool):
+    if isinstance(when, int | np.integer) and not isinstance(when, bool):
         if not NO_WATERMARK < when <= WATERMARK_END:
             raise SchemaError(reason)
-        return when
+        return int(when)
     # Of a time, Arrow would make an integer in a unit of its own choice.
     if when is None or pa.types.is_integer(type_):
         raise SchemaError(reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import threading
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -510,3 +511,15 @@ def test_rows_that_fit_are_taken_however_they_are_laid_out(case):
     with session().sql(FINAL).start(sink) as job:
         job.push("t", FITTING[case](table))
     assert sorted(rows_of(sink.table())) == [("a", 2, 4), ("b", 1, 2)]
+
+
+def test_numbers_of_numpy_are_taken_for_watermarks_and_timeouts():
+    session = ms.Session()
+    session.create_stream("n", pa.schema([("at", pa.int64())]), event_time="at")
+    results = ms.CollectSink()
+    job = session.sql("SELECT at FROM n WINDOW TUMBLING(at, 10) GROUP BY at").start(results)
+    job.push("n", pa.table({"at": [1]}), timeout=np.int64(5))
+    job.advance_watermark("n", np.int64(20))
+    job.push("n", pa.table({"at": [2]}))
+    job.finish()
+    assert job.stats().rows_late == 1
