@@ -13,16 +13,16 @@ from millstream.engine.taking import take_rows
 from millstream.kernels.compile import I64
 from millstream.planner.nodes import HIDDEN_PREFIX
 
-__all__ = ["ARRIVAL_COLUMN", "in_order", "with_arrival"]
+__all__ = ["ARRIVAL_NUMBER", "in_order", "with_arrival"]
 
-ARRIVAL_COLUMN = HIDDEN_PREFIX + "arrival"
+ARRIVAL_NUMBER = HIDDEN_PREFIX + "arrival"
 """Hidden column with the number of each row in the job; present where the plan asks for it."""
 
 
 def with_arrival(batch: pa.RecordBatch, n_before: int) -> pa.RecordBatch:
     """Append the hidden column, for rows before which so many have come."""
     numbers = np.arange(n_before, n_before + batch.num_rows, dtype=np.int64)
-    return batch.append_column(ARRIVAL_COLUMN, array_from_buffers(numbers, pa.int64(), None))
+    return batch.append_column(ARRIVAL_NUMBER, array_from_buffers(numbers, pa.int64(), None))
 
 
 def in_order(rows: pa.RecordBatch, names: Sequence[str], times: I64 | None) -> pa.RecordBatch:
@@ -34,8 +34,8 @@ def in_order(rows: pa.RecordBatch, names: Sequence[str], times: I64 | None) -> p
         times: int64[n_rows], ascending; None if there is no time to order by.
     """
     numbers = None
-    if rows.schema.get_field_index(ARRIVAL_COLUMN) >= 0:
-        numbers = fixed_values(rows.column(ARRIVAL_COLUMN))
+    if rows.schema.get_field_index(ARRIVAL_NUMBER) >= 0:
+        numbers = fixed_values(rows.column(ARRIVAL_NUMBER))
         if _ascends(numbers, times):
             return rows
         order = np.argsort(numbers, kind="stable")

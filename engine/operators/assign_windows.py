@@ -7,7 +7,7 @@ import pyarrow as pa
 from millstream.engine.late_rows import LateRows
 from millstream.engine.operators.base import Collector, Counters
 from millstream.engine.operators.windowing import WindowGrid, word_per_row
-from millstream.engine.row_order import ARRIVAL_COLUMN
+from millstream.engine.row_order import ARRIVAL_NUMBER
 from millstream.engine.row_watermarks import RowWatermarks
 from millstream.engine.taking import take_rows
 from millstream.planner.nodes import HIDDEN_PREFIX, WINDOW_COLUMNS
@@ -55,7 +55,7 @@ class AssignWindows:
         columns = rows.columns[:n_seen] + self._grid.columns(last_panes, WINDOW_COLUMNS)
         schema = self._node.schema
         for field in list(rows.schema)[n_seen:]:
-            if self._watermarks is None or field.name == ARRIVAL_COLUMN:
+            if self._watermarks is None or field.name == ARRIVAL_NUMBER:
                 columns.append(rows.column(field.name))
                 schema = schema.append(field)
         out.emit(pa.RecordBatch.from_arrays(columns, schema=schema))

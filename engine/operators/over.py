@@ -13,7 +13,7 @@ from millstream.engine.late_rows import LateRows
 from millstream.engine.operators.base import Collector, Counters, HeldBack
 from millstream.engine.operators.over_accumulators import Inputs
 from millstream.engine.operators.over_functions import OverFunctions
-from millstream.engine.row_order import ARRIVAL_COLUMN, in_order
+from millstream.engine.row_order import ARRIVAL_NUMBER, in_order
 from millstream.engine.row_watermarks import RowWatermarks
 from millstream.engine.state.keyed_rows import Keys
 from millstream.engine.state.waiting_rows import TimedRows, WaitingRows
@@ -83,7 +83,7 @@ class Over:
             return
         rows, times = self._without_late(batch, event_times(batch.column(order_column)))
         if rows.num_columns > len(self._names):
-            numbers = [ARRIVAL_COLUMN] if ARRIVAL_COLUMN in rows.schema.names else []
+            numbers = [ARRIVAL_NUMBER] if ARRIVAL_NUMBER in rows.schema.names else []
             rows = rows.select(self._names + numbers)
         self._waiting.add(rows, times)
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 import millstream as ms
-from millstream.engine.row_order import ARRIVAL_COLUMN, in_order, with_arrival
+from millstream.engine.row_order import ARRIVAL_NUMBER, in_order, with_arrival
 from tests.engine.stalling import wait_until
 
 N_ROWS = 240
@@ -249,7 +249,7 @@ def test_what_has_no_order_leaves_rows_as_they_are():
 
 def test_rows_in_order_are_not_copied():
     rows = with_arrival(pa.record_batch({"id": pa.array([5, 3, 4])}), 7)
-    assert rows.column(ARRIVAL_COLUMN).to_pylist() == [7, 8, 9]
+    assert rows.column(ARRIVAL_NUMBER).to_pylist() == [7, 8, 9]
     assert in_order(rows, ["id"], None) is rows
     assert in_order(rows, ["id"], np.array([1, 1, 2])) is rows
     mixed = rows.take(pa.array([2, 0, 1]))
