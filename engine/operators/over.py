@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +39,9 @@ class Over:
     With an order by event time, rows wait for the watermark, and leave in the order of (time,
     arrival); a row behind its running watermark is late, and dropped. The watermark has to reach a
     row, since rows that are still to come are behind it then; where functions see later rows of the
-    same time, it has to be past the row. Without such an order, rows leave as they come.
+    same time, or rows of one time are ordered by their values, it has to be past the row. Without
+    such an order, rows leave as they come; or with the end of their step, in the order of their
+    numbers, where something has mixed them up.
 
     Args:
         node: The plan node. All rows of a key arrive here.
@@ -88,7 +90,8 @@ class Over:
         self._waiting.add(rows, times)
 
     def end_batch(self, out: Collector) -> None:
-        for rows in self._rows_of_step():
+        if self._of_step:
+            rows, self._of_step = pa.concat_batches(self._of_step), []
             self._emit(TimedRows(in_order(rows, self._names, None), _NO_TIMES), out)
 
     def process_watermark(self, watermark: int, out: Collector) -> None:
@@ -148,11 +151,6 @@ class Over:
             rows = in_order(released.rows, self._names, released.times)
             released = released._replace(rows=rows)
         self._emit(released, out)
-
-    def _rows_of_step(self) -> Sequence[pa.RecordBatch]:
-        """Give away the rows of the step, put together if all are judged alike."""
-        rows, self._of_step = self._of_step, []
-        return [pa.concat_batches(rows)] if rows else []
 
     def _emit(self, timed: TimedRows, out: Collector) -> None:
         """Compute rows in blocks, none of which ends between rows that see each other as peers."""

@@ -41,6 +41,11 @@ def sums(rows, key, value, n_rows=3):
     return found
 
 
+def add_sums(rows, key, value, column):
+    for row, total in zip(rows, sums(rows, key, value), strict=True):
+        row[column] = total
+
+
 def by_id(rows, *columns):
     return sorted(tuple(row[column] for column in ("id", *columns)) for row in rows)
 
@@ -91,11 +96,9 @@ def test_an_order_by_time_follows_one_by_arrival_whichever_is_written_first(batc
         f" sum(v) OVER (PARTITION BY g {LAST}) AS b FROM t"
     )
     given = rows.to_pylist()
-    for row, total in zip(given, sums(given, "g", "v"), strict=True):
-        row["b"] = total
+    add_sums(given, "g", "v", "b")
     given.sort(key=lambda row: (row["ts"], row["id"]))
-    for row, total in zip(given, sums(given, "k", "v"), strict=True):
-        row["a"] = total
+    add_sums(given, "k", "v", "a")
     results = answer(sql, rows, batch_rows, partitions, delay=6)
     assert by_id(results, "a", "b") == by_id(given, "a", "b")
 
@@ -108,8 +111,7 @@ def test_functions_over_results_of_others_see_one_order(order, batch_rows, parti
         f" (SELECT id, g, ts, sum(v) OVER (PARTITION BY k {order} {LAST}) AS a FROM t) AS s"
     )
     given = rows.to_pylist()
-    for row, total in zip(given, sums(given, "k", "v"), strict=True):
-        row["a"] = total
+    add_sums(given, "k", "v", "a")
     expected = list(zip(range(N_ROWS), sums(given, "g", "a"), strict=True))
     assert by_id(answer(sql, rows, batch_rows, partitions), "b") == expected
 
@@ -125,8 +127,22 @@ def test_distinct_rows_come_as_the_first_of_them_came(order, batch_rows, partiti
     given = [{"ts": ts, "k": k, "v": v, "id": v} for ts, k, v in distinct]
     if order:
         given.sort(key=lambda row: row["ts"])
-    for row, total in zip(given, sums(given, "k", "v"), strict=True):
-        row["a"] = total
+    add_sums(given, "k", "v", "a")
+    results = answer(sql, rows, batch_rows, partitions, delay=4)
+    assert by_id(results, "k", "ts", "a") == by_id(given, "k", "ts", "a")
+
+
+def test_distinct_rows_without_a_number_come_by_their_values(batch_rows, partitions):
+    rows = table(spread=12, disorder=4)
+    both = "SELECT k, ts, v FROM t UNION ALL SELECT k, ts, v FROM t"
+    sql = (
+        f"SELECT v AS id, k, ts, sum(v) OVER (PARTITION BY k ORDER BY ts {LAST}) AS a FROM"
+        f" (SELECT DISTINCT k, ts, v FROM ({both}) AS u) AS s"
+    )
+    distinct = {(row["ts"], row["k"], row["v"]) for row in rows.to_pylist()}
+    given = [{"ts": ts, "k": k, "v": v, "id": v} for ts, k, v in sorted(distinct)]
+    add_sums(given, "k", "v", "a")
+    # Rows of a time also come when the watermark is there already.
     results = answer(sql, rows, batch_rows, partitions, delay=4)
     assert by_id(results, "k", "ts", "a") == by_id(given, "k", "ts", "a")
 
@@ -144,8 +160,7 @@ def test_groups_of_one_window_come_by_their_values(batch_rows, partitions):
     given = [
         {"window_end": end, "id": g, "k": k, "n": n} for (end, g, k), n in sorted(counts.items())
     ]
-    for row, total in zip(given, sums(given, "k", "n"), strict=True):
-        row["a"] = total
+    add_sums(given, "k", "n", "a")
     results = answer(sql, rows, batch_rows, partitions)
     assert by_id(results, "k", "window_end", "a") == by_id(given, "k", "window_end", "a")
 
@@ -162,8 +177,7 @@ def test_copies_of_a_row_come_by_their_values(order, batch_rows, partitions):
         for row in rows.to_pylist()
         for c in (row["v"], 2 * row["v"])
     ]
-    for row, total in zip(given, sums(given, "k", "c"), strict=True):
-        row["a"] = total
+    add_sums(given, "k", "c", "a")
     assert by_id(answer(sql, rows, batch_rows, partitions), "c", "a") == by_id(given, "c", "a")
 
 
@@ -181,8 +195,7 @@ def test_copies_of_a_row_in_several_windows_come_by_window(order, batch_rows, pa
         for end in (row["ts"] // 5 * 5 + 5, row["ts"] // 5 * 5 + 10):
             n_of_key[row["k"]] += 1
             given.append({**row, "window_end": end, "n": n_of_key[row["k"]]})
-    for row, total in zip(given, sums(given, "g", "n"), strict=True):
-        row["a"] = total
+    add_sums(given, "g", "n", "a")
     results = answer(sql, rows, batch_rows, partitions)
     assert by_id(results, "window_end", "a") == by_id(given, "window_end", "a")
 
