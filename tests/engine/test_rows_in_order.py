@@ -132,6 +132,21 @@ def test_distinct_rows_come_as_the_first_of_them_came(order, batch_rows, partiti
     assert by_id(results, "k", "ts", "a") == by_id(given, "k", "ts", "a")
 
 
+def test_distinct_rows_of_windows_come_as_the_first_of_them_came(batch_rows, partitions):
+    rows = table()
+    sql = (
+        f"SELECT v AS id, k, window_end, sum(v) OVER (PARTITION BY k {LAST}) AS a FROM"
+        " (SELECT DISTINCT k, v, window_end FROM TUMBLE(t, ts, 10)) AS s"
+    )
+    distinct = dict.fromkeys(
+        (row["ts"] // 10 * 10 + 10, row["k"], row["v"]) for row in rows.to_pylist()
+    )
+    given = [{"window_end": end, "k": k, "v": v, "id": v} for end, k, v in distinct]
+    add_sums(given, "k", "v", "a")
+    results = answer(sql, rows, batch_rows, partitions)
+    assert by_id(results, "k", "window_end", "a") == by_id(given, "k", "window_end", "a")
+
+
 def test_distinct_rows_without_a_number_come_by_their_values(batch_rows, partitions):
     rows = table(spread=12, disorder=4)
     both = "SELECT k, ts, v FROM t UNION ALL SELECT k, ts, v FROM t"
