@@ -239,3 +239,21 @@ def test_a_volatile_condition_is_about_each_window_of_a_row():
     job.finish()
     assert n_seen == 2 * TABLE.num_rows
     assert results.table().num_rows == TABLE.num_rows
+
+
+def test_a_ranking_judges_rows_that_a_window_function_passes_on(batch_rows, partitions):
+    sql = (
+        "SELECT k, ts, window_end, x FROM (SELECT k, ts, window_end, count(*) OVER (PARTITION BY k"
+        " ROWS UNBOUNDED PRECEDING) AS x FROM TUMBLE(t, ts, 10)) AS s ORDER BY x LIMIT 100"
+    )
+    table, late, stats = pushed(sql, batch_rows, partitions)
+    in_time, late_ones = told_apart("TUMBLE(t, ts, 10)")
+    # The window function counts late rows, too.
+    seen, place = Counter(), {}
+    for row in TABLE.to_pylist():
+        seen[row["k"]] += 1
+        place[row["ts"]] = seen[row["k"]]
+    expected = [(row["k"], row["ts"], row["end"], place[row["ts"]]) for row in in_time]
+    assert rows_of(table) == sorted(expected)
+    assert stats.rows_late == len(late_ones) > 0
+    assert sorted(late["ts"].to_pylist()) == sorted(row["ts"] for row in late_ones)
