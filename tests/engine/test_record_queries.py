@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -140,15 +141,16 @@ def test_panes_that_stay_are_in_memory_of_their_own(is_dense, monkeypatch) -> No
     order = [(name, "ascending") for name in query.schema.names]
     expected = query.run({"t": table}).sort_by(order)
     settle = DenseGroups.settle
-    taken: list[PaneWords] = []
+    # Of each partition for itself: what another one took may still wait there.
+    taken: defaultdict[DenseGroups, list[PaneWords]] = defaultdict(list)
 
     def add(groups: DenseGroups, words: PaneWords) -> bool:
-        taken.append(words)
+        taken[groups].append(words)
         return is_dense and add_before(groups, words)
 
     def settle_and_overwrite(groups: DenseGroups) -> None:
         settle(groups)
-        for words in taken:
+        for words in taken[groups]:
             words.words.fill(-1)
 
     add_before = DenseGroups.add
