@@ -6,7 +6,14 @@ from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
-__all__ = ["FOLDING_FUNCTIONS", "PICKING_FUNCTIONS", "counts_distinct", "kernel_types", "no_kernel"]
+__all__ = [
+    "FOLDING_FUNCTIONS",
+    "PICKING_FUNCTIONS",
+    "STATISTICAL_FUNCTIONS",
+    "counts_distinct",
+    "kernel_types",
+    "no_kernel",
+]
 
 FOLDING_FUNCTIONS = {
     "any_value": "any_value",
@@ -51,7 +58,6 @@ PICKING_FUNCTIONS = frozenset({"first_value", "last_value"})
 # With or without DISTINCT, these come to the same.
 _DEAF_TO_DISTINCT = frozenset({"bit_and", "bit_or", "bool_and", "bool_or", "max", "min"})
 _OF_DISTINCT = frozenset({"avg", "count", "sum"})
-_PAIRS = frozenset({"corr", "covar_pop", "covar_samp"})
 
 _IsType = Callable[[pa.DataType], bool]
 _INTEGERS: tuple[_IsType, ...] = (pa.types.is_integer,)
@@ -101,11 +107,24 @@ _ARGUMENTS: dict[str, tuple[_IsType, ...]] = {
 _STATISTICAL = (*_ALL_NUMBERS, pa.types.is_decimal)
 
 
+STATISTICAL_FUNCTIONS = frozenset(
+    {
+        *("corr", "covar_pop", "covar_samp", "stddev_pop", "stddev_samp", "var_pop", "var_samp"),
+        *(name for name in FOLDING_FUNCTIONS.values() if name.startswith("regr_")),
+    }
+)
+"""Functions of the moments of values, or of pairs of values."""
+
+
 def kernel_types(function: str, types: Sequence[pa.DataType]) -> str:
     """Why a window function with a kernel has none for these types; empty if it has."""
     if function == "count":
         return "count of several columns has no kernel" if len(types) > 1 else ""
-    suits = _NUMBERS if function in ("sum", "avg") else (*_NUMBERS, *_TIMES)
+    suits: tuple[_IsType, ...] = (*_NUMBERS, *_TIMES)
+    if function in ("sum", "avg"):
+        suits = _NUMBERS
+    elif function in STATISTICAL_FUNCTIONS:
+        suits = _STATISTICAL
     for data_type in types:
         if not any(test(data_type) for test in suits):
             return f"{function} of {data_type} has no kernel"

@@ -9,7 +9,12 @@ from typing import Literal
 import pyarrow as pa
 from sqlglot import exp
 
-from millstream.planner.aggregates import FOLDING_FUNCTIONS, CallParts, kernel_types
+from millstream.planner.aggregate_kernels import (
+    FOLDING_FUNCTIONS,
+    STATISTICAL_FUNCTIONS,
+    kernel_types,
+)
+from millstream.planner.aggregates import CallParts
 from millstream.planner.context import INPUT, Piece, PlanContext
 from millstream.planner.event_time import find_event_time
 from millstream.planner.grouping import check_key_type
@@ -27,8 +32,12 @@ from millstream.planner.windows import interval_units
 __all__ = ["add_window_functions"]
 
 _RANKINGS = frozenset({"row_number", "rank", "dense_rank"})
-_KERNEL_FUNCTIONS = frozenset(
-    {"count", "sum", "avg", "min", "max", "first_value", "last_value", "lag", *_RANKINGS}
+_KERNEL_FUNCTIONS = (
+    STATISTICAL_FUNCTIONS
+    | _RANKINGS
+    | {
+        *("count", "sum", "avg", "min", "max", "first_value", "last_value", "lag"),
+    }
 )
 # These depend on rows of the partition that come later.
 _WHOLE_PARTITION = frozenset({"lead", "ntile", "percent_rank", "cume_dist"})
@@ -226,14 +235,10 @@ class _Builder:
         """A call with its arguments as columns."""
         kind, preceding, frame_sql = _frame(self.context, parts, clause, time)
         names: dict[int, str] = {}
-        folded = (
-            parts.filter is not None
-            and parts.function in FOLDING_FUNCTIONS
-            and parts.function not in self.context.catalog.functions
-            and not parts.distinct
-        )
-        if folded:
-            return self._folded(parts, kind, preceding, frame_sql)
+        if self._is_folded(parts):
+            columns = self._folded(parts)
+            sql = f"{parts.function}({', '.join(map(quoted, columns))})"
+            return _Pending(parts, sql, columns, kind, preceding, frame_sql)
         for argument in parts.arguments:
             if self.stage.refers(argument) or argument.find(exp.Query) is not None:
                 names[id(argument)] = self.column(argument)
@@ -252,21 +257,25 @@ class _Builder:
             parts, sql, tuple(dict.fromkeys(names.values())), kind, preceding, frame_sql
         )
 
-    def _folded(
-        self,
-        parts: CallParts,
-        kind: Literal["rows", "range"],
-        preceding: int | None,
-        frame_sql: str,
-    ) -> _Pending:
-        """A call in which rows that FILTER leaves out count as NULL."""
-        assert parts.filter is not None
+    def _is_folded(self, parts: CallParts) -> bool:
+        """Whether all that a call reads can be columns whose NULLs it ignores."""
+        name = parts.function
+        if name not in FOLDING_FUNCTIONS or name in self.context.catalog.functions:
+            return False
+        # Kernels take both values of a pair from columns, even constants and the same one twice.
+        is_statistic = FOLDING_FUNCTIONS[name] in STATISTICAL_FUNCTIONS and not parts.order
+        return not parts.distinct and (parts.filter is not None or is_statistic)
+
+    def _folded(self, parts: CallParts) -> tuple[str, ...]:
+        """Columns for the arguments of a call; rows that FILTER leaves out have NULL there."""
+        if parts.filter is None:
+            return tuple(self.column(argument) for argument in parts.arguments)
         condition = self.stage.render(self.context, parts.filter)
         values = [
             "1" if isinstance(argument, exp.Star) else self.stage.render(self.context, argument)
             for argument in parts.arguments
         ]
-        names = tuple(
+        return tuple(
             self._named(
                 Piece(
                     parts.filter,
@@ -276,8 +285,6 @@ class _Builder:
             )
             for value in values or ["1"]
         )
-        sql = f"{parts.function}({', '.join(map(quoted, names))})"
-        return _Pending(parts, sql, names, kind, preceding, frame_sql)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +321,7 @@ class _Pending:
             self._check_slides(context, schema)
         return OverCall(
             name=name,
-            function="avg" if self.parts.function == "mean" else self.parts.function,
+            function=self._function(context),
             arguments=self.arguments,
             result_type=typed.field(0).type,
             frame_kind=self.frame_kind,
@@ -349,16 +356,20 @@ class _Pending:
                 self.parts.node,
             ) from failure
 
+    def _function(self, context: PlanContext) -> str:
+        name = self.parts.function
+        # A function of the user's may have the name of another one.
+        return name if name in context.catalog.functions else FOLDING_FUNCTIONS.get(name, name)
+
     def _why_buffered(self, context: PlanContext, types: Sequence[pa.DataType]) -> str:
-        function = "avg" if self.parts.function == "mean" else self.parts.function
+        function = self._function(context)
         if self.parts.function in context.catalog.functions:
-            # It may have the name of another one.
             return f"the user's {self.parts.function} has no kernel"
         if function not in _KERNEL_FUNCTIONS:
             return f"{function} has no kernel"
         if self.parts.distinct or self.parts.order or self.parts.nulls == "ignore":
             return "DISTINCT, ORDER BY and IGNORE NULLS need the rows"
-        if self.parts.filter is not None and function not in FOLDING_FUNCTIONS:
+        if self.parts.filter is not None and self.parts.function not in FOLDING_FUNCTIONS:
             return f"{function} with FILTER has no kernel"
         if function == "count" and not self.arguments and not _counts_rows(self.parts):
             return "count of a constant other than a number has no kernel"

@@ -24,6 +24,8 @@ from millstream.engine.operators.over_accumulators import (
     as_array,
 )
 from millstream.engine.operators.over_rows import FrameRows
+from millstream.engine.operators.over_statistics import FrameMoments
+from millstream.engine.operators.statistics import PAIR_STATISTICS, STATISTICS
 from millstream.engine.state.frames import (
     PRECEDING_MAX,
     BoundedFrame,
@@ -152,7 +154,8 @@ class OverFunctions:
         # Values of constants are known to DataFusion alone.
         if call.path == "buffered" or is_constant:
             return self._buffered(call)
-        if lower is None or len(call.arguments) > 1:
+        n_arguments_max = 2 if call.function in PAIR_STATISTICS else 1
+        if lower is None or len(call.arguments) > n_arguments_max:
             n_arguments = len(call.arguments)
             raise InternalError(f"no kernel computes {call.function} over {n_arguments} columns")
         return lower(self, call)
@@ -243,6 +246,15 @@ class OverFunctions:
         )
         count = self._count_of(key, column)
         return lambda inputs: as_array(extreme.values, call.result_type, count.seen)
+
+    def _statistic(self, call: OverCall) -> _Finish:
+        compute = {**STATISTICS, **PAIR_STATISTICS}[call.function]
+        key: _FrameKey = (call.frame_kind, call.preceding)
+        frame = self._frame(key)
+        moments = self._share(
+            ("moments", key, call.arguments), lambda: FrameMoments(frame, call.arguments)
+        )
+        return lambda inputs: compute(moments.values)
 
     def _row_number(self, call: OverCall) -> _Finish:
         frame = self._frame(_ALL_ROWS)
@@ -355,6 +367,8 @@ _FUNCTIONS: dict[str, _Lower] = {
     "rank": OverFunctions._rank,
     "row_number": OverFunctions._row_number,
     "sum": OverFunctions._sum,
+    **dict.fromkeys(STATISTICS, OverFunctions._statistic),
+    **dict.fromkeys(PAIR_STATISTICS, OverFunctions._statistic),
 }
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from millstream.engine.column_memory import like, new_column
+from millstream.engine.state.frame_moments import MomentsFold, SlidingMoments
 from millstream.engine.state.keyed_rows import KeyColumn, KeyColumns, KeyedRows
 from millstream.kernels.compile import I64
 from millstream.kernels.frames import (
@@ -109,6 +110,9 @@ class Frame(Protocol):
     def new_fold_of_ones(self) -> Fold:
         """Return a sum of integers that has seen a one in every row before the step."""
 
+    def new_moments(self, width: int) -> MomentsFold:
+        """Return moments that have seen no rows; the width is that of values or of pairs."""
+
 
 def spread_over_peers(rows: KeyedRows, values: Values) -> None:
     """Give all rows of one key and time what the last of them has; changes ``values``."""
@@ -120,7 +124,7 @@ class Ring:
     """An array of slots, a ring of them for each key.
 
     Attributes:
-        slots: [n_slots], replaced when rings move: not to be kept.
+        slots: [n_slots] or [n_slots, width], replaced when rings move: not to be kept.
     """
 
     __slots__ = ("fill", "slots")
@@ -154,6 +158,7 @@ class BoundedFrame(ABC):
         self.capacities = columns.add(np.int64)
         self._rings: list[Ring] = []
         self._lanes: list[_Lanes] = []
+        self._moments: list[SlidingMoments] = []
         self._n_slots, self._n_slots_used, self._n_slots_left = _SLOTS_LEAST, 0, 0
         self.n_rows = 0
         self.starts: I64 = _NO_STARTS
@@ -176,9 +181,10 @@ class BoundedFrame(ABC):
             self._lengths = self._measured(self.rows)
         return self._lengths
 
-    def new_ring(self, dtype: type[Number], fill: int = 0) -> Ring:
+    def new_ring(self, dtype: type[Number], fill: int = 0, width: int | None = None) -> Ring:
         """Return a ring with ``fill`` in the slots of all rows so far."""
-        ring = Ring(np.full(self._n_slots, fill, dtype), fill)
+        shape = (self._n_slots,) if width is None else (self._n_slots, width)
+        ring = Ring(np.full(shape, fill, dtype), fill)
         self._rings.append(ring)
         return ring
 
@@ -193,6 +199,13 @@ class BoundedFrame(ABC):
 
     def new_fold_of_ones(self) -> Fold:
         return self._new_fold(ADD, np.int64, 1)
+
+    def new_moments(self, width: int) -> MomentsFold:
+        columns = self._columns
+        ring, backs = self.new_ring(np.float64, width=width), columns.add(np.float64, 0, width)
+        moments = SlidingMoments(ring, columns.add(np.int64), backs)
+        self._moments.append(moments)
+        return moments
 
     def first_values(self, values: I64, ring: Ring) -> I64:
         """Return what the first row of each frame has; to be called once per step and ring.
@@ -225,6 +238,10 @@ class BoundedFrame(ABC):
         rows = self.rows
         for lanes in self._lanes:
             lanes.slide(self, rows)
+        for moments in self._moments:
+            moments.slide(self, rows)
+            if self.has_peers:
+                spread_over_peers(rows, moments.out)
 
     def close(self) -> None:
         self._drop(self.rows)
@@ -303,7 +320,8 @@ class BoundedFrame(ABC):
     ) -> None:
         source = target = ring.slots
         if is_packed:
-            target = ring.slots = np.full(self._n_slots, ring.fill, source.dtype)
+            shape = (self._n_slots, *source.shape[1:])
+            target = ring.slots = np.full(shape, ring.fill, source.dtype)
         copy_rings(
             moved,
             self.heads.values,

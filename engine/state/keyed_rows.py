@@ -22,7 +22,7 @@ class KeyColumn:
     """An array with one value per key; new keys have ``fill``.
 
     Attributes:
-        values: [capacity], replaced when the columns grow: not to be kept.
+        values: [capacity] or [capacity, width], replaced when the columns grow: not to be kept.
     """
 
     __slots__ = ("fill", "values")
@@ -44,9 +44,10 @@ class KeyColumns:
         """Bytes of all columns."""
         return sum(column.values.nbytes for column in self._columns)
 
-    def add(self, dtype: type[np.generic], fill: float = 0) -> KeyColumn:
-        """Return a new column in which all keys have ``fill``."""
-        column = KeyColumn(np.full(self._capacity, fill, dtype), fill)
+    def add(self, dtype: type[np.generic], fill: float = 0, width: int | None = None) -> KeyColumn:
+        """Return a new column in which all keys have ``fill``, ``width`` times if it is given."""
+        shape = (self._capacity,) if width is None else (self._capacity, width)
+        column = KeyColumn(np.full(shape, fill, dtype), fill)
         self._columns.append(column)
         return column
 
@@ -63,7 +64,7 @@ class KeyColumns:
         self._capacity = capacity
         for column in self._columns:
             values = column.values[kept]
-            column.values = np.full(capacity, column.fill, values.dtype)
+            column.values = np.full((capacity, *values.shape[1:]), column.fill, values.dtype)
             column.values[: len(values)] = values
 
 

@@ -26,7 +26,7 @@ from millstream.kernels.moments import (
     merge_moments,
 )
 
-__all__ = ["CoMomentsSpec", "MomentsSpec", "moments_of"]
+__all__ = ["CoMomentsSpec", "MomentsSpec", "as_doubles", "moments_of"]
 
 _Y, _X = "y", "x"
 
@@ -38,7 +38,7 @@ class MomentsSpec(StateSpec):
     column: str
 
     def values(self, batch: pa.RecordBatch, arrivals: Arrivals) -> pa.Array:
-        return _doubles(batch.column(self.column))
+        return as_doubles(batch.column(self.column))
 
     def make(self) -> StateColumn:
         return _Moments()
@@ -52,7 +52,7 @@ class CoMomentsSpec(StateSpec):
     x_column: str
 
     def values(self, batch: pa.RecordBatch, arrivals: Arrivals) -> pa.Array:
-        pair = [_doubles(batch.column(name)) for name in (self.y_column, self.x_column)]
+        pair = [as_doubles(batch.column(name)) for name in (self.y_column, self.x_column)]
         return pa.StructArray.from_arrays(pair, [_Y, _X])
 
     def make(self) -> StateColumn:
@@ -117,7 +117,8 @@ class _CoMoments(_MomentsColumn):
         merge_co_moments(moments_of(states), read_only(group_ids), self._states)
 
 
-def _doubles(array: pa.Array) -> pa.Array:
+def as_doubles(array: pa.Array) -> pa.Array:
+    """Convert a column of numbers to float64."""
     array = plain(array)
     # Integers beyond 53 bits are rounded, as DataFusion's own conversion does.
     return array if pa.types.is_float64(array.type) else array.cast(pa.float64(), safe=False)

@@ -56,6 +56,7 @@ class ShortFrame(RowFrame):
             for fold in folds.values():
                 fold.part(self)
             self._slide(folds, self.rows)
+        super().fold()
 
     def _with_room(self, operation: int) -> _Folds:
         for folds in self._folds:

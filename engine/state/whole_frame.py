@@ -6,6 +6,7 @@ from collections.abc import Hashable
 
 import numpy as np
 
+from millstream.engine.state.frame_moments import MomentsFold, RunningMoments
 from millstream.engine.state.frames import IDENTITY, Fold, Number, Values, spread_over_peers
 from millstream.engine.state.keyed_rows import KeyColumn, KeyColumns, KeyedRows
 from millstream.kernels.compile import I64
@@ -31,6 +32,7 @@ class WholeFrame:
         self._has_peers = has_peers
         self._counts = columns.add(np.int64)
         self._folds: list[_RunningFold] = []
+        self._moments: list[RunningMoments] = []
         self._rows: KeyedRows | None = None
         self._lengths: I64 | None = None
 
@@ -48,7 +50,8 @@ class WholeFrame:
 
     def fold(self) -> None:
         assert self._rows is not None, "a step is open"
-        for fold in self._folds:
+        folds: list[_RunningFold | RunningMoments] = [*self._folds, *self._moments]
+        for fold in folds:
             fold.run(self._rows)
             if self._has_peers:
                 spread_over_peers(self._rows, fold.out)
@@ -67,6 +70,11 @@ class WholeFrame:
             ids = self._rows.group_ids
             totals.values[:] -= np.bincount(ids, minlength=len(totals.values))
         return self._new_fold(ADD, totals)
+
+    def new_moments(self, width: int) -> MomentsFold:
+        moments = RunningMoments(self._columns.add(np.float64, 0, width))
+        self._moments.append(moments)
+        return moments
 
     def _new_fold(self, operation: int, totals: KeyColumn) -> Fold:
         fold = _RunningFold(operation, totals)

@@ -8,7 +8,7 @@ import pytest
 from datafusion import Accumulator, udaf, udf
 
 from millstream.planner import plan_query
-from millstream.planner.nodes import Aggregate
+from millstream.planner.nodes import Aggregate, Over
 
 
 class Longest(Accumulator):
@@ -64,6 +64,18 @@ def test_a_function_of_the_user_goes_before_one_with_a_kernel(catalog):
         (call,) = root.input.calls
         assert (call.path, call.result_type) == ("buffered", pa.int64())
         assert call.reason == f"the user's {name} has no kernel"
+
+
+def test_a_window_function_of_the_user_goes_before_one_with_a_kernel(catalog):
+    for name in ("max", "stddev"):
+        catalog.functions[name] = udaf(
+            Longest, pa.string(), pa.int64(), [pa.int64()], "volatile", name
+        )
+        over = "OVER (ORDER BY ts ROWS UNBOUNDED PRECEDING)"
+        root = plan_query(f"SELECT {name}(symbol) {over} AS l FROM trades", catalog).root
+        assert isinstance(root.input, Over)
+        (call,) = root.input.calls
+        assert (call.function, call.path, call.result_type) == (name, "buffered", pa.int64())
 
 
 def test_a_function_that_is_not_registered_is_unknown(refusal):

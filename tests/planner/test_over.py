@@ -56,6 +56,8 @@ def test_spellings_of_a_frame_mean_one_node(find, over):
         ("lag(price, 3) OVER (ORDER BY ts)", ("rows", 3)),
         ("row_number() OVER ()", ("rows", None)),
         ("rank() OVER (ORDER BY ts)", ("rows", None)),
+        ("stddev(price) OVER (ORDER BY ts ROWS 5 PRECEDING)", ("rows", 5)),
+        ("corr(price, 2) FILTER (WHERE price > 1) OVER (ORDER BY ts)", ("range", None)),
     ],
 )
 def test_frames_reach_back_from_the_current_row(find, call_sql, frame):
@@ -70,6 +72,10 @@ def test_frames_reach_back_from_the_current_row(find, call_sql, frame):
         ("max(symbol) OVER (ORDER BY ts)", "max of string has no kernel"),
         ("nth_value(price, 2) OVER (ORDER BY ts)", "nth_value has no kernel"),
         ("lag(price, 1, 0.0) OVER (ORDER BY ts)", "lag with a default has no kernel"),
+        (
+            "var_pop(DISTINCT price) OVER (ORDER BY ts)",
+            "DISTINCT, ORDER BY and IGNORE NULLS need the rows",
+        ),
         (
             "first_value(price) IGNORE NULLS OVER (ORDER BY ts)",
             "DISTINCT, ORDER BY and IGNORE NULLS need the rows",
