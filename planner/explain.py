@@ -121,7 +121,7 @@ def _call(call: AggregateCall) -> str:
 
 def _over_call(call: OverCall) -> str:
     preceding = "unbounded" if call.preceding is None else str(call.preceding)
-    path = "kernel" if call.path == "kernel" else f"buffered: {call.reason}"
+    path = "kernel" if call.path == "kernel" else f"{call.path}: {call.reason}"
     frame = f"{call.frame_kind} {preceding} preceding"
     return f"{call.name} = {call.sql} over {frame}: {call.result_type} ({path})"
 
@@ -135,7 +135,7 @@ def _over(node: Over) -> list[str]:
     by = ", ".join(node.keys) if node.keys else "all rows"
     order = f"order by {node.order_column}" if node.order_column else "in order of arrival"
     kept = {
-        call.name: "totals" if call.preceding is None and call.path == "kernel" else "rows"
+        call.name: "totals" if call.preceding is None and call.path != "buffered" else "rows"
         for call in node.calls
     }
     state = ", ".join(f"{what} for {name}" for name, what in kept.items())

@@ -304,8 +304,9 @@ class OverCall:
         preceding: Rows, or units of event time, before the current row; None is unbounded. For
             ``lag`` it is how many rows back it looks.
         sql: The function call without its OVER clause, over the input's columns.
-        path: ``kernel`` or ``buffered``, as for aggregates.
-        reason: Why the path is buffered; empty for kernels.
+        path: ``kernel`` or ``buffered``, as for aggregates; ``carried`` where DataFusion goes on
+            from the result of the last row of a key, and no other row has to be kept.
+        reason: Why there is no kernel; empty if there is one.
         frame_sql: The frame as DataFusion reads it, for the buffered path; empty where none was
             written or it has no meaning for the function.
     """
@@ -317,7 +318,7 @@ class OverCall:
     frame_kind: Literal["rows", "range"]
     preceding: int | None
     sql: str
-    path: Literal["kernel", "buffered"] = "kernel"
+    path: Literal["kernel", "buffered", "carried"] = "kernel"
     reason: str = ""
     frame_sql: str = ""
 

@@ -11,34 +11,24 @@ from sqlglot import exp
 
 from millstream.planner.aggregate_kernels import (
     FOLDING_FUNCTIONS,
-    STATISTICAL_FUNCTIONS,
-    kernel_types,
 )
 from millstream.planner.aggregates import CallParts
-from millstream.planner.context import INPUT, Piece, PlanContext
+from millstream.planner.context import Piece, PlanContext
 from millstream.planner.event_time import find_event_time
 from millstream.planner.grouping import check_key_type
 from millstream.planner.nodes import Node, Over, OverCall, quoted
+from millstream.planner.over_call import RANKINGS, PendingCall, counts_rows
 from millstream.planner.over_clause import Frame, OverClause, over_calls, read_over
 from millstream.planner.place import Replace
 from millstream.planner.ranking import rank_in_windows
 from millstream.planner.row_order import row_order
 from millstream.planner.scope import bound_column
 from millstream.planner.stage import EventTime, Stage
-from millstream.planner.typing import TypingError
 from millstream.planner.unnest import refuse_unnest
 from millstream.planner.windows import interval_units
 
 __all__ = ["add_window_functions"]
 
-_RANKINGS = frozenset({"row_number", "rank", "dense_rank"})
-_KERNEL_FUNCTIONS = (
-    STATISTICAL_FUNCTIONS
-    | _RANKINGS
-    | {
-        *("count", "sum", "avg", "min", "max", "first_value", "last_value", "lag"),
-    }
-)
 # These depend on rows of the partition that come later.
 _WHOLE_PARTITION = frozenset({"lead", "ntile", "percent_rank", "cume_dist"})
 
@@ -114,7 +104,7 @@ def _over(
     for term, key in zip(clause.partition, keys, strict=True):
         check_key_type(context, term, node.schema.field(key).type)
     first = len(stage.columns)
-    typed: dict[_Pending, OverCall] = {}
+    typed: dict[PendingCall, OverCall] = {}
     for call in pending:
         if call not in typed:
             name = f"__w{first + len(typed)}"
@@ -231,14 +221,14 @@ class _Builder:
         self.columns[name] = piece
         return name
 
-    def call(self, parts: CallParts, clause: OverClause, time: EventTime | None) -> _Pending:
+    def call(self, parts: CallParts, clause: OverClause, time: EventTime | None) -> PendingCall:
         """A call with its arguments as columns."""
         kind, preceding, frame_sql = _frame(self.context, parts, clause, time)
         names: dict[int, str] = {}
         if self._is_folded(parts):
             columns = self._folded(parts)
             sql = f"{parts.function}({', '.join(map(quoted, columns))})"
-            return _Pending(parts, sql, columns, kind, preceding, frame_sql)
+            return PendingCall(parts, sql, columns, kind, preceding, frame_sql)
         for argument in parts.arguments:
             if self.stage.refers(argument) or argument.find(exp.Query) is not None:
                 names[id(argument)] = self.column(argument)
@@ -253,7 +243,7 @@ class _Builder:
 
         assert parts.over is not None
         sql = self.context.source.splice_call(parts.over, put)
-        return _Pending(
+        return PendingCall(
             parts, sql, tuple(dict.fromkeys(names.values())), kind, preceding, frame_sql
         )
 
@@ -262,9 +252,10 @@ class _Builder:
         name = parts.function
         if name not in FOLDING_FUNCTIONS or name in self.context.catalog.functions:
             return False
-        # Kernels take both values of a pair from columns, even constants and the same one twice.
-        is_statistic = FOLDING_FUNCTIONS[name] in STATISTICAL_FUNCTIONS and not parts.order
-        return not parts.distinct and (parts.filter is not None or is_statistic)
+        if parts.distinct or parts.order or parts.nulls == "ignore":
+            return False
+        # Others take all arguments from columns, even constants, or the same one twice.
+        return parts.filter is not None or not counts_rows(parts)
 
     def _folded(self, parts: CallParts) -> tuple[str, ...]:
         """Columns for the arguments of a call; rows that FILTER leaves out have NULL there."""
@@ -287,101 +278,6 @@ class _Builder:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    """A call that is not typed yet. Equal ones compute the same."""
-
-    parts: CallParts = field(compare=False)
-    sql: str
-    arguments: tuple[str, ...]
-    frame_kind: Literal["rows", "range"]
-    preceding: int | None
-    frame_sql: str
-
-    def typed(
-        self,
-        context: PlanContext,
-        name: str,
-        schema: pa.Schema,
-        keys: Sequence[str],
-        order: str | None,
-    ) -> OverCall:
-        partition = f"PARTITION BY {', '.join(map(quoted, keys))} " if keys else ""
-        ordering = f"ORDER BY {quoted(order)} " if order is not None else ""
-        sql = f"SELECT {self.sql} OVER ({partition}{ordering}{self.frame_sql}) AS a FROM {INPUT}"
-        try:
-            typed = context.typer.schema(sql, {INPUT: schema})
-        except TypingError as failure:
-            raise context.source.error(str(failure), self.parts.node) from failure
-        types = [schema.field(column).type for column in self.arguments]
-        reason = self._why_buffered(context, types)
-        if reason and self.parts.function not in context.catalog.functions:
-            self._check_runs(context, schema)
-        if reason and self.preceding is not None:
-            self._check_slides(context, schema)
-        return OverCall(
-            name=name,
-            function=self._function(context),
-            arguments=self.arguments,
-            result_type=typed.field(0).type,
-            frame_kind=self.frame_kind,
-            preceding=self.preceding,
-            sql=self.sql,
-            path="buffered" if reason else "kernel",
-            reason=reason,
-            frame_sql=self.frame_sql,
-        )
-
-    def _check_runs(self, context: PlanContext, schema: pa.Schema) -> None:
-        """Check what DataFusion finds out about an aggregate only when it begins to compute."""
-        if self.parts.function not in context.typer.aggregates - context.typer.window_functions:
-            return
-        select = f"SELECT {self.sql} AS a"
-        try:
-            context.typer.result_schema(f"{select} FROM {INPUT}", {INPUT: schema})
-            context.typer.check_implemented(select, schema)
-        except TypingError as failure:
-            raise context.source.error(
-                f"{self.parts.function} cannot be computed like this: {failure}", self.parts.node
-            ) from failure
-
-    def _check_slides(self, context: PlanContext, schema: pa.Schema) -> None:
-        over = f"{self.sql} OVER (ROWS BETWEEN 1 PRECEDING AND CURRENT ROW)"
-        try:
-            context.typer.check_implemented(f"SELECT {over} AS a", schema)
-        except TypingError as failure:
-            raise context.source.error(
-                f"{self.parts.function} cannot be computed over a bounded frame; use ROWS BETWEEN "
-                "UNBOUNDED PRECEDING AND CURRENT ROW, or array_agg and a function over its result",
-                self.parts.node,
-            ) from failure
-
-    def _function(self, context: PlanContext) -> str:
-        name = self.parts.function
-        # A function of the user's may have the name of another one.
-        return name if name in context.catalog.functions else FOLDING_FUNCTIONS.get(name, name)
-
-    def _why_buffered(self, context: PlanContext, types: Sequence[pa.DataType]) -> str:
-        function = self._function(context)
-        if self.parts.function in context.catalog.functions:
-            return f"the user's {self.parts.function} has no kernel"
-        if function not in _KERNEL_FUNCTIONS:
-            return f"{function} has no kernel"
-        if self.parts.distinct or self.parts.order or self.parts.nulls == "ignore":
-            return "DISTINCT, ORDER BY and IGNORE NULLS need the rows"
-        if self.parts.filter is not None and self.parts.function not in FOLDING_FUNCTIONS:
-            return f"{function} with FILTER has no kernel"
-        if function == "count" and not self.arguments and not _counts_rows(self.parts):
-            return "count of a constant other than a number has no kernel"
-        if function == "lag":
-            return "lag with a default has no kernel" if len(self.parts.arguments) > 2 else ""
-        return kernel_types(function, types)
-
-
-def _counts_rows(parts: CallParts) -> bool:
-    return all(isinstance(a, exp.Star | exp.Literal | exp.Boolean) for a in parts.arguments)
-
-
 def _frame(
     context: PlanContext, parts: CallParts, clause: OverClause, time: EventTime | None
 ) -> tuple[Literal["rows", "range"], int | None, str]:
@@ -397,7 +293,7 @@ def _frame(
         # Rows that are NULL do not count, so the row looked for may be any distance away.
         is_anywhere = parts.nulls == "ignore"
         return "rows", None if is_anywhere else _lag_offset(context, parts), ""
-    if function in _RANKINGS:
+    if function in RANKINGS:
         if function != "row_number" and time is None:
             raise context.source.error(f"{function} needs ORDER BY", parts.node)
         return "rows", None, ""

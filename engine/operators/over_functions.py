@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
@@ -23,9 +24,11 @@ from millstream.engine.operators.over_accumulators import (
     Sum,
     as_array,
 )
+from millstream.engine.operators.over_carried import CarriedCall, CarriedResults
 from millstream.engine.operators.over_rows import FrameRows
 from millstream.engine.operators.over_statistics import FrameMoments
 from millstream.engine.operators.statistics import PAIR_STATISTICS, STATISTICS
+from millstream.engine.state.decimals import average_of
 from millstream.engine.state.frames import (
     PRECEDING_MAX,
     BoundedFrame,
@@ -50,6 +53,7 @@ _Finish: TypeAlias = Callable[[Inputs], pa.Array]
 _Made = TypeVar("_Made", bound=Accumulator)
 
 _ALL_ROWS: _FrameKey = ("rows", None)
+_LAST_ROW: _FrameKey = ("rows", 1)
 # Rows of all time, of which each is kept.
 _EVERY_ROW: _FrameKey = ("rows", PRECEDING_MAX)
 
@@ -75,10 +79,15 @@ class OverFunctions:
         self._frame_columns: dict[_FrameKey, dict[str, None]] = {}
         self._frames_read_first: set[_FrameKey] = set()
         self._frame_calls: dict[_FrameKey, list[OverCall]] = {}
+        self._carried_calls: dict[CarriedCall, None] = {}
         self._finishes = [self._lower(call) for call in node.calls]
         self._first_rows = FirstRows(self._schema(self._first_columns))
         self._first: pa.RecordBatch | None = None
         self._frame_rows = {key: self._rows_of(key, functions) for key in self._frame_columns}
+        self._carried = self._new_carried()
+        self._kept: list[FrameRows | CarriedResults] = [*self._frame_rows.values()]
+        if self._carried is not None:
+            self._kept.append(self._carried)
         self._keeps_keys = bool(self._first_columns) or not (
             all(isinstance(frame, TimeFrame) for frame in self._frames.values())
             and not any(isinstance(value, Ranks) for value in self._accumulators.values())
@@ -99,7 +108,7 @@ class OverFunctions:
     def state_bytes(self) -> int:
         """Bytes that are kept, without those of columns per key."""
         frames = sum(frame.state_bytes for frame in self._frames.values())
-        rows = sum(rows.state_bytes for rows in self._frame_rows.values())
+        rows = sum(kept.state_bytes for kept in self._kept)
         return frames + rows + self._first_rows.state_bytes
 
     def compute(self, inputs: Inputs) -> list[pa.Array]:
@@ -117,15 +126,15 @@ class OverFunctions:
             frame.fold()
         for accumulator in self._accumulators.values():
             accumulator.finish()
-        for frame_rows in self._frame_rows.values():
-            frame_rows.update(inputs)
+        for kept in self._kept:
+            kept.update(inputs)
         if self._first_columns:
             self._first = self._first_rows.first(rows, inputs.batch)
         results = [finish(inputs) for finish in self._finishes]
         for frame in self._frames.values():
             frame.close()
-        for frame_rows in self._frame_rows.values():
-            frame_rows.close(rows)
+        for kept in self._kept:
+            kept.close(rows)
         self._first = None
         return results
 
@@ -134,8 +143,8 @@ class OverFunctions:
         for frame in self._frames.values():
             if isinstance(frame, TimeFrame):
                 frame.expire(watermark)
-        for frame_rows in self._frame_rows.values():
-            frame_rows.compact()
+        for kept in self._kept:
+            kept.compact()
 
     def live_keys(self) -> np.ndarray | None:
         """Return bool[n_keys], whether anything is kept of a key; None if all are kept for ever."""
@@ -154,6 +163,8 @@ class OverFunctions:
         # Values of constants are known to DataFusion alone.
         if call.path == "buffered" or is_constant:
             return self._buffered(call)
+        if call.path == "carried":
+            return self._carry(call)
         n_arguments_max = 2 if call.function in PAIR_STATISTICS else 1
         if lower is None or len(call.arguments) > n_arguments_max:
             n_arguments = len(call.arguments)
@@ -200,6 +211,41 @@ class OverFunctions:
         self._frame(key)
         self._frame_calls.setdefault(key, []).append(call)
         return lambda inputs: self._frame_rows[key].computed(call.name)
+
+    def _carry(self, call: OverCall) -> _Finish:
+        sees_peers = call.frame_kind == "range" and self._node.order_column is not None
+        (column,) = call.arguments
+        is_average = call.function == "avg"
+        of_call = CarriedCall(
+            "sum" if is_average else call.function,
+            column,
+            self._carried_type(call),
+            ignores_nulls=call.function in ("first_value", "last_value"),
+        )
+        self._carried_calls[of_call] = None
+        count = self._count_of((call.frame_kind, None), column) if is_average else None
+
+        def finish(inputs: Inputs) -> pa.Array:
+            assert self._carried is not None, "made of these calls"
+            result = self._carried.result(of_call, inputs, sees_peers=sees_peers)
+            if count is None and pa.types.is_decimal(call.result_type):
+                # Sums may have more digits than the type, at which a cast would look.
+                return result.view(call.result_type)
+            if count is None:
+                return of_type(result, call.result_type)
+            counts = array_from_buffers(count.values, pa.int64(), None)
+            return average_of(result, counts, call.result_type)
+
+        return finish
+
+    def _carried_type(self, call: OverCall) -> pa.DataType:
+        """The type in which results are carried: sums of it have the same."""
+        type_ = self._node.input.schema.field(call.arguments[0]).type
+        if call.function in ("sum", "avg"):
+            for is_kind, widest in _WIDEST_DECIMALS:
+                if is_kind(type_):
+                    return widest(type_.scale)
+        return call.result_type
 
     def _count(self, call: OverCall) -> _Finish:
         key: _FrameKey = (call.frame_kind, call.preceding)
@@ -333,6 +379,13 @@ class OverFunctions:
         self._frames_read_first.add(key)
         return lambda: self._frame_rows[key].first(column)
 
+    def _new_carried(self) -> CarriedResults | None:
+        if not self._carried_calls:
+            return None
+        frame = self._frame(_LAST_ROW)
+        assert isinstance(frame, BoundedFrame), "of one preceding row"
+        return CarriedResults(frame, list(self._carried_calls))
+
     def _rows_of(self, key: _FrameKey, functions: Mapping[str, object]) -> FrameRows:
         frame = self._frames[key]
         assert isinstance(frame, BoundedFrame), "rows are kept for bounded frames"
@@ -354,6 +407,12 @@ class OverFunctions:
 
 _Lower: TypeAlias = Callable[[OverFunctions, OverCall], _Finish]
 
+_WIDEST_DECIMALS: list[tuple[Callable[[pa.DataType], bool], Callable[[int], pa.DataType]]] = [
+    (pa.types.is_decimal32, partial(pa.decimal32, 9)),
+    (pa.types.is_decimal64, partial(pa.decimal64, 18)),
+    (pa.types.is_decimal128, partial(pa.decimal128, 38)),
+    (pa.types.is_decimal256, partial(pa.decimal256, 76)),
+]
 _WITHOUT_ARGUMENT = frozenset({"count", "dense_rank", "rank", "row_number"})
 _FUNCTIONS: dict[str, _Lower] = {
     "avg": OverFunctions._avg,

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pyarrow as pa
 
-from millstream.engine.columns import array_from_buffers
-from millstream.engine.datafusion import QueryRunner
 from millstream.engine.operators.over_accumulators import Inputs
+from millstream.engine.operators.over_query import KEY, NUMBER, ListedQuery
 from millstream.engine.state.frames import BoundedFrame
 from millstream.engine.state.keyed_rows import KeyedRows
-from millstream.engine.state.retained_rows import ListedRows, RetainedRows, plain_schema
-from millstream.planner.nodes import HIDDEN_PREFIX, OverCall, quoted
+from millstream.engine.state.retained_rows import RetainedRows, plain_schema
+from millstream.planner.nodes import OverCall, quoted
 
 __all__ = ["FrameRows"]
-
-_KEY = HIDDEN_PREFIX + "key"
-_NUMBER = HIDDEN_PREFIX + "number"
-_ROW = HIDDEN_PREFIX + "row"
 
 
 class FrameRows:
@@ -67,7 +61,7 @@ class FrameRows:
         self._retained.open(inputs.batch)
         if self._query is not None:
             listed = self._retained.list(inputs.rows)
-            self._computed = _run(self._query, listed, inputs.rows.n_rows)
+            self._computed = self._query.run(listed, inputs.rows.n_rows)
         if self._reads_first:
             self._first = self._retained.first_of_frames(inputs.rows)
         else:
@@ -98,37 +92,16 @@ def _query(
     schema: pa.Schema,
     order_column: str | None,
     functions: Mapping[str, object],
-) -> QueryRunner:
-    numbers = [pa.field(name, pa.int64()) for name in (_KEY, _NUMBER, _ROW)]
-    selected = [f"{_over(call, order_column)} AS {quoted(call.name)}" for call in calls]
-    inner = f'SELECT {quoted(_ROW)}, {", ".join(selected)} FROM "input"'
-    names = ", ".join(quoted(call.name) for call in calls)
-    return QueryRunner(
-        f"SELECT {names} FROM ({inner}) WHERE {quoted(_ROW)} >= 0 ORDER BY {quoted(_ROW)}",
-        pa.schema([*numbers, *schema]),
-        pa.schema([pa.field(call.name, call.result_type) for call in calls]),
-        functions=functions,
-    )
+) -> ListedQuery:
+    texts = {call.name: _over(call, order_column) for call in calls}
+    return ListedQuery(texts, schema, [call.result_type for call in calls], functions)
 
 
 def _over(call: OverCall, order_column: str | None) -> str:
-    order = _NUMBER
+    order = NUMBER
     if call.frame_kind == "range":
         assert order_column is not None, "a frame of time follows event time"
         # Rows are listed in the order of arrival, and a sort leaves those of one time like that.
         order = order_column
     frame = f" {call.frame_sql}" if call.frame_sql else ""
-    return f"{call.sql} OVER (PARTITION BY {quoted(_KEY)} ORDER BY {quoted(order)}{frame})"
-
-
-def _run(query: QueryRunner, listed: ListedRows, n_rows: int) -> pa.RecordBatch:
-    numbers = np.arange(len(listed.rows))
-    columns = [
-        array_from_buffers(values, pa.int64(), None)
-        for values in (listed.keys, numbers, listed.rows)
-    ]
-    names = [_KEY, _NUMBER, _ROW, *listed.values.schema.names]
-    rows = pa.RecordBatch.from_arrays([*columns, *listed.values.columns], names=names)
-    computed = pa.Table.from_batches(query.run([rows])).combine_chunks().to_batches()[0]
-    assert computed.num_rows == n_rows, "every row has a result"
-    return computed
+    return f"{call.sql} OVER (PARTITION BY {quoted(KEY)} ORDER BY {quoted(order)}{frame})"

@@ -77,6 +77,10 @@ class RetainedRows:
         """Begin a step with rows that have at least the columns to keep."""
         self._fresh = _picked(batch, self._schema)
 
+    def put_in_place(self, batch: pa.RecordBatch) -> None:
+        """Keep other rows in place of those that the step was opened with, one for each."""
+        self._fresh = _picked(batch, self._schema)
+
     def list(self, rows: KeyedRows) -> ListedRows:
         """List what the frames of a step see; to be called before :meth:`first_of_frames`."""
         frame = self._frame

@@ -69,7 +69,10 @@ def test_frames_reach_back_from_the_current_row(find, call_sql, frame):
 @pytest.mark.parametrize(
     ("call_sql", "reason"),
     [
-        ("max(symbol) OVER (ORDER BY ts)", "max of string has no kernel"),
+        (
+            "max(symbol) OVER (ORDER BY ts ROWS 5 PRECEDING)",
+            "max of string has no kernel",
+        ),
         ("nth_value(price, 2) OVER (ORDER BY ts)", "nth_value has no kernel"),
         ("lag(price, 1, 0.0) OVER (ORDER BY ts)", "lag with a default has no kernel"),
         (
@@ -77,7 +80,7 @@ def test_frames_reach_back_from_the_current_row(find, call_sql, frame):
             "DISTINCT, ORDER BY and IGNORE NULLS need the rows",
         ),
         (
-            "first_value(price) IGNORE NULLS OVER (ORDER BY ts)",
+            "first_value(price) IGNORE NULLS OVER (ORDER BY ts ROWS 5 PRECEDING)",
             "DISTINCT, ORDER BY and IGNORE NULLS need the rows",
         ),
     ],
@@ -85,6 +88,37 @@ def test_frames_reach_back_from_the_current_row(find, call_sql, frame):
 def test_the_rest_is_buffered_and_says_why(find, call_sql, reason):
     _, call = only_call(find, f"SELECT {call_sql} AS v FROM trades")
     assert (call.path, call.reason) == ("buffered", reason)
+
+
+@pytest.mark.parametrize(
+    ("call_sql", "reason"),
+    [
+        ("max(symbol) OVER (ORDER BY ts)", "max of string has no kernel"),
+        ("sum(CAST(price AS DECIMAL(9, 2))) OVER (ORDER BY ts)", "sum of decimal"),
+        ("avg(CAST(price AS DECIMAL(9, 2))) OVER (ORDER BY ts)", "avg of decimal"),
+        ("bool_or(price > 1) OVER (ROWS UNBOUNDED PRECEDING)", "bool_or has no kernel"),
+        ("max(symbol) FILTER (WHERE price > 1) OVER (ORDER BY ts)", "max of string"),
+        ("max(DISTINCT symbol) OVER (ORDER BY ts)", "DISTINCT, ORDER BY and IGNORE NULLS"),
+        ("last_value(price) IGNORE NULLS OVER (ORDER BY ts)", "DISTINCT, ORDER BY and IGNORE"),
+    ],
+)
+def test_results_are_carried_where_rows_need_not_be_kept(find, call_sql, reason):
+    _, call = only_call(find, f"SELECT {call_sql} AS v FROM trades")
+    assert (call.path, call.preceding, len(call.arguments)) == ("carried", None, 1)
+    assert call.reason.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    "call_sql",
+    [
+        "sum(DISTINCT price) OVER (ORDER BY ts)",
+        "median(price) OVER (ORDER BY ts)",
+        "lag(price) IGNORE NULLS OVER (ORDER BY ts)",
+    ],
+)
+def test_rows_are_kept_where_a_result_does_not_tell_enough(find, call_sql):
+    _, call = only_call(find, f"SELECT {call_sql} AS v FROM trades")
+    assert (call.path, call.preceding) == ("buffered", None)
 
 
 def test_calls_over_the_same_rows_share_a_node(find):

@@ -1,0 +1,161 @@
+"""Window functions over all rows so far that have no kernel: only a result is kept of a key."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from decimal import Decimal
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import millstream as ms
+
+N_ROWS = 120
+SECOND = 1_000_000
+
+
+def first(left: Any, right: Any) -> Any:
+    return left
+
+
+def last(left: Any, right: Any) -> Any:
+    return right
+
+
+# How each function folds two values that are not NULL.
+FOLDS: dict[str, Callable[[Any, Any], Any]] = {
+    "sum(d)": operator.add,
+    "sum(wide)": operator.add,
+    "min(d)": min,
+    "max(s)": max,
+    "min(v)": min,
+    "max(e)": max,
+    "min(b)": min,
+    "bool_and(b)": operator.and_,
+    "bool_or(b)": operator.or_,
+    "bit_and(i)": operator.and_,
+    "bit_or(i)": operator.or_,
+    "bit_xor(i)": operator.xor,
+    "max(DISTINCT s)": max,
+    "first_value(s) IGNORE NULLS": first,
+    "last_value(s) IGNORE NULLS": last,
+    "last_value(d) IGNORE NULLS": last,
+    "last_value(l) IGNORE NULLS": last,
+}
+OVER = "OVER (PARTITION BY k ORDER BY ts {kind} UNBOUNDED PRECEDING)"
+
+
+def rows(seed: int, n_rows: int = N_ROWS, n_keys: int = 3) -> pa.Table:
+    """Rows in the order of their times, of which some are the same; the first ones are NULL."""
+    random = np.random.default_rng(seed)
+
+    def column(values: list[Any], type_: pa.DataType) -> pa.Array:
+        is_null = (random.random(n_rows) < 0.4) | (np.arange(n_rows) < 10)
+        return pa.array([None if n else v for v, n in zip(values, is_null, strict=True)], type_)
+
+    integers = random.integers(-100, 100, n_rows).tolist()
+    words = [f"w{value % 17}" for value in integers]
+    decimals = [Decimal(value) / 100 for value in integers]
+    return pa.table(
+        {
+            "id": range(n_rows),
+            "ts": pa.array([row // 3 * SECOND for row in range(n_rows)], pa.timestamp("us")),
+            "k": random.integers(0, n_keys, n_rows),
+            "d": column(decimals, pa.decimal128(7, 2)),
+            "wide": column(decimals, pa.decimal256(50, 4)),
+            "s": column(words, pa.string()),
+            "v": column(words, pa.string_view()),
+            "e": column(words, pa.string()).dictionary_encode(),
+            "b": column([value > 0 for value in integers], pa.bool_()),
+            "i": column(integers, pa.int16()),
+            "l": column([[value] for value in integers], pa.list_(pa.int64())),
+        }
+    )
+
+
+def answer(table: pa.Table, calls: list[str], kind: str, cut: int, n: int) -> pa.Table:
+    session = ms.Session(partitions=n)
+    session.create_stream("t", table.schema, event_time="ts")
+    over = OVER.format(kind=kind)
+    selected = ", ".join(f"{call} {over} AS r{nth}" for nth, call in enumerate(calls))
+    query = session.sql(f"SELECT id, {selected} FROM t")
+    assert "buffered" not in query.explain()
+    return query.run({"t": table}, batch_rows=cut).sort_by("id")
+
+
+def seen_by(table: pa.Table, kind: str) -> list[list[int]]:
+    """The rows that each row sees, in their order."""
+    keys, times = table["k"].to_pylist(), table["ts"].cast(pa.int64()).to_pylist()
+    return [
+        [
+            other
+            for other in range(len(keys))
+            if keys[other] == keys[row]
+            and (times[other] <= times[row] if kind == "RANGE" else other <= row)
+        ]
+        for row in range(len(keys))
+    ]
+
+
+@pytest.mark.parametrize("kind", ["ROWS", "RANGE"])
+@pytest.mark.parametrize(("cut", "n"), [(1, 1), (7, 2), (N_ROWS, 1)])
+def test_results_go_on_from_step_to_step(kind: str, cut: int, n: int) -> None:
+    table = rows(cut)
+    got = answer(table, list(FOLDS), kind, cut, n)
+    seen = seen_by(table, kind)
+    for nth, (call, fold) in enumerate(FOLDS.items()):
+        column = table[call.split("(")[1].split(")")[0].removeprefix("DISTINCT ")].to_pylist()
+        want = []
+        for frame in seen:
+            values = [column[row] for row in frame if column[row] is not None]
+            want.append(reduce(fold, values) if values else None)
+        assert got[f"r{nth}"].to_pylist() == want, call
+
+
+@pytest.mark.parametrize("kind", ["ROWS", "RANGE"])
+def test_averages_of_decimals_round_towards_zero(kind: str) -> None:
+    table = rows(5)
+    got = answer(table, ["avg(d)", "avg(d) FILTER (WHERE i > 0)"], kind, 7, 2)
+    decimals, integers = table["d"].to_pylist(), table["i"].to_pylist()
+    for row, frame in enumerate(seen_by(table, kind)):
+        values = [decimals[other] for other in frame if decimals[other] is not None]
+        chosen = [
+            decimals[other]
+            for other in frame
+            if decimals[other] is not None and (integers[other] or 0) > 0
+        ]
+        for name, some in (("r0", values), ("r1", chosen)):
+            result = got[name][row].as_py()
+            if not some:
+                assert result is None
+            else:
+                assert result == int(sum(some) * 10**6 / len(some)) / Decimal(10**6)
+
+
+def test_constants_are_columns_like_others() -> None:
+    calls = ["sum(1)", "max('a')", "sum(1.5)", "bool_and(true)", "min(DATE '2024-01-01')"]
+    got = answer(rows(6), calls, "ROWS", 7, 1).to_pylist()
+    counts = [len(frame) for frame in seen_by(rows(6), "ROWS")]
+    assert [row["r0"] for row in got] == counts
+    assert [row["r2"] for row in got] == [1.5 * count for count in counts]
+    assert {(row["r1"], row["r3"]) for row in got} == {("a", True)}
+
+
+@pytest.mark.parametrize("call", ["sum(d)", "last_value(s) IGNORE NULLS", "bool_or(b)"])
+def test_one_row_is_kept_of_each_key(call: str) -> None:
+    table = rows(7, n_rows=6000, n_keys=5)
+    session = ms.Session(partitions=1)
+    session.create_stream("t", table.schema, event_time="ts")
+    query = session.sql(f"SELECT id, {call} {OVER.format(kind='ROWS')} AS r FROM t")
+    job = query.start(ms.CollectSink())
+    for start in range(0, table.num_rows, 200):
+        job.push("t", table.slice(start, 200))
+    job.finish()
+    (part,) = job.stats().partitions
+    # A key, and its last result.
+    assert part.state_rows == 2 * 5
+    assert part.state_bytes < 200_000
