@@ -382,6 +382,7 @@ def _flattened(context: PlanContext, source: From) -> From:
         window_columns={role: moved(sql) for role, sql in stage.window_columns.items()},
         title=stage.title,
         settled=stage.settled,
+        before_end=frozenset(map(moved, stage.before_end)),
         inferable={moved(sql): column for sql, column in stage.inferable.items()},
     )
     source.scope.window_prefix = ""

@@ -19,7 +19,15 @@ from millstream.planner.windows import (
     not_event_time,
 )
 
-__all__ = ["assign_windows", "before", "delayed", "find_event_time", "resolve_time", "window_times"]
+__all__ = [
+    "assign_windows",
+    "before",
+    "delayed",
+    "find_event_time",
+    "resolve_time",
+    "waited_for",
+    "window_times",
+]
 
 
 def resolve_time(context: PlanContext, source: From, syntax: WindowSyntax) -> EventTime:
@@ -119,8 +127,29 @@ def assign_windows(context: PlanContext, source: From, syntax: WindowSyntax) -> 
             },
         },
         window_columns=sql,
+        before_end=frozenset({time.sql}),
         inferable={},
     )
+
+
+def waited_for(stage: Stage, time: EventTime) -> Stage:
+    """Say what columns are good for after rows have waited for the watermark of an event time.
+
+    Rows still to come are not before that watermark, whatever else they were in step with. So the
+    ends of their windows are beyond it if the time lies before the end, and beyond the watermark of
+    a unit earlier if it is the end itself. Where it may lie after the end, nobody knows when all
+    rows of a window have come, and its columns are columns like others.
+    """
+    times = {time.sql: time}
+    is_end = time.sql == stage.window_columns.get("window_end")
+    if not is_end and not stage.is_before_end(time.sql):
+        return replace(stage, event_times=times, window_columns={}, before_end=frozenset())
+    watermark = delayed(time.watermark, 1) if is_end else time.watermark
+    for role in ("window_end", "window_time"):
+        known = stage.event_times.get(stage.window_columns.get(role, ""))
+        if known is not None:
+            times[known.sql] = replace(known, watermark=watermark)
+    return replace(stage, event_times=times)
 
 
 def delayed(watermark: tuple[WatermarkBound, ...], delay: int) -> tuple[WatermarkBound, ...]:

@@ -189,6 +189,7 @@ def _stage(
         keys=tuple(sql[name] for name in relation.key_columns),
         changes=relation.changes,
         settled=relation.settled,
+        before_end=frozenset(sql[name] for name in relation.before_end),
         inferable=inferable,
         from_sql=f"{quoted(INPUT)} AS {quoted(alias)}" if joined else quoted(INPUT),
     )

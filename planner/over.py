@@ -14,7 +14,7 @@ from millstream.planner.aggregate_kernels import (
 )
 from millstream.planner.aggregates import CallParts
 from millstream.planner.context import Piece, PlanContext
-from millstream.planner.event_time import find_event_time
+from millstream.planner.event_time import find_event_time, waited_for
 from millstream.planner.grouping import check_key_type
 from millstream.planner.nodes import Node, Over, OverCall, quoted
 from millstream.planner.over_call import RANKINGS, PendingCall, counts_rows
@@ -123,12 +123,11 @@ def _over(
         id(parts.node): typed[call].name for (parts, _), call in zip(calls, pending, strict=True)
     }
     return replace(
-        stage,
+        stage if time is None else waited_for(stage, time),
         node=over,
         replace=_with_calls(stage.replace, names),
         columns={name: quoted(name) for name in [*stage.columns, *names.values()]},
         inferable={},
-        event_times=stage.event_times if time is None else {time.sql: time},
         where=None,
     )
 

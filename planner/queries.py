@@ -144,6 +144,14 @@ def _united(context: PlanContext, union: exp.Union, relations: Sequence[Relation
         title="the union",
         window_columns=windows,
         settled=all(relation.settled for relation in relations),
+        before_end=frozenset(
+            name
+            for name in names
+            if all(
+                any(position[column] == name for column in relation.before_end)
+                for relation, position in zip(relations, positions, strict=True)
+            )
+        ),
     )
 
 

@@ -297,4 +297,5 @@ def order_in_windows(
         event_times=times,
         window_columns=roles,
         settled=True,
+        before_end=frozenset(),
     )

@@ -51,6 +51,7 @@ class Relation:
             ``key_columns``.
         key_columns: Visible names of the group's keys where ``changes`` is set.
         settled: Whether rows come from closed windows, so that none of them is ever late.
+        before_end: Visible names of event times that lie before the end of the row's window.
         title: What messages call it.
     """
 
@@ -62,6 +63,7 @@ class Relation:
     changes: bool = False
     key_columns: tuple[str, ...] = ()
     settled: bool = False
+    before_end: frozenset[str] = frozenset()
 
     def field(self, name: str) -> pa.Field:
         """The Arrow field of a visible column, under its visible name."""
@@ -87,6 +89,7 @@ class Relation:
             event_times={new[name]: bounds for name, bounds in self.event_times.items()},
             window_columns={role: new[name] for role, name in self.window_columns.items()},
             key_columns=tuple(new[name] for name in self.key_columns),
+            before_end=frozenset(new[name] for name in self.before_end),
         )
 
 

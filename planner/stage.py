@@ -57,6 +57,8 @@ class Stage:
         keys: SQL of the group's keys where later rows replace earlier ones.
         changes: Whether later rows replace earlier ones.
         settled: Whether rows come from closed windows, so that none of them is ever late.
+        before_end: SQL of event times that lie before the end of the row's window; its other
+            columns, which do so too, need not be among them.
         inferable: Columns that could become event time, by their SQL.
         where: Condition that the next transform has to apply.
         from_sql: FROM of the next transform, with its joins.
@@ -72,6 +74,7 @@ class Stage:
     keys: tuple[str, ...] = ()
     changes: bool = False
     settled: bool = False
+    before_end: frozenset[str] = frozenset()
     inferable: Mapping[str, Inferable] = field(default_factory=dict)
     where: Piece | None = None
     from_sql: str = quoted(INPUT)
@@ -103,6 +106,11 @@ class Stage:
         """Whether an expression depends on the rows, so that it is no constant."""
         return any(self.replace(part) is not None for part in node.walk())
 
+    def is_before_end(self, sql: str) -> bool:
+        """Whether an event time is known to lie before the end of the row's window."""
+        columns = self.window_columns
+        return sql in {*self.before_end, columns.get("window_start"), columns.get("window_time")}
+
     def relation(self, node: Transform, columns: Sequence[tuple[str, Piece]]) -> Relation:
         """What a transform of the rows gives; columns that it picks keep what they are good for."""
         sql_by_name = {name: piece.sql for name, piece in columns}
@@ -121,5 +129,6 @@ class Stage:
             },
             changes=self.changes,
             settled=self.settled,
+            before_end=frozenset(n for n, sql in sql_by_name.items() if self.is_before_end(sql)),
             key_columns=tuple(name for name, sql in sql_by_name.items() if sql in self.keys),
         )
