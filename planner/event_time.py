@@ -143,13 +143,15 @@ def waited_for(stage: Stage, time: EventTime) -> Stage:
     times = {time.sql: time}
     is_end = time.sql == stage.window_columns.get("window_end")
     if not is_end and not stage.is_before_end(time.sql):
-        return replace(stage, event_times=times, window_columns={}, before_end=frozenset())
+        return replace(
+            stage, event_times=times, window_columns={}, before_end=frozenset(), settled=True
+        )
     watermark = delayed(time.watermark, 1) if is_end else time.watermark
     for role in ("window_end", "window_time"):
         known = stage.event_times.get(stage.window_columns.get(role, ""))
         if known is not None:
             times[known.sql] = replace(known, watermark=watermark)
-    return replace(stage, event_times=times)
+    return replace(stage, event_times=times, settled=True)
 
 
 def delayed(watermark: tuple[WatermarkBound, ...], delay: int) -> tuple[WatermarkBound, ...]:

@@ -50,7 +50,8 @@ class Relation:
         changes: Whether later rows replace earlier ones that have the same values in
             ``key_columns``.
         key_columns: Visible names of the group's keys where ``changes`` is set.
-        settled: Whether rows come from closed windows, so that none of them is ever late.
+        settled: Whether no row is ever late, as where they come from closed windows or have waited
+            for their time.
         before_end: Visible names of event times that lie before the end of the row's window.
         title: What messages call it.
     """

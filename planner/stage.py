@@ -56,7 +56,8 @@ class Stage:
         title: What messages call the rows.
         keys: SQL of the group's keys where later rows replace earlier ones.
         changes: Whether later rows replace earlier ones.
-        settled: Whether rows come from closed windows, so that none of them is ever late.
+        settled: Whether no row is ever late, as where they come from closed windows or have waited
+            for their time.
         before_end: SQL of event times that lie before the end of the row's window; its other
             columns, which do so too, need not be among them.
         inferable: Columns that could become event time, by their SQL.
