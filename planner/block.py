@@ -150,7 +150,7 @@ class _Block:
         group_by = select.args.get("group")
         if self.shape.clause is not None or _has_group_window(group_by):
             self.source.scope.windowed = True
-        if self.shape.ranked and self.source.stage.tables:
+        if self.shape.ranked and _is_renamed(self.source.stage):
             self.source = _flattened(context, self.source)
         items = select_items(context, select, self.source)
         aliases = {item.name: item.node for item in items}
@@ -359,6 +359,11 @@ def _bind_window(source: From, window: exp.Window) -> None:
         for part in value if isinstance(value, list) else [value]:
             if isinstance(part, exp.Expr):
                 source.scope.bind(part)
+
+
+def _is_renamed(stage: Stage) -> bool:
+    """Whether columns are written in another way than by the names under which they pass."""
+    return any(sql != quoted(name) for name, sql in stage.columns.items())
 
 
 def _flattened(context: PlanContext, source: From) -> From:
