@@ -135,19 +135,28 @@ def _joined(chooser: Chooser, below: _Relation, depth: int) -> _Relation:
 
 
 def _over(chooser: Chooser, below: _Relation, depth: int) -> _Relation:
-    orders = [f"ORDER BY {time}" for time in below.times] + ([""] if below.ordered else [])
+    ends = ["window_end"] if below.windowed else []
+    orders: list[str | None] = [*below.times, *ends, *([None] if below.ordered else [])]
     if not below.columns or not orders:
         return below
-    calls, columns = [], list(below.columns)
+    calls, columns, of_calls = [], list(below.columns), set()
+    shared = chooser.choice(orders) if chooser.chance(70) else None
     for _ in range(chooser.integer(1, 2)):
         function, column = chooser.choice(_FUNCTIONS), chooser.choice(below.columns)
-        key, order = chooser.choice(below.columns), chooser.choice(orders)
+        key, order = chooser.choice(below.columns), shared or chooser.choice(orders)
+        of_calls.add(order)
         columns.append(f"o{depth}{len(columns)}")
-        over = f"PARTITION BY {key} {order} {chooser.choice(_FRAMES)}"
+        order_by = f"ORDER BY {order}" if order else ""
+        over = f"PARTITION BY {key} {order_by} {chooser.choice(_FRAMES)}"
         calls.append(f"{function}({column}) OVER ({over}) AS {columns[-1]}")
     sql = f"(SELECT {', '.join((*below.names, *calls))} FROM {below.sql} AS q)"
-    # What has waited for one time may not be in step with another.
-    return replace(below, sql=sql, columns=tuple(columns), times=(), windowed=False, ordered=False)
+    made = replace(below, sql=sql, columns=tuple(columns), ordered=False)
+    if of_calls == {None}:
+        return made
+    # What has waited for one time is in step with the ends of windows, but with no other time.
+    waited = of_calls - {None}
+    times = tuple(time for time in below.times if {time} == waited)
+    return replace(made, times=times, windowed=below.windowed and len(waited) == 1)
 
 
 def _united(chooser: Chooser, below: _Relation, depth: int) -> _Relation:
