@@ -39,12 +39,14 @@ class Closing:
         time_sql: SQL of its event time over the input.
         watermark: What closes the window.
         lateness: Event time for which a closed window can still be revised.
+        delay: Event time by which ``watermark`` lags behind that of the rows.
     """
 
     window: Window | None = None
     time_sql: str = ""
     watermark: tuple[WatermarkBound, ...] = ()
     lateness: int = 0
+    delay: int = 0
 
 
 NEVER = Closing()
@@ -101,4 +103,4 @@ def with_lateness(context: PlanContext, stage: Stage, closing: Closing, *, n_set
     if context.may_revise and n_sets == 1:
         return replace(closing, lateness=lateness)
     # What follows could not take a result back, so windows close later instead.
-    return replace(closing, watermark=delayed(closing.watermark, lateness))
+    return replace(closing, watermark=delayed(closing.watermark, lateness), delay=lateness)

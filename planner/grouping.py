@@ -482,8 +482,9 @@ def _with_windows_below(block: GroupBlock, stage: Stage, grouped: Stage, closing
         return grouped
     keys = {bound_sql(term): quoted(name) for term, name in block.keys.items()}
     roles = {role: keys[sql] for role, sql in stage.window_columns.items() if sql in keys}
+    wait = closing.lateness + closing.delay
     times = {
-        keys[sql]: replace(time, sql=keys[sql], watermark=delayed(time.watermark, closing.lateness))
+        keys[sql]: replace(time, sql=keys[sql], watermark=delayed(time.watermark, wait))
         for sql, time in stage.event_times.items()
         if sql in keys and keys[sql] in roles.values()
     }

@@ -257,3 +257,16 @@ def test_a_ranking_judges_rows_that_a_window_function_passes_on(batch_rows, part
     assert rows_of(table) == sorted(expected)
     assert stats.rows_late == len(late_ones) > 0
     assert sorted(late["ts"].to_pylist()) == sorted(row["ts"] for row in late_ones)
+
+
+@pytest.mark.parametrize("end", ["window_end", "window_time"])
+@pytest.mark.parametrize("keys", ["k, {}", "ROLLUP(k), {}"])
+def test_groups_of_groups_wait_as_long_as_these(end, keys, call, batch_rows, partitions):
+    keys = keys.format(end)
+    inner = f"SELECT k, {end}, count(*) AS c FROM (SELECT * FROM {call}) AS q GROUP BY {keys}"
+    sql = f"SELECT {end}, sum(c) AS c FROM ({inner}) AS r WHERE k IS NOT NULL GROUP BY {end}"
+    results, _, _ = pushed(f"{sql} EMIT FINAL", batch_rows, partitions, allowed_lateness=7)
+    in_time, _ = told_apart(call, 7)
+    is_last = int(end == "window_time")
+    counts = Counter(row["end"] - is_last for row in in_time)
+    assert rows_of(results) == sorted(counts.items())
