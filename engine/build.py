@@ -79,7 +79,8 @@ class _Builder:
         elif isinstance(node, nodes.Exchange):
             self._exchange(node, downstream)
         elif isinstance(node, nodes.Union):
-            ports = union_ports(len(node.branches), node.schema, downstream)
+            at_hand = self._context.at_hand
+            ports = union_ports(len(node.branches), node.schema, downstream, at_hand)
             for branch, port in zip(node.branches, ports, strict=True):
                 self.build(branch, port)
         else:

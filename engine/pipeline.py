@@ -255,17 +255,18 @@ class UnionPort:
     def __init__(self, union: _Union) -> None:
         self._union = union
         self.is_ended = False
-        self._ahead: deque[pa.RecordBatch | SourceItem] = deque()
+        # Batches, each with the item that it is of; None for the end of the item's step.
+        self._ahead: deque[tuple[pa.RecordBatch | None, SourceItem | None]] = deque()
 
     def emit(self, batch: pa.RecordBatch) -> None:
         if self.is_ended:
-            self._ahead.append(batch)
+            self._ahead.append((batch, self._union.at_hand.item))
         else:
             self._union.downstream.emit(self._union.relabelled(batch))
 
     def end_step(self, item: SourceItem) -> None:
         if self.is_ended:
-            self._ahead.append(item)
+            self._ahead.append((None, item))
             return
         self.is_ended = True
         self._union.port_ended(item)
@@ -273,16 +274,20 @@ class UnionPort:
     def resume(self) -> None:
         """Pass on what waited, up to the end of the next step if that has come already."""
         while self._ahead and not self.is_ended:
-            waiting = self._ahead.popleft()
-            if isinstance(waiting, SourceItem):
-                self.end_step(waiting)
+            batch, item = self._ahead.popleft()
+            # What follows asks for it: the input that ended the step before is not as far yet.
+            self._union.at_hand.item = item
+            if batch is not None:
+                self.emit(batch)
             else:
-                self.emit(waiting)
+                assert item is not None, "a step ends with an item"
+                self.end_step(item)
 
 
 class _Union:
-    def __init__(self, schema: pa.Schema, downstream: Link) -> None:
+    def __init__(self, schema: pa.Schema, downstream: Link, at_hand: AtHand) -> None:
         self.downstream = downstream
+        self.at_hand = at_hand
         self.ports: list[UnionPort] = []
         self._schema = schema
 
@@ -306,9 +311,11 @@ class _Union:
             port.resume()
 
 
-def union_ports(n_ports: int, schema: pa.Schema, downstream: Link) -> list[UnionPort]:
+def union_ports(
+    n_ports: int, schema: pa.Schema, downstream: Link, at_hand: AtHand
+) -> list[UnionPort]:
     """Return the inputs of a new union that feeds ``downstream`` with batches of ``schema``."""
-    union = _Union(schema, downstream)
+    union = _Union(schema, downstream, at_hand)
     union.ports = [UnionPort(union) for _ in range(n_ports)]
     return union.ports
 

@@ -219,7 +219,7 @@ def test_an_eager_sender_keeps_its_item_open_until_early_rows_have_arrived():
 def test_a_union_ends_a_step_when_all_its_inputs_have(data, n_ports, n_steps):
     """Ports advance in any order, each through its own steps."""
     link = Recorder()
-    ports = union_ports(n_ports, rows(0).schema, link)
+    ports = union_ports(n_ports, rows(0).schema, link, AtHand())
     turns = data.draw(st.permutations([port for port in range(n_ports) for _ in range(n_steps)]))
     reached = [0] * n_ports
     for port in turns:
@@ -236,7 +236,7 @@ def test_a_union_ends_a_step_when_all_its_inputs_have(data, n_ports, n_steps):
 
 def test_rows_of_a_step_ahead_wait_for_the_other_input():
     link = Recorder()
-    left, right = union_ports(2, rows(0).schema, link)
+    left, right = union_ports(2, rows(0).schema, link, AtHand())
     left.emit(rows(1))
     left.end_step(item_of(0))
     left.emit(rows(2))
@@ -247,6 +247,27 @@ def test_rows_of_a_step_ahead_wait_for_the_other_input():
     assert link.events == [1, 3, "end 0", 2]
     right.end_step(item_of(1))
     assert link.events == [1, 3, "end 0", 2, "end 1"]
+
+
+def test_what_follows_a_union_knows_the_item_of_rows_that_have_waited():
+    at_hand, seen = AtHand(), []
+
+    class Follower:
+        def emit(self, batch):
+            seen.append((batch["k"][0].as_py(), at_hand.item.batch_number))
+
+        def end_step(self, item):
+            seen.append((f"end {item.step.number}", at_hand.item.batch_number))
+
+    left, right = union_ports(2, rows(0).schema, Follower(), at_hand)
+    for port, number in ((left, 0), (left, 1), (left, 2), (right, 0), (right, 1), (right, 2)):
+        at_hand.item = item_of(number)
+        port.emit(rows(10 * number + (port is right)))
+        port.end_step(at_hand.item)
+    expected = []
+    for number in range(3):
+        expected += [(10 * number, number), (10 * number + 1, number), (f"end {number}", number)]
+    assert seen == expected
 
 
 # Operators and sinks
