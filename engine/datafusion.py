@@ -4,7 +4,8 @@ A filter or projection is planned once and executed once: its input is a table t
 each micro-batch is one batch pulled through the running plan. That skips planning, which costs ten
 times as much as the work on a small batch. What has to see its whole input is executed once per
 micro-batch: a join with tables by a physical plan that stays, with the hash tables that it has made
-of the tables; others are planned anew each time from a logical plan that stays.
+of the tables; others are planned anew each time from a logical plan that stays. What comes of rows
+comes in their order, if need be by their places in the batch.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 from datafusion import ExecutionPlan, SessionConfig, SessionContext, udaf, udf
 
-from millstream.engine.columns import empty_batch
+from millstream.engine.columns import array_from_buffers, empty_batch, fixed_values
 from millstream.engine.dictionaries import MergeableRows, of_type
-from millstream.engine.physical_plans import keeps_only_tables, only_passes_rows
+from millstream.engine.physical_plans import keeps_only_tables, keeps_order, only_passes_rows
+from millstream.engine.taking import take_rows
 from millstream.errors import MillstreamError
 from millstream.planner.nodes import HIDDEN_PREFIX, Transform, quoted
 
@@ -37,6 +40,8 @@ INPUT_TABLE = "input"
 # own.
 _RESIDENT_BATCH_ROWS = 1
 _WHOLE_BATCH_ROWS = 8192
+# The place of each row in its batch, where results have to be put in order by it.
+_PLACE = pa.field(HIDDEN_PREFIX + "place", pa.int64())
 _CLOCK_FUNCTIONS = re.compile(
     r"\b(now|current_timestamp|current_date|current_time|today)\b", re.IGNORECASE
 )
@@ -187,6 +192,11 @@ class QueryRunner:
         self._out_schema = out_schema
         self._mergeable = MergeableRows(out_schema)
 
+    @property
+    def keeps_order(self) -> bool:
+        """Whether what comes of rows comes in the order of the rows."""
+        return keeps_order(self._query.execution_plan())
+
     def _plan(self) -> ExecutionPlan:
         if self._physical is not None:
             return self._physical
@@ -244,7 +254,7 @@ class TransformRunner:
         self._tables = {name: tables[name] for name in node.tables}
         self._functions = functions
         self._picks = node.picks
-        self._plans: dict[tuple[str, ...], QueryRunner | _Resident] = {}
+        self._plans: dict[tuple[str, ...], QueryRunner | _InOrder | _Resident] = {}
 
     def run(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
         """Transform one batch; rows keep their order, and no empty batch is returned.
@@ -275,26 +285,65 @@ class TransformRunner:
             schema = schema.append(batch.schema.field(name))
         return pa.RecordBatch.from_arrays(columns, schema=schema)
 
-    def _plan(self, in_schema: pa.Schema, hidden: tuple[str, ...]) -> QueryRunner | _Resident:
-        node = self._node
-        out_schema = node.schema
+    def _plan(
+        self, in_schema: pa.Schema, hidden: tuple[str, ...]
+    ) -> QueryRunner | _InOrder | _Resident:
+        out_schema = self._node.schema
         for name in hidden:
             out_schema = out_schema.append(in_schema.field(name))
+        sql = self._sql(hidden)
+        if not self._tables and not tells_time(sql):
+            context = _context({}, self._functions, batch_rows=_RESIDENT_BATCH_ROWS)
+            resident = _Resident(context, sql, in_schema, out_schema)
+            if resident.answers_each_batch:
+                return resident
+        runner = self._runner(sql, in_schema, out_schema)
+        if runner.keeps_order:
+            return runner
+        sql = self._sql((*hidden, _PLACE.name))
+        return _InOrder(self._runner(sql, in_schema.append(_PLACE), out_schema.append(_PLACE)))
+
+    def _sql(self, hidden: tuple[str, ...]) -> str:
+        node = self._node
         select = [
             f"{projection.sql} AS {quoted(projection.name)}" for projection in node.projections
         ]
         # Only the input has such names, whatever FROM calls it.
         select += [f"{quoted(name)} AS {quoted(name)}" for name in hidden]
         where = f" WHERE {node.where}" if node.where is not None else ""
-        sql = f"SELECT {', '.join(select)} FROM {node.from_sql}{where}"
-        if not self._tables and not tells_time(sql):
-            context = _context({}, self._functions, batch_rows=_RESIDENT_BATCH_ROWS)
-            resident = _Resident(context, sql, in_schema, out_schema)
-            if resident.answers_each_batch:
-                return resident
+        return f"SELECT {', '.join(select)} FROM {node.from_sql}{where}"
+
+    def _runner(self, sql: str, in_schema: pa.Schema, out_schema: pa.Schema) -> QueryRunner:
         return QueryRunner(
             sql, in_schema, out_schema, tables=self._tables, functions=self._functions
         )
+
+
+class _InOrder:
+    """Puts what a query makes of rows in their order, as for outer joins.
+
+    Args:
+        runner: Of the query, which takes the place of each row and gives it as its last column.
+    """
+
+    def __init__(self, runner: QueryRunner) -> None:
+        self._runner = runner
+
+    def run(self, batches: Iterable[pa.RecordBatch]) -> list[pa.RecordBatch]:
+        ordered: list[pa.RecordBatch] = []
+        for batch in batches:
+            numbers = array_from_buffers(np.arange(batch.num_rows), pa.int64(), None)
+            results = self._runner.run((batch.append_column(_PLACE, numbers),))
+            if results:
+                ordered.append(self._in_order(pa.concat_batches(results)))
+        return ordered
+
+    def _in_order(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        places = fixed_values(rows.column(rows.num_columns - 1))
+        rows = rows.select(range(rows.num_columns - 1))
+        if bool((places[1:] >= places[:-1]).all()):
+            return rows
+        return take_rows(rows, np.argsort(places, kind="stable"))
 
 
 class _Resident:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-__all__ = ["PhysicalPlan", "keeps_only_tables", "only_passes_rows"]
+__all__ = ["PhysicalPlan", "keeps_only_tables", "keeps_order", "only_passes_rows"]
 
 # The scan of the rows that change from one execution to the next.
 _INPUT = "DatasetExec"
@@ -24,6 +24,9 @@ _REMEMBERS = ("TopK", "fetch=", "lim=")
 _JOINS = frozenset({"HashJoinExec", "CrossJoinExec", "NestedLoopJoinExec"})
 # Of such joins those that note nothing about the rows that they have collected.
 _FORGETFUL = frozenset({"Inner", "Right", "RightSemi", "RightAnti", "RightMark"})
+# Of such joins by hash those that give what they find in the order of the second input. Where rows
+# may be without a match, these come behind all others of their batch.
+_ORDERLY = frozenset({"Inner", "RightSemi", "RightAnti"})
 
 
 class PhysicalPlan(Protocol):
@@ -62,6 +65,20 @@ def keeps_only_tables(plan: PhysicalPlan) -> bool:
         return False
     is_forgetful = "join_type=" not in attributes or _join_type(attributes) in _FORGETFUL
     return is_forgetful and not _reads_input(inputs[0]) and keeps_only_tables(inputs[1])
+
+
+def keeps_order(plan: PhysicalPlan) -> bool:
+    """Say whether what a plan makes of rows comes in the order of the rows."""
+    name, _, attributes = plan.display().partition(":")
+    name = name.strip()
+    if name == _INPUT:
+        return True
+    inputs = plan.children()
+    if len(inputs) == 1:
+        return (name in _SIMPLE or name == "UnnestExec") and keeps_order(inputs[0])
+    if name != "HashJoinExec" or _join_type(attributes) not in _ORDERLY:
+        return False
+    return not _reads_input(inputs[0]) and keeps_order(inputs[1])
 
 
 def _join_type(attributes: str) -> str:

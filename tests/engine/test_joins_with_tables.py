@@ -1,5 +1,7 @@
 """Joins of a stream with tables: what is kept of the tables, and what never of the stream."""
 
+from collections import Counter
+
 import pyarrow as pa
 import pytest
 
@@ -48,12 +50,46 @@ def test_each_row_meets_the_whole_table(side, partitions, batch_rows):
     assert sorted_rows(got) == sorted_rows(expected(is_left=side == "LEFT"))
 
 
-@pytest.mark.parametrize("side", ["", "LEFT"])
-def test_rows_come_in_the_order_of_the_input_but_for_those_without_a_match(side):
-    for batch_rows in (1, 7, 1000):
-        got = as_rows(runs(f"SELECT x, name FROM t {side} JOIN names ON k = id", batch_rows))
-        matched = [x for x, name in got if name is not None]
-        assert matched == sorted(matched)
+@pytest.mark.parametrize("batch_rows", [1, 7, 1000])
+@pytest.mark.parametrize(
+    "from_where",
+    [
+        "t JOIN names ON k = id",
+        "t LEFT JOIN names ON k = id",
+        "t LEFT JOIN names ON k > id",
+        "t JOIN names ON k < id",
+        "t CROSS JOIN names",
+        "t JOIN names ON k = id LEFT JOIN sizes USING (name)",
+        "t WHERE k IN (SELECT id FROM names)",
+        "t WHERE k NOT IN (SELECT id FROM names)",
+        "t WHERE k = 1 OR k IN (SELECT id FROM names)",
+        "t WHERE k = (SELECT max(id) FROM names WHERE id = t.k)",
+        "t WHERE k IN (SELECT id FROM names UNION ALL SELECT size FROM sizes)",
+    ],
+)
+def test_rows_come_in_the_order_of_the_input(from_where, batch_rows):
+    got = runs(f"SELECT x FROM {from_where}", batch_rows)["x"].to_pylist()
+    assert got == sorted(got)
+    assert len(got) > 0
+
+
+def test_rows_of_many_results_of_datafusion_come_in_order():
+    session = ms.Session(partitions=1)
+    session.create_stream("t", STREAM.schema)
+    session.create_table("names", NAMES)
+    xs = range(30_000)
+    rows = pa.table({"k": [x % 9 for x in xs], "x": xs})
+    got = session.sql("SELECT x FROM t LEFT JOIN names ON k = id").run({"t": rows}, batch_rows=None)
+    n_matches = Counter(NAMES["id"].to_pylist())
+    assert got["x"].to_pylist() == [x for x in xs for _ in range(n_matches[x % 9] or 1)]
+
+
+@pytest.mark.parametrize("batch_rows", [1, 7, 1000])
+@pytest.mark.parametrize("partitions", [1, 2])
+def test_functions_see_rows_of_an_outer_join_as_they_came(partitions, batch_rows):
+    sql = "SELECT x, lag(x) OVER () AS before FROM t LEFT JOIN sizes ON k = size"
+    got = sorted_rows(as_rows(runs(sql, batch_rows, partitions)))
+    assert got == sorted_rows((x, x - 1 if x else None) for x in range(N_ROWS))
 
 
 @pytest.mark.parametrize("batch_rows", [1, 7, 1000])
