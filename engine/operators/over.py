@@ -85,8 +85,9 @@ class Over:
             return
         rows, times = self._without_late(batch, event_times(batch.column(order_column)))
         if rows.num_columns > len(self._names):
-            numbers = [ARRIVAL_NUMBER] if ARRIVAL_NUMBER in rows.schema.names else []
-            rows = rows.select(self._names + numbers)
+            # Where values order rows, some inputs of a union may have numbers, and others none.
+            is_numbered = self._node.ties != "columns" and ARRIVAL_NUMBER in rows.schema.names
+            rows = rows.select(self._names + ([ARRIVAL_NUMBER] if is_numbered else []))
         self._waiting.add(rows, times)
 
     def end_batch(self, out: Collector) -> None:
