@@ -12,6 +12,7 @@ from millstream.planner.context import Piece, PlanContext
 from millstream.planner.event_time import before, delayed
 from millstream.planner.grouping import check_key_type
 from millstream.planner.nodes import Aggregate, quoted
+from millstream.planner.row_order import row_order
 from millstream.planner.scope import Relation
 from millstream.planner.select_list import SelectItem
 
@@ -50,6 +51,7 @@ def distinct_rows(
         emit="append",
         schema=node.schema,
         watermark=node.watermark,
+        ties="arrival" if row_order(node) == "mixed" else "none",
     )
     return replace(relation, node=aggregate)
 
@@ -79,6 +81,7 @@ def _in_windows(context: PlanContext, relation: Relation) -> Relation | None:
         schema=below.schema.remove(below.schema.get_field_index(TIME_COLUMN)),
         watermark=bounds,
         allowed_lateness=lateness,
+        ties="arrival" if row_order(below) == "mixed" else "none",
     )
     named = [(name, Piece(None, quoted(key))) for name, key in keys.items()]
     shown = frozenset(roles.values())

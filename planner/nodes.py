@@ -246,7 +246,8 @@ class Aggregate:
         phase: ``partial`` and ``final`` are the two sides of an exchange; set when a plan is
             distributed.
         ties: ``arrival`` where rows are put in the order of their numbers first: which rows are
-            late for a session depends on the order in which they come.
+            late for a session depends on the order in which they come, and so does which of equal
+            rows is the first.
     """
 
     input: Node

@@ -41,5 +41,5 @@ def row_order(node: Node) -> RowOrder:
         return next((known for known in ("none", "timed") if known in orders), "mixed")
     if isinstance(node, Aggregate) and node.emit == "append":
         # Distinct rows have the number of the first one that came, if that is known.
-        return "mixed" if row_order(node.input) == "arrival" else "none"
+        return "mixed" if row_order(node.input) in ("arrival", "mixed") else "none"
     return "none"

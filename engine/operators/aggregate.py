@@ -18,6 +18,7 @@ from millstream.engine.operators.emission import emit_together
 from millstream.engine.operators.grouping import Grouping
 from millstream.engine.operators.partials import PartialColumns, PartialGroups
 from millstream.engine.operators.windowing import PaneCuts, pane_words, word_per_row
+from millstream.engine.row_order import in_order
 from millstream.engine.row_watermarks import RowWatermarks
 from millstream.engine.source_rows import SourceRows
 from millstream.engine.state.dense_panes import DensePanes
@@ -263,6 +264,8 @@ class SingleAggregate(_Emitting):
     ) -> None:
         self._watermarks = watermarks
         self._late_rows = late_rows
+        # Rows of the step that have to be put in order.
+        self._of_step: list[pa.RecordBatch] = []
         n_words = 0 if node.window is None else 1
         grouping = Grouping(node, node.input.schema, functions, n_words, merges=False)
         super().__init__(grouping, counters, changelog, owns_global_group=owns_global_group)
@@ -278,6 +281,18 @@ class SingleAggregate(_Emitting):
             )
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
+        if self._grouping.node.ties == "none":
+            self._add(batch, out)
+        else:
+            self._of_step.append(batch)
+
+    def end_batch(self, out: Collector) -> None:
+        if self._of_step:
+            rows, self._of_step = pa.concat_batches(self._of_step), []
+            self._add(in_order(rows, self._grouping.node.input.schema.names, None), out)
+        super().end_batch(out)
+
+    def _add(self, batch: pa.RecordBatch, out: Collector) -> None:
         grouping = self._grouping
         if grouping.grid is None:
             for rows in self._add_last([batch]):
@@ -310,8 +325,9 @@ class SingleAggregate(_Emitting):
     @property
     def takes_rows(self) -> bool:
         """Whether it takes micro-batches as they are."""
-        grid = self._grouping.grid
-        return not self._grouping.keeps_rows and (grid is None or not grid.is_overlapping)
+        grid, is_ordered = self._grouping.grid, self._grouping.node.ties == "none"
+        is_grown = grid is not None and grid.is_overlapping
+        return is_ordered and not self._grouping.keeps_rows and not is_grown
 
     def process_rows(self, parts: Sequence[SourceRows], out: Collector) -> None:
         grid = self._grouping.grid

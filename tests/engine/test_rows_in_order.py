@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from decimal import Decimal
 
 import numpy as np
@@ -147,12 +147,55 @@ def test_distinct_rows_of_windows_come_as_the_first_of_them_came(batch_rows, par
     assert by_id(results, "k", "window_end", "a") == by_id(given, "k", "window_end", "a")
 
 
+MIXED = {
+    "functions": "(SELECT k, v, ts, count(*) OVER (PARTITION BY g ROWS UNBOUNDED PRECEDING) > 0"
+    " AS is_one FROM t)",
+    "union": "(SELECT k, v, ts, true AS is_one FROM t WHERE v > 50 UNION ALL"
+    " SELECT k, v, ts, true AS is_one FROM t WHERE v <= 50)",
+    "distinct": "(SELECT DISTINCT k, v, ts, true AS is_one, g FROM t)",
+}
+
+
+@pytest.mark.parametrize("order", ["", "ORDER BY ts"])
+@pytest.mark.parametrize("below", list(MIXED))
+def test_distinct_rows_of_mixed_ones_come_as_the_first_came(below, order, batch_rows, partitions):
+    rows = table(spread=12, disorder=4)
+    sql = (
+        f"SELECT v AS id, k, ts, sum(v) OVER (PARTITION BY k {order} {LAST}) AS a FROM"
+        f" (SELECT DISTINCT k, ts, v, is_one FROM {MIXED[below]} AS s) AS d"
+    )
+    distinct = dict.fromkeys((row["ts"], row["k"], row["v"]) for row in rows.to_pylist())
+    given = [{"ts": ts, "k": k, "v": v, "id": v} for ts, k, v in distinct]
+    if order:
+        given.sort(key=lambda row: row["ts"])
+    add_sums(given, "k", "v", "a")
+    results = answer(sql, rows, batch_rows, partitions, delay=4)
+    assert by_id(results, "k", "ts", "a") == by_id(given, "k", "ts", "a")
+
+
+@pytest.mark.parametrize("window", ["TUMBLING", "SESSION"])
+@pytest.mark.parametrize("below", ["functions", "union"])
+def test_the_first_of_equal_rows_says_whether_they_are_late(below, window, batch_rows, partitions):
+    rows = pa.table(
+        {
+            "g": [1, 3, 2, 4, 5, 6, 7],
+            "k": [1, 1, 1, 1, 1, 1, 1],
+            "v": [1, 9, 60, 1, 1, 60, 1],
+            "ts": [5, 30, 5, 5, 5, 5, 50],
+        }
+    )
+    # Equal rows of which one comes out of either half of the union.
+    distinct = f"SELECT DISTINCT k, ts, is_one FROM {MIXED[below]} AS s"
+    sql = f"SELECT count(*) AS n FROM ({distinct}) AS d WINDOW {window}(ts, 10)"
+    assert [row["n"] for row in answer(sql, rows, batch_rows, partitions)] == [1, 1, 1]
+
+
 def test_distinct_rows_without_a_number_come_by_their_values(batch_rows, partitions):
     rows = table(spread=12, disorder=4)
-    both = "SELECT k, ts, v FROM t UNION ALL SELECT k, ts, v FROM t"
+    timed = f"SELECT k, ts, v, min(v) OVER (PARTITION BY g ORDER BY ts {LAST}) < 0 AS b FROM t"
     sql = (
         f"SELECT v AS id, k, ts, sum(v) OVER (PARTITION BY k ORDER BY ts {LAST}) AS a FROM"
-        f" (SELECT DISTINCT k, ts, v FROM ({both}) AS u) AS s"
+        f" (SELECT DISTINCT k, ts, v, b FROM ({timed}) AS u) AS s"
     )
     distinct = {(row["ts"], row["k"], row["v"]) for row in rows.to_pylist()}
     given = [{"ts": ts, "k": k, "v": v, "id": v} for ts, k, v in sorted(distinct)]
@@ -178,6 +221,26 @@ def test_groups_of_one_window_come_by_their_values(batch_rows, partitions):
     add_sums(given, "k", "n", "a")
     results = answer(sql, rows, batch_rows, partitions)
     assert by_id(results, "k", "window_end", "a") == by_id(given, "k", "window_end", "a")
+
+
+def test_rows_with_numbers_and_without_come_by_their_values(batch_rows, partitions):
+    rows = table(spread=60)
+    arrived = f"SELECT k, v, ts, id, sum(v) OVER (PARTITION BY k {LAST}) AS a FROM t"
+    numbered = f"SELECT k, ts, sum(a) OVER (PARTITION BY id {LAST}) AS a FROM ({arrived}) AS s"
+    groups = "SELECT k, count(*) AS n, window_time FROM t GROUP BY k WINDOW TUMBLING(ts, 10)"
+    sql = (
+        f"SELECT k AS id, ts, a, sum(a) OVER (PARTITION BY k ORDER BY ts {LAST}) AS c FROM"
+        f" (SELECT k, ts, a FROM ({numbered}) AS s"
+        f" UNION ALL SELECT k, window_time, n FROM ({groups}) AS g) AS u"
+    )
+    given = rows.to_pylist()
+    add_sums(given, "k", "v", "a")
+    sizes = Counter((row["k"], row["ts"] // 10 * 10 + 9) for row in given)
+    given += [{"k": k, "ts": ts, "a": n} for (k, ts), n in sizes.items()]
+    given.sort(key=lambda row: (row["ts"], row["k"], row["a"]))
+    add_sums(given, "k", "a", "c")
+    expected = sorted((row["k"], row["ts"], row["a"], row["c"]) for row in given)
+    assert by_id(answer(sql, rows, batch_rows, partitions), "ts", "a", "c") == expected
 
 
 @pytest.mark.parametrize("order", ["", "ORDER BY ts"])
