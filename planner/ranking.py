@@ -178,6 +178,9 @@ def _call_sql(
         if not clause.order and not frame:
             # With an order, the frame would else end at the current row.
             frame = "ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING"
+    if clause.order and not frame and parts.function in _BY_ROW | _BY_PEERS:
+        # They would else have a frame by values, which they ignore, and not all types can have.
+        frame = "ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW"
     if order:
         words.append(f"ORDER BY {', '.join(order)}")
     return f"{call} OVER ({' '.join([*words, frame])})"

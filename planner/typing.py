@@ -35,6 +35,7 @@ _QUANTIFIERS = frozenset({"all", "some"})
 _SUBQUERY_IN_THE_WAY = re.compile(
     r"Physical plan does not support logical expression (?:\w*Subquery|Exists)"
 )
+_NO_RANGE = re.compile(r"Cannot run range queries on datatype: (.+?)\.?$", re.MULTILINE)
 # How an identifier looks where DataFusion shows its syntax tree.
 _IDENTIFIER = re.compile(r'Identifier\(Ident \{ value: "([^"]*)", quote_style: [^}]*\}\)')
 
@@ -234,6 +235,8 @@ def clean_message(message: str) -> str:
         return f"no function matches {candidates[1]}"
     if _SUBQUERY_IN_THE_WAY.search(message):
         return "a subquery cannot stand in this place; use it in WHERE, or a join"
+    if no_range := _NO_RANGE.search(message):
+        return f"rows ordered by a {no_range[1]} have no frame by values; add ROWS BETWEEN ..."
     suggestion = re.search(r"Did you mean '([^']*)'", message)
     message = _IDENTIFIER.sub(r"\1", message.strip())
     while (stripped := _PREFIXES.sub("", message)) != message:

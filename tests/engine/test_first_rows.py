@@ -146,3 +146,34 @@ def test_answers_are_those_without_the_short_cut(sql, batch_rows):
     got = answer(sql, batch_rows)
     assert sorted(map(repr, got)) == sorted(map(repr, expected))
     assert len(got) > 0
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [dt.time(3), dt.time(1), None, dt.time(3), dt.time(2)],
+        [b"c", b"a", None, b"c", b"b"],
+        pa.array([3, 1, None, 3, 2], pa.duration("s")),
+        ["c", "a", None, "c", "b"],
+    ],
+)
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        ("row_number()", [3, 1, 5, 4, 2]),
+        ("rank()", [3, 1, 5, 3, 2]),
+        ("dense_rank()", [3, 1, 4, 3, 2]),
+        ("percent_rank()", [0.5, 0.0, 1.0, 0.5, 0.25]),
+        ("cume_dist()", [0.8, 0.2, 1.0, 0.8, 0.4]),
+        ("ntile(5)", [3, 1, 5, 4, 2]),
+        ("lag(id)", [4, None, 3, 0, 1]),
+        ("lead(id)", [3, 4, None, 2, 0]),
+    ],
+)
+def test_places_are_by_values_of_any_type(call, expected, values):
+    rows = pa.table({"id": range(5), "v": values, "ts": [1] * 5})
+    sql = f"SELECT id, {call} OVER (PARTITION BY window_end ORDER BY v) AS x FROM TUMBLE(t, ts, 10)"
+    session = ms.Session(partitions=1)
+    session.create_stream("t", rows.schema, event_time="ts")
+    results = session.sql(sql).run({"t": rows}).sort_by("id")
+    assert results["x"].to_pylist() == expected

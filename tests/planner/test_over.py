@@ -348,6 +348,11 @@ def test_a_window_function_that_cannot_work_is_refused(refusal, marked, reason):
         ("(SELECT * FROM trades UNION ALL SELECT * FROM trades) AS s", "arrival"),
         ("(SELECT DISTINCT symbol, price, ts FROM trades) AS s", "arrival"),
         (
+            "(SELECT DISTINCT symbol, price, ts FROM"
+            " (SELECT * FROM trades UNION ALL SELECT * FROM trades) AS u) AS s",
+            "arrival",
+        ),
+        (
             "(SELECT window_time AS ts, symbol, count(*) AS price FROM trades GROUP BY symbol"
             " WINDOW TUMBLING(1m)) AS s",
             "columns",
