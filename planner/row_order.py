@@ -37,8 +37,9 @@ def row_order(node: Node) -> RowOrder:
             return below
         return "mixed" if node.order_column is None else "timed"
     if isinstance(node, Union):
-        orders = set(map(row_order, node.branches))
-        return next((known for known in ("none", "timed") if known in orders), "mixed")
+        # Rows of one time that have waited for it come behind others of that time.
+        is_known = {"arrival", "mixed"}.issuperset(map(row_order, node.branches))
+        return "mixed" if is_known else "none"
     if isinstance(node, Aggregate) and node.emit == "append":
         # Distinct rows have the number of the first one that came, if that is known.
         return "mixed" if row_order(node.input) in ("arrival", "mixed") else "none"

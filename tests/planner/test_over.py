@@ -357,6 +357,11 @@ def test_a_window_function_that_cannot_work_is_refused(refusal, marked, reason):
             " WINDOW TUMBLING(1m)) AS s",
             "columns",
         ),
+        (
+            "(SELECT symbol, price, ts FROM trades UNION ALL SELECT symbol, sum(price) OVER"
+            " (PARTITION BY symbol ORDER BY ts), ts FROM trades) AS s",
+            "columns",
+        ),
     ],
 )
 def test_what_orders_rows_of_one_time(find, source, ties):
