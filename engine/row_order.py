@@ -9,11 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.engine.columns import array_from_buffers, fixed_values, plain
+from millstream.engine.event_time import NO_WATERMARK
 from millstream.engine.taking import take_rows
 from millstream.kernels.compile import I64
 from millstream.planner.nodes import HIDDEN_PREFIX
 
-__all__ = ["ARRIVAL_NUMBER", "in_order", "with_arrival"]
+__all__ = ["ARRIVAL_NUMBER", "in_order", "together", "with_arrival"]
 
 ARRIVAL_NUMBER = HIDDEN_PREFIX + "arrival"
 """Hidden column with the number of each row in the job; present where the plan asks for it."""
@@ -23,6 +24,22 @@ def with_arrival(batch: pa.RecordBatch, n_before: int) -> pa.RecordBatch:
     """Append the hidden column, for rows before which so many have come."""
     numbers = np.arange(n_before, n_before + batch.num_rows, dtype=np.int64)
     return batch.append_column(ARRIVAL_NUMBER, array_from_buffers(numbers, pa.int64(), None))
+
+
+def together(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """Put the rows of a step together, of which some may not be judged as late any more."""
+    longest = max(batches, key=lambda batch: batch.num_columns)
+    return pa.concat_batches([_with_hidden(batch, longest.schema) for batch in batches])
+
+
+def _with_hidden(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Add the hidden columns that a batch lacks, of which a watermark says that there is none."""
+    if batch.num_columns == len(schema):
+        return batch
+    known = set(batch.schema.names)
+    none = array_from_buffers(np.full(batch.num_rows, NO_WATERMARK), pa.int64(), None)
+    columns = [batch.column(name) if name in known else none for name in schema.names]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def in_order(rows: pa.RecordBatch, names: Sequence[str], times: I64 | None) -> pa.RecordBatch:

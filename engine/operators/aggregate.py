@@ -18,7 +18,7 @@ from millstream.engine.operators.emission import emit_together
 from millstream.engine.operators.grouping import Grouping
 from millstream.engine.operators.partials import PartialColumns, PartialGroups
 from millstream.engine.operators.windowing import PaneCuts, pane_words, word_per_row
-from millstream.engine.row_order import in_order
+from millstream.engine.row_order import in_order, together
 from millstream.engine.row_watermarks import RowWatermarks
 from millstream.engine.source_rows import SourceRows
 from millstream.engine.state.dense_panes import DensePanes
@@ -288,7 +288,7 @@ class SingleAggregate(_Emitting):
 
     def end_batch(self, out: Collector) -> None:
         if self._of_step:
-            rows, self._of_step = pa.concat_batches(self._of_step), []
+            rows, self._of_step = together(self._of_step), []
             self._add(in_order(rows, self._grouping.node.input.schema.names, None), out)
         super().end_batch(out)
 

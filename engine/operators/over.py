@@ -13,7 +13,7 @@ from millstream.engine.late_rows import LateRows
 from millstream.engine.operators.base import Collector, Counters, HeldBack
 from millstream.engine.operators.over_accumulators import Inputs
 from millstream.engine.operators.over_functions import OverFunctions
-from millstream.engine.row_order import ARRIVAL_NUMBER, in_order
+from millstream.engine.row_order import ARRIVAL_NUMBER, in_order, together
 from millstream.engine.row_watermarks import RowWatermarks
 from millstream.engine.state.keyed_rows import Keys
 from millstream.engine.state.waiting_rows import TimedRows, WaitingRows
@@ -92,7 +92,7 @@ class Over:
 
     def end_batch(self, out: Collector) -> None:
         if self._of_step:
-            rows, self._of_step = pa.concat_batches(self._of_step), []
+            rows, self._of_step = together(self._of_step), []
             self._emit(TimedRows(in_order(rows, self._names, None), _NO_TIMES), out)
 
     def process_watermark(self, watermark: int, out: Collector) -> None:

@@ -17,7 +17,7 @@ from millstream.engine.operators.calls import Calls
 from millstream.engine.operators.changelog import Changelog
 from millstream.engine.operators.window_room import time_limits
 from millstream.engine.operators.windowing import window_arrays
-from millstream.engine.row_order import in_order
+from millstream.engine.row_order import in_order, together
 from millstream.engine.row_watermarks import RowWatermarks
 from millstream.engine.state.session_state import SessionState
 from millstream.engine.state.step_rows import distinct_groups
@@ -119,7 +119,7 @@ class SessionAggregate:
 
     def end_batch(self, out: Collector) -> None:
         if self._of_step:
-            rows, self._of_step = pa.concat_batches(self._of_step), []
+            rows, self._of_step = together(self._of_step), []
             self._add(in_order(rows, self._node.input.schema.names, None))
         if not self._touched:
             return

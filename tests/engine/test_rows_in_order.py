@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 
 import millstream as ms
-from millstream.engine.row_order import ARRIVAL_NUMBER, in_order, with_arrival
+from millstream.engine.event_time import NO_WATERMARK, WATERMARK_COLUMN
+from millstream.engine.row_order import ARRIVAL_NUMBER, in_order, together, with_arrival
 from tests.engine.stalling import wait_until
 
 N_ROWS = 240
@@ -348,3 +349,34 @@ def test_rows_in_order_are_not_copied():
     # Time comes first.
     times = np.array([1, 2, 2])
     assert in_order(mixed, ["id"], times).column("id").to_pylist() == [4, 5, 3]
+
+
+def test_rows_that_are_judged_and_rows_that_are_not_go_together():
+    judged = pa.record_batch({"id": pa.array([1]), WATERMARK_COLUMN: pa.array([7])})
+    batches = [with_arrival(pa.record_batch({"id": pa.array([2])}), 4), with_arrival(judged, 5)]
+    rows = together(batches)
+    assert rows.schema.names == ["id", WATERMARK_COLUMN, ARRIVAL_NUMBER]
+    assert rows[WATERMARK_COLUMN].to_pylist() == [NO_WATERMARK, 7]
+    assert rows[ARRIVAL_NUMBER].to_pylist() == [4, 5]
+
+
+@pytest.mark.parametrize(
+    ("above", "expected"),
+    [
+        ("{} AS u WINDOW SESSION(ts, 10)", [(19, 2), (49, 4)]),
+        ("(SELECT DISTINCT * FROM {} AS u) AS d WINDOW TUMBLING(ts, 10)", [(10, 2), (40, 4)]),
+    ],
+)
+def test_a_union_of_rows_that_can_be_late_and_rows_that_cannot(
+    above, expected, batch_rows, partitions
+):
+    # The third row is late, for its window and by itself.
+    rows = pa.table({"id": range(4), "k": [1, 2, 1, 2], "ts": [5, 30, 8, 31]})
+    counted = "SELECT id, ts, count(*) OVER (PARTITION BY k ROWS UNBOUNDED PRECEDING) AS n FROM t"
+    windowed = "SELECT DISTINCT id, window_time AS ts FROM TUMBLE(t, ts, 10)"
+    both = f"(SELECT id, ts FROM ({counted}) AS c WHERE n > 0 UNION ALL {windowed})"
+    session = ms.Session(partitions=partitions)
+    session.create_stream("t", rows.schema, event_time="ts")
+    query = session.sql(f"SELECT window_end, count(*) AS n FROM {above.format(both)}")
+    results = query.run({"t": rows}, batch_rows=batch_rows).to_pylist()
+    assert sorted((row["window_end"], row["n"]) for row in results) == expected
