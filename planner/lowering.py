@@ -15,6 +15,7 @@ from millstream.planner.first_rows import limit_windows
 from millstream.planner.nodes import OP_COLUMN, Changelog, Emit, Node
 from millstream.planner.prune import prune
 from millstream.planner.queries import lower_query
+from millstream.planner.row_order import without_needless_order
 from millstream.planner.scope import Relation
 from millstream.planner.typing import Typer
 
@@ -38,7 +39,8 @@ def plan_query(
     tree, source = parse_statement(sql)
     context = PlanContext(catalog, Typer(catalog), source, lower_query, emit=_take_emit(tree))
     relation = lower_query(context, tree)
-    root = limit_windows(prune(_finish(relation, retract=changelog == "retract")))
+    pruned = prune(_finish(relation, retract=changelog == "retract"))
+    root = limit_windows(without_needless_order(pruned))
     return QueryPlan(
         sql=sql,
         root=root,

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, TypeAlias
 
 from millstream.planner.nodes import (
     Aggregate,
     AssignWindows,
+    Exchange,
     Node,
     Over,
     Source,
     Transform,
     Union,
+    WindowSelect,
 )
 
-__all__ = ["RowOrder", "row_order"]
+__all__ = ["RowOrder", "row_order", "without_needless_order"]
 
 RowOrder: TypeAlias = Literal["arrival", "mixed", "timed", "none"]
 
@@ -44,3 +47,22 @@ def row_order(node: Node) -> RowOrder:
         # Distinct rows have the number of the first one that came, if that is known.
         return "mixed" if row_order(node.input) in ("arrival", "mixed") else "none"
     return "none"
+
+
+def without_needless_order(node: Node, *, is_judged: bool = False) -> Node:
+    """Let distinct rows be found in any order where nothing asks which of equal ones is first.
+
+    Args:
+        node: Root of the plan, or of a part of it.
+        is_judged: Whether something above judges rows by when they came, or orders them.
+    """
+    if isinstance(node, Source | Exchange):
+        return node
+    if isinstance(node, Aggregate) and node.emit == "append" and not is_judged:
+        node = replace(node, ties="none")
+    is_judged |= isinstance(node, Over | AssignWindows | WindowSelect)
+    is_judged |= isinstance(node, Aggregate) and (node.window is not None or len(node.calls) > 0)
+    if isinstance(node, Union):
+        branches = (without_needless_order(b, is_judged=is_judged) for b in node.branches)
+        return replace(node, branches=tuple(branches))
+    return replace(node, input=without_needless_order(node.input, is_judged=is_judged))

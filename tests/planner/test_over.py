@@ -7,7 +7,7 @@ import pytest
 
 from millstream.errors import SqlError
 from millstream.planner import plan_query
-from millstream.planner.nodes import Over, Transform, WatermarkBound, WindowSelect
+from millstream.planner.nodes import Aggregate, Over, Transform, WatermarkBound, WindowSelect
 
 
 def only_call(find, sql):
@@ -390,3 +390,20 @@ def test_what_orders_rows_of_one_time(find, source, ties):
 def test_rows_that_do_not_come_as_they_arrived_need_an_order(plan, source, message):
     with pytest.raises(SqlError, match=message):
         plan(f"SELECT sum(price) OVER (PARTITION BY symbol ROWS 1 PRECEDING) FROM {source} AS s")
+
+
+@pytest.mark.parametrize(
+    ("above", "ties"),
+    [
+        ("SELECT * FROM {} AS d", "none"),
+        ("SELECT DISTINCT price FROM {} AS d WHERE price > 1", "none"),
+        ("SELECT count(*) FROM {} AS d WINDOW TUMBLING(ts, INTERVAL '1' SECOND)", "arrival"),
+        ("SELECT first_value(price) FROM {} AS d EMIT FINAL", "arrival"),
+        ("SELECT sum(price) OVER (ORDER BY ts ROWS 1 PRECEDING) FROM {} AS d", "arrival"),
+        ("SELECT DISTINCT ts FROM TUMBLE({}, ts, INTERVAL '1' SECOND)", "arrival"),
+    ],
+)
+def test_distinct_rows_are_put_in_order_only_where_it_matters(find, above, ties):
+    union = "(SELECT * FROM trades UNION ALL SELECT * FROM trades) AS u"
+    distinct = f"(SELECT DISTINCT ts, price FROM {union})"
+    assert find(above.format(distinct), Aggregate)[-1].ties == ties
