@@ -12,6 +12,7 @@ from millstream.planner.event_time import before, delayed, resolve_time
 from millstream.planner.from_clause import From
 from millstream.planner.grouping_sets import GroupTerms
 from millstream.planner.nodes import WatermarkBound, Window
+from millstream.planner.row_order import mixes_waiting_rows
 from millstream.planner.scope import bound_sql
 from millstream.planner.stage import Stage
 from millstream.planner.windows import WindowSyntax, make_window
@@ -59,6 +60,13 @@ def own_window(context: PlanContext, source: From, syntax: WindowSyntax) -> Clos
         SqlError: The window cannot work over what is read.
     """
     time = resolve_time(context, source, syntax)
+    if syntax.kind == "session" and mixes_waiting_rows(source.stage.node):
+        raise context.source.error(
+            f"sessions cannot be made of {source.stage.title}, in which rows that have waited for "
+            "event time come among rows that have not; let all inputs of the union wait, by OVER "
+            "ordered by event time",
+            syntax.place,
+        )
     window = make_window(context, syntax, TIME_COLUMN, time.data_type)
     return Closing(window, time.sql, time.watermark)
 

@@ -17,7 +17,7 @@ from millstream.planner.nodes import (
     WindowSelect,
 )
 
-__all__ = ["RowOrder", "row_order", "without_needless_order"]
+__all__ = ["RowOrder", "mixes_waiting_rows", "row_order", "without_needless_order"]
 
 RowOrder: TypeAlias = Literal["arrival", "mixed", "timed", "none"]
 
@@ -47,6 +47,22 @@ def row_order(node: Node) -> RowOrder:
         # Distinct rows have the number of the first one that came, if that is known.
         return "mixed" if row_order(node.input) in ("arrival", "mixed") else "none"
     return "none"
+
+
+def mixes_waiting_rows(node: Node) -> bool:
+    """Whether rows that have waited for event time come among others that have not.
+
+    Where they come among these depends on how rows are processed: no number tells it.
+    """
+    while isinstance(node, Transform | AssignWindows | Aggregate | Over):
+        waits = node.order_column is not None if isinstance(node, Over) else False
+        if waits or (isinstance(node, Aggregate) and node.emit != "append"):
+            return False
+        node = node.input
+    if not isinstance(node, Union):
+        return False
+    waiting = {row_order(branch) in ("timed", "none") for branch in node.branches}
+    return len(waiting) > 1 or any(map(mixes_waiting_rows, node.branches))
 
 
 def without_needless_order(node: Node, *, is_judged: bool = False) -> Node:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
+from millstream.errors import SqlError
 from millstream.planner import plan_query
 from millstream.planner.catalog import StreamDefinition
 from millstream.planner.nodes import Aggregate, AssignWindows, WatermarkBound, Window
@@ -461,3 +462,29 @@ def test_a_growing_window_is_not_closed_by_its_start(find):
 )
 def test_a_window_that_cannot_work_is_refused(refusal, marked, reason):
     assert refusal(marked).reason == reason
+
+
+_WAITED = "SELECT symbol, ts FROM (SELECT *, count(*) OVER (ORDER BY ts) AS n FROM trades)"
+_CLOSED = "SELECT symbol, window_time AS ts FROM trades GROUP BY symbol WINDOW TUMBLING(1m)"
+_RAW = "SELECT symbol, ts FROM trades"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "is_known"),
+    [
+        ((_RAW, _RAW), True),
+        ((_WAITED, _CLOSED), True),
+        ((_RAW, _WAITED), False),
+        ((_CLOSED, _RAW), False),
+        ((_RAW, f"SELECT * FROM ({_RAW} UNION ALL {_CLOSED})"), False),
+    ],
+)
+@pytest.mark.parametrize("select", ["SELECT", "SELECT DISTINCT"])
+def test_sessions_need_inputs_of_which_all_or_none_have_waited(plan, inputs, is_known, select):
+    union = " UNION ALL ".join(inputs)
+    sql = f"SELECT count(*) FROM ({select} * FROM ({union})) GROUP BY symbol WINDOW SESSION(ts, 1m)"
+    if is_known:
+        plan(sql)
+    else:
+        with pytest.raises(SqlError, match="rows that have waited for event time come among"):
+            plan(sql)
