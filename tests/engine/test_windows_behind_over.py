@@ -96,14 +96,20 @@ def n_rows_of(results):
     return 0 if results.table() is None else results.table().num_rows
 
 
-@pytest.fixture(params=[1, 3, len(TABLE)])
-def batch_rows(request):
+# Rows of a batch, and partitions.
+@pytest.fixture(params=[(1, 2), (3, 1), (len(TABLE), 2)])
+def way(request):
     return request.param
 
 
-@pytest.fixture(params=[1, 2])
-def partitions(request):
-    return request.param
+@pytest.fixture
+def batch_rows(way):
+    return way[0]
+
+
+@pytest.fixture
+def partitions(way):
+    return way[1]
 
 
 @pytest.fixture(params=list(CALLS))
@@ -149,11 +155,12 @@ def test_groups_come_out_as_the_watermark_passes_their_windows(
 
 @pytest.mark.parametrize("aggregate", ["count(*)", "max(r)", "median(r)"])
 @pytest.mark.parametrize("lateness", [0, 7])
+@pytest.mark.parametrize("partitions", [1, 2])
 def test_what_is_kept_of_windows_is_given_up(aggregate, order, lateness, partitions):
     sql = f"SELECT window_end, k, {aggregate} AS a, sum(r) FROM {over(order)} AS s GROUP BY 1, 2"
     options = {"allowed_lateness": lateness} if lateness else {}
     with started(sql, partitions, ms.CollectSink(), **options) as job:
-        most, n_windows = 0, 100
+        most, n_windows = 0, 50
         for window in range(n_windows):
             times = [10 * window + moment for moment in (0, 3, 9)]
             push(job, pa.table({"k": [1, 2, 1], "v": [window, 1, window], "ts": times}))
