@@ -257,7 +257,7 @@ class TransformRunner:
         self._plans: dict[tuple[str, ...], QueryRunner | _InOrder | _Resident] = {}
 
     def run(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
-        """Transform one batch; rows keep their order, and no empty batch is returned.
+        """Transform one batch; rows keep their order if the node says so, and no batch is empty.
 
         Raises:
             TransformFailed: If an expression fails on a row. The runner stays usable.
@@ -298,7 +298,7 @@ class TransformRunner:
             if resident.answers_each_batch:
                 return resident
         runner = self._runner(sql, in_schema, out_schema)
-        if runner.keeps_order:
+        if not self._node.is_ordered or runner.keeps_order:
             return runner
         sql = self._sql((*hidden, _PLACE.name))
         return _InOrder(self._runner(sql, in_schema.append(_PLACE), out_schema.append(_PLACE)))

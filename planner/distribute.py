@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from millstream.errors import InternalError
-from millstream.planner.aggregate_kernels import PICKING_FUNCTIONS
 from millstream.planner.nodes import (
     Aggregate,
     AssignWindows,
@@ -20,6 +19,7 @@ from millstream.planner.nodes import (
     WindowSelect,
     quoted,
 )
+from millstream.planner.row_order import needs_order
 
 __all__ = ["Placement", "distribute"]
 
@@ -130,7 +130,7 @@ class _Distributor:
         return _exchange(below, keys)
 
     def _aggregate(self, node: Aggregate) -> tuple[Node, _Distribution]:
-        below, where = self.place(node.input, frozenset(node.keys) if _needs_order(node) else None)
+        below, where = self.place(node.input, frozenset(node.keys) if needs_order(node) else None)
         exchanged = not where.satisfies(node.keys)
         splits = _overlaps(node) or (exchanged and self._adds_up(node))
         if _splits(node) and splits:
@@ -185,11 +185,6 @@ def _splits(node: Aggregate) -> bool:
     mergeable = all(call.path == "kernel" and not call.distinct for call in node.calls)
     mergeable = mergeable and node.emit != "append"
     return mergeable and (node.window is None or node.window.kind != "session")
-
-
-def _needs_order(node: Aggregate) -> bool:
-    """Whether results depend on the order in which rows come, such as the first of several."""
-    return any(call.path == "buffered" or call.function in PICKING_FUNCTIONS for call in node.calls)
 
 
 def _overlaps(node: Aggregate) -> bool:

@@ -141,7 +141,7 @@ class Transform:
     """Stateless work by DataFusion: filter, projection, functions, joins with tables.
 
     It stands for ``SELECT <projections> FROM <from_sql> WHERE <where>``, in which the input is the
-    table ``input``. Rows keep their order.
+    table ``input``.
 
     Attributes:
         input: Node that gives the rows.
@@ -151,6 +151,7 @@ class Transform:
         tables: Tables of the session that ``from_sql`` or a subquery reads, sorted.
         schema: Output schema as typed by DataFusion.
         watermark: As of the input.
+        is_ordered: Whether what comes of rows has to come in their order.
     """
 
     input: Node
@@ -160,6 +161,7 @@ class Transform:
     watermark: tuple[WatermarkBound, ...]
     from_sql: str = '"input"'
     tables: tuple[str, ...] = ()
+    is_ordered: bool = True
 
     @property
     def inputs(self) -> tuple[Node, ...]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Literal, TypeAlias
 
+from millstream.planner.aggregate_kernels import PICKING_FUNCTIONS
 from millstream.planner.nodes import (
     Aggregate,
     AssignWindows,
@@ -17,7 +19,7 @@ from millstream.planner.nodes import (
     WindowSelect,
 )
 
-__all__ = ["RowOrder", "mixes_waiting_rows", "row_order", "without_needless_order"]
+__all__ = ["RowOrder", "mixes_waiting_rows", "needs_order", "row_order", "without_needless_order"]
 
 RowOrder: TypeAlias = Literal["arrival", "mixed", "timed", "none"]
 
@@ -65,20 +67,34 @@ def mixes_waiting_rows(node: Node) -> bool:
     return len(waiting) > 1 or any(map(mixes_waiting_rows, node.branches))
 
 
-def without_needless_order(node: Node, *, is_judged: bool = False) -> Node:
-    """Let distinct rows be found in any order where nothing asks which of equal ones is first.
+def needs_order(node: Aggregate) -> bool:
+    """Whether results depend on the order in which rows come, such as the first of several."""
+    return any(call.path == "buffered" or call.function in PICKING_FUNCTIONS for call in node.calls)
+
+
+def without_needless_order(node: Node, *, is_judged: bool = False, is_ordered: bool = True) -> Node:
+    """Let rows come in any order where nothing asks for it.
 
     Args:
         node: Root of the plan, or of a part of it.
-        is_judged: Whether something above judges rows by when they came, or orders them.
+        is_judged: Whether something above asks which of equal distinct rows is the first: it judges
+            rows by when they came, or orders them.
+        is_ordered: Whether what is above takes rows in their order, as users do.
     """
     if isinstance(node, Source | Exchange):
         return node
-    if isinstance(node, Aggregate) and node.emit == "append" and not is_judged:
-        node = replace(node, ties="none")
-    is_judged |= isinstance(node, Over | AssignWindows | WindowSelect)
-    is_judged |= isinstance(node, Aggregate) and (node.window is not None or len(node.calls) > 0)
+    if isinstance(node, Transform):
+        node = replace(node, is_ordered=is_ordered)
+    elif isinstance(node, Aggregate):
+        if node.emit == "append" and not is_judged:
+            node = replace(node, ties="none")
+        is_session = node.window is not None and node.window.kind == "session"
+        is_ordered = node.emit == "append" or is_session or needs_order(node)
+        is_judged |= node.window is not None or len(node.calls) > 0
+    elif not isinstance(node, Union):
+        is_ordered = True
+        is_judged |= isinstance(node, Over | AssignWindows | WindowSelect)
+    below = partial(without_needless_order, is_judged=is_judged, is_ordered=is_ordered)
     if isinstance(node, Union):
-        branches = (without_needless_order(b, is_judged=is_judged) for b in node.branches)
-        return replace(node, branches=tuple(branches))
-    return replace(node, input=without_needless_order(node.input, is_judged=is_judged))
+        return replace(node, branches=tuple(map(below, node.branches)))
+    return replace(node, input=below(node.input))

@@ -257,3 +257,28 @@ def test_a_subquery_is_a_key_in_the_words_of_the_query(find):
     (aggregate,) = find(sql, Aggregate)
     assert aggregate.input.projections[0].sql == "(SELECT max(name) FROM symbols)"
     assert aggregate.input.tables == ("symbols",)
+
+
+@pytest.mark.parametrize(
+    ("sql", "is_ordered"),
+    [
+        ("SELECT name FROM {}", True),
+        ("SELECT name, count(*) FROM {} GROUP BY name", False),
+        ("SELECT count(*) FROM (SELECT * FROM {} UNION ALL SELECT * FROM {}) AS u", False),
+        ("SELECT first_value(name) FROM {} GROUP BY price EMIT FINAL", True),
+        ("SELECT median(price) FROM {} GROUP BY name EMIT FINAL", True),
+        ("SELECT DISTINCT name FROM {}", True),
+        ("SELECT count(*) FROM {} GROUP BY name WINDOW TUMBLING(ts, 1m)", False),
+        ("SELECT count(*) FROM {} GROUP BY name WINDOW SESSION(ts, 1m)", True),
+        ("SELECT count(*) OVER (ORDER BY ts) FROM {}", True),
+        (
+            "SELECT n, count(*) FROM (SELECT count(*) OVER (ORDER BY ts) AS n FROM {}) GROUP BY n",
+            True,
+        ),
+    ],
+)
+def test_joins_keep_the_order_of_rows_where_something_asks_for_it(find, sql, is_ordered):
+    joined = "(SELECT s.name, t.* FROM trades AS t LEFT JOIN symbols AS s USING (symbol)) AS j"
+    joins = [node for node in find(sql.format(joined, joined), Transform) if node.tables]
+    assert joins
+    assert {node.is_ordered for node in joins} == {is_ordered}
