@@ -10,7 +10,20 @@ import numpy as np
 
 from millstream.kernels.compile import I64, U8, U32, U64, inlined_kernel, kernel
 
-__all__ = ["average_decimals", "greatest_decimals", "least_decimals", "sum_decimals"]
+__all__ = [
+    "ADD",
+    "GREATEST",
+    "LEAST",
+    "average_decimals",
+    "greatest_decimals",
+    "least_decimals",
+    "run_decimals",
+    "sum_decimals",
+]
+
+ADD = 0
+LEAST = 1
+GREATEST = 2
 
 _ZERO, _ONE = np.uint64(0), np.uint64(1)
 _SIGN = np.uint64(1 << 63)
@@ -81,6 +94,50 @@ def greatest_decimals(values: U64, valid: U8, group_ids: U32, greatest: U64, see
         if seen[group] == 0 or _is_less(greatest[group, 0], greatest[group, 1], low, high):
             greatest[group, 0], greatest[group, 1] = low, high
             seen[group] = 1
+
+
+@kernel
+def run_decimals(
+    operation: int,
+    values: U64,
+    valid: U8,
+    group_ids: U32,
+    states: U64,
+    seen: U8,
+    out: U64,
+    out_seen: U8,
+) -> None:
+    """Fold the values of each row and of all rows of its group before it.
+
+    Args:
+        operation: ``ADD``, modulo 2 ** 128, ``LEAST`` or ``GREATEST``.
+        values: uint64[n_rows, 2].
+        valid: uint8[n_rows], 0 for rows to leave out; or empty if there are none.
+        group_ids: uint32[n_rows], in any order of the groups. Unchecked.
+        states: uint64[capacity, 2], updated; zeros at first.
+        seen: uint8[capacity], set to 1 for groups that take a value.
+        out: uint64[n_rows, 2], out.
+        out_seen: uint8[n_rows], out: whether there was a value so far.
+    """
+    has_nulls = valid.shape[0] > 0
+    for row in range(values.shape[0]):
+        group = group_ids[row]
+        state_low, state_high = states[group, 0], states[group, 1]
+        if not has_nulls or valid[row] != 0:
+            low, high = values[row, 0], values[row, 1]
+            if operation == ADD:
+                state_low += low
+                state_high += high + np.uint64(state_low < low)
+            elif (
+                seen[group] == 0
+                or (operation == LEAST and _is_less(low, high, state_low, state_high))
+                or (operation == GREATEST and _is_less(state_low, state_high, low, high))
+            ):
+                state_low, state_high = low, high
+            states[group, 0], states[group, 1] = state_low, state_high
+            seen[group] = 1
+        out[row, 0], out[row, 1] = state_low, state_high
+        out_seen[row] = seen[group]
 
 
 @inlined_kernel

@@ -145,8 +145,7 @@ class PendingCall:
             return "carried" if len(self.parts.arguments) == 1 and not of_distinct else "buffered"
         if counts_distinct(function, distinct=of_distinct) or self.parts.nulls == "ignore":
             return "buffered"
-        is_average = function == "avg" and pa.types.is_decimal128(types[0])
-        return "carried" if is_average or function in _CARRIED_FUNCTIONS else "buffered"
+        return "carried" if function in _CARRIED_FUNCTIONS else "buffered"
 
     def _why_buffered(self, context: PlanContext, types: Sequence[pa.DataType]) -> str:
         function = self._function(context)
@@ -162,6 +161,9 @@ class PendingCall:
             return "count of a constant other than a number has no kernel"
         if function == "lag":
             return "lag with a default has no kernel" if len(self.parts.arguments) > 2 else ""
+        runs = self.preceding is None and function in ("sum", "avg", "min", "max")
+        if runs and pa.types.is_decimal128(types[0]):
+            return ""
         return kernel_types(function, types)
 
 

@@ -25,6 +25,7 @@ from millstream.engine.operators.over_accumulators import (
     as_array,
 )
 from millstream.engine.operators.over_carried import CarriedCall, CarriedResults
+from millstream.engine.operators.over_decimals import RunningDecimals
 from millstream.engine.operators.over_rows import FrameRows
 from millstream.engine.operators.over_statistics import FrameMoments
 from millstream.engine.operators.statistics import PAIR_STATISTICS, STATISTICS
@@ -169,6 +170,8 @@ class OverFunctions:
         if lower is None or len(call.arguments) > n_arguments_max:
             n_arguments = len(call.arguments)
             raise InternalError(f"no kernel computes {call.function} over {n_arguments} columns")
+        if call.function in _DECIMAL_FOLDS and self._reads_decimals(call):
+            return self._run_decimals(call)
         return lower(self, call)
 
     def _frame(self, key: _FrameKey) -> Frame:
@@ -213,35 +216,30 @@ class OverFunctions:
         return lambda inputs: self._frame_rows[key].computed(call.name)
 
     def _carry(self, call: OverCall) -> _Finish:
-        sees_peers = call.frame_kind == "range" and self._node.order_column is not None
+        sees_peers = self._sees_peers(call)
         (column,) = call.arguments
-        is_average = call.function == "avg"
         of_call = CarriedCall(
-            "sum" if is_average else call.function,
+            call.function,
             column,
             self._carried_type(call),
             ignores_nulls=call.function in ("first_value", "last_value"),
         )
         self._carried_calls[of_call] = None
-        count = self._count_of((call.frame_kind, None), column) if is_average else None
 
         def finish(inputs: Inputs) -> pa.Array:
             assert self._carried is not None, "made of these calls"
             result = self._carried.result(of_call, inputs, sees_peers=sees_peers)
-            if count is None and pa.types.is_decimal(call.result_type):
+            if pa.types.is_decimal(call.result_type):
                 # Sums may have more digits than the type, at which a cast would look.
                 return result.view(call.result_type)
-            if count is None:
-                return of_type(result, call.result_type)
-            counts = array_from_buffers(count.values, pa.int64(), None)
-            return average_of(result, counts, call.result_type)
+            return of_type(result, call.result_type)
 
         return finish
 
     def _carried_type(self, call: OverCall) -> pa.DataType:
         """The type in which results are carried: sums of it have the same."""
         type_ = self._node.input.schema.field(call.arguments[0]).type
-        if call.function in ("sum", "avg"):
+        if call.function == "sum":
             for is_kind, widest in _WIDEST_DECIMALS:
                 if is_kind(type_):
                     return widest(type_.scale)
@@ -280,6 +278,32 @@ class OverFunctions:
             ("sum", key, column, is_float), lambda: Sum(frame, column, is_float=is_float)
         )
         return total, self._count_of(key, column)
+
+    def _reads_decimals(self, call: OverCall) -> bool:
+        return any(
+            pa.types.is_decimal(self._node.input.schema.field(name).type) for name in call.arguments
+        )
+
+    def _run_decimals(self, call: OverCall) -> _Finish:
+        (column,) = call.arguments
+        fold, has_peers = _DECIMAL_FOLDS[call.function], self._sees_peers(call)
+        decimals = self._share(
+            (fold, column, has_peers),
+            lambda: RunningDecimals(self._keys.columns, column, fold, has_peers=has_peers),
+        )
+        if call.function != "avg":
+            return lambda inputs: decimals.array(call.result_type)
+        count = self._count_of((call.frame_kind, None), column)
+        sum_type = pa.decimal128(38, self._node.input.schema.field(column).type.scale)
+
+        def finish(inputs: Inputs) -> pa.Array:
+            counts = array_from_buffers(count.values, pa.int64(), None)
+            return average_of(decimals.array(sum_type), counts, call.result_type)
+
+        return finish
+
+    def _sees_peers(self, call: OverCall) -> bool:
+        return call.frame_kind == "range" and self._node.order_column is not None
 
     def _extreme(self, call: OverCall) -> _Finish:
         key: _FrameKey = (call.frame_kind, call.preceding)
@@ -410,9 +434,14 @@ _Lower: TypeAlias = Callable[[OverFunctions, OverCall], _Finish]
 _WIDEST_DECIMALS: list[tuple[Callable[[pa.DataType], bool], Callable[[int], pa.DataType]]] = [
     (pa.types.is_decimal32, partial(pa.decimal32, 9)),
     (pa.types.is_decimal64, partial(pa.decimal64, 18)),
-    (pa.types.is_decimal128, partial(pa.decimal128, 38)),
     (pa.types.is_decimal256, partial(pa.decimal256, 76)),
 ]
+_DECIMAL_FOLDS: dict[str, Literal["sum", "min", "max"]] = {
+    "avg": "sum",
+    "max": "max",
+    "min": "min",
+    "sum": "sum",
+}
 _WITHOUT_ARGUMENT = frozenset({"count", "dense_rank", "rank", "row_number"})
 _FUNCTIONS: dict[str, _Lower] = {
     "avg": OverFunctions._avg,

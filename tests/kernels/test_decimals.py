@@ -13,9 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.kernels.decimals import (
+    ADD,
+    GREATEST,
+    LEAST,
     average_decimals,
     greatest_decimals,
     least_decimals,
+    run_decimals,
     sum_decimals,
 )
 
@@ -63,6 +67,33 @@ def test_folds_are_exact(values: list[int], data: st.DataObject) -> None:
             ]
             assert seen[group] == bool(members)
             assert not members or state == definition(members)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, N_GROUPS - 1), st.none() | I128), max_size=30),
+    st.integers(0, 30),
+    st.sampled_from([(ADD, lambda seen: wrap(sum(seen))), (LEAST, min), (GREATEST, max)]),
+)
+def test_running_folds_have_all_values_so_far(
+    rows: list[tuple[int, int | None]], cut: int, fold: tuple[int, Any]
+) -> None:
+    operation, definition = fold
+    states, seen = np.zeros((N_GROUPS, 2), np.uint64), np.zeros(N_GROUPS, np.uint8)
+    results: list[int | None] = []
+    for step in (rows[:cut], rows[cut:]):
+        values = words([0 if value is None else value for _, value in step])
+        valid = np.array([value is not None for _, value in step], np.uint8)
+        group_ids = np.array([group for group, _ in step], np.uint32)
+        for array in (valid, group_ids):
+            array.flags.writeable = False
+        valid = valid if not valid.all() else valid[:0]
+        out, out_seen = np.empty((len(step), 2), np.uint64), np.empty(len(step), np.uint8)
+        run_decimals(operation, values, valid, group_ids, states, seen, out, out_seen)
+        found = zip(numbers(out), out_seen.tolist(), strict=True)
+        results += [number if is_there else None for number, is_there in found]
+    for place, (group, _) in enumerate(rows):
+        of_group = [v for g, v in rows[: place + 1] if g == group and v is not None]
+        assert results[place] == (definition(of_group) if of_group else None)
 
 
 def average(sums: list[int], counts: list[int], factor: int) -> tuple[int, list[int]]:
