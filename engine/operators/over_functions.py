@@ -91,7 +91,7 @@ class OverFunctions:
             self._kept.append(self._carried)
         self._keeps_keys = bool(self._first_columns) or not (
             all(isinstance(frame, TimeFrame) for frame in self._frames.values())
-            and not any(isinstance(value, Ranks) for value in self._accumulators.values())
+            and not any(isinstance(value, _KEEPS_KEYS) for value in self._accumulators.values())
         )
 
     @property
@@ -442,6 +442,8 @@ _DECIMAL_FOLDS: dict[str, Literal["sum", "min", "max"]] = {
     "min": "min",
     "sum": "sum",
 }
+# What these know of a key does not lie in frames.
+_KEEPS_KEYS = (Ranks, RunningDecimals)
 _WITHOUT_ARGUMENT = frozenset({"count", "dense_rank", "rank", "row_number"})
 _FUNCTIONS: dict[str, _Lower] = {
     "avg": OverFunctions._avg,

@@ -164,3 +164,33 @@ def test_one_row_at_most_is_kept_of_each_key(call: str, n_kept: int) -> None:
     # A key, and the last result where it is carried.
     assert part.state_rows == 5 * n_kept
     assert part.state_bytes < 200_000
+
+
+@pytest.mark.parametrize(
+    "call", ["sum(d)", "avg(d)", "max(d)", "last_value(s) IGNORE NULLS", "bool_or(b)", "max(s)"]
+)
+@pytest.mark.parametrize("kind", ["ROWS", "RANGE"])
+def test_no_key_is_forgotten(call: str, kind: str) -> None:
+    n_keys, n_rounds = 3000, 4
+    words = pa.array([f"w{key}" if key % 2 else None for key in range(n_keys)])
+    one_round = {
+        "k": pa.array(range(n_keys)),
+        "d": pa.array([Decimal(key) for key in range(n_keys)], pa.decimal128(9, 2)),
+        "s": words,
+        "b": pa.array([bool(key % 3) for key in range(n_keys)]),
+    }
+    blank = {name: pa.nulls(n_keys, one_round[name].type) for name in "dsb"}
+    rounds = [
+        pa.table({**one_round, **(blank if nth else {}), "ts": [nth * 100] * n_keys})
+        for nth in range(n_rounds)
+    ]
+    session = ms.Session(partitions=1)
+    session.create_stream("t", rounds[0].schema, event_time="ts")
+    query = session.sql(f"SELECT k, ts, {call} {OVER.format(kind=kind)} AS r FROM t")
+    results = ms.CollectSink()
+    with query.start(results) as job:
+        for rows_of_round in rounds:
+            job.push("t", rows_of_round)
+    by_round = results.table().sort_by([("ts", "ascending"), ("k", "ascending")])["r"].to_pylist()
+    assert by_round[:n_keys] * n_rounds == by_round
+    assert any(by_round)
