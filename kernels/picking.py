@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from millstream.kernels.compile import I32, I64, U8, U32, inlined_kernel, kernel
 
-__all__ = ["NO_ROW", "pick_by_arrival", "pick_by_text", "pick_by_words"]
+__all__ = ["NO_ROW", "pick_by_arrival", "pick_by_text", "pick_by_words", "run_picks"]
 
 NO_ROW = -1
 """In ``winners``: no row of the batch has been picked for the group."""
@@ -44,6 +44,41 @@ def pick_by_arrival(
             n_changed += 1
         winners[group] = row
     return n_changed
+
+
+@kernel
+def run_picks(
+    group_ids: U32,
+    valid: U8,
+    takes_first: bool,
+    is_before: bool,
+    first_place: int,
+    places: I64,
+    out: I64,
+) -> None:
+    """Find for each row the first or last row of its group so far.
+
+    Args:
+        group_ids: uint32[n_rows]. Unchecked.
+        valid: uint8[n_rows], 0 for rows to leave out; or empty if there are none.
+        takes_first: Whether the first row of each group is picked, else the last.
+        is_before: Whether a row itself does not count for it.
+        first_place: Place of the first row of the batch; the others follow.
+        places: int64[capacity], the pick of each group, or ``NO_ROW``; updated.
+        out: int64[n_rows], out: the places of the picks.
+    """
+    has_nulls = valid.shape[0] > 0
+    for row in range(group_ids.shape[0]):
+        group = group_ids[row]
+        place = places[group]
+        if is_before:
+            out[row] = place
+        is_valid = not has_nulls or valid[row] != 0
+        if is_valid and (place == NO_ROW or not takes_first):
+            place = first_place + row
+            places[group] = place
+        if not is_before:
+            out[row] = place
 
 
 @kernel

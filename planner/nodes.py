@@ -312,6 +312,8 @@ class OverCall:
         reason: Why there is no kernel; empty if there is one.
         frame_sql: The frame as DataFusion reads it, for the buffered path; empty where none was
             written or it has no meaning for the function.
+        ignores_nulls: Whether ``first_value``, ``last_value`` and ``lag`` look for values that are
+            not NULL.
     """
 
     name: str
@@ -324,6 +326,7 @@ class OverCall:
     path: Literal["kernel", "buffered", "carried"] = "kernel"
     reason: str = ""
     frame_sql: str = ""
+    ignores_nulls: bool = False
 
 
 @dataclass(frozen=True, slots=True)

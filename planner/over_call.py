@@ -101,6 +101,7 @@ class PendingCall:
             path=self._path(context, types) if reason else "kernel",
             reason=reason,
             frame_sql=self.frame_sql,
+            ignores_nulls=self.parts.nulls == "ignore",
         )
 
     def _check_runs(self, context: PlanContext, schema: pa.Schema) -> None:
@@ -140,12 +141,19 @@ class PendingCall:
         is_own = self.parts.function in context.catalog.functions
         if is_own or self.parts.order or self.preceding is not None or len(types) != 1:
             return "buffered"
-        if function in PICKING_FUNCTIONS and self.parts.nulls == "ignore":
-            # One of several arguments would be a condition.
-            return "carried" if len(self.parts.arguments) == 1 and not of_distinct else "buffered"
         if counts_distinct(function, distinct=of_distinct) or self.parts.nulls == "ignore":
             return "buffered"
         return "carried" if function in _CARRIED_FUNCTIONS else "buffered"
+
+    def _keeps_a_value(self, function: str) -> bool:
+        """Whether a function that ignores NULLs needs one value of each key."""
+        arguments = self.parts.arguments
+        is_plain = not (self.parts.distinct or self.parts.order or self.parts.filter is not None)
+        if self.parts.nulls != "ignore" or not is_plain or len(self.arguments) != 1:
+            return False
+        if function == "lag":
+            return len(arguments) == 1 or (len(arguments) == 2 and arguments[1].sql() == "1")
+        return function in PICKING_FUNCTIONS and self.preceding is None
 
     def _why_buffered(self, context: PlanContext, types: Sequence[pa.DataType]) -> str:
         function = self._function(context)
@@ -153,6 +161,8 @@ class PendingCall:
             return f"the user's {self.parts.function} has no kernel"
         if function not in _KERNEL_FUNCTIONS:
             return f"{function} has no kernel"
+        if self._keeps_a_value(function):
+            return ""
         if self.parts.distinct or self.parts.order or self.parts.nulls == "ignore":
             return "DISTINCT, ORDER BY and IGNORE NULLS need the rows"
         if self.parts.filter is not None and self.parts.function not in FOLDING_FUNCTIONS:

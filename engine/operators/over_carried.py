@@ -37,18 +37,15 @@ class CarriedCall:
         function: As DataFusion knows it, of one argument.
         argument: Column.
         result_type: Type of the result, and of the argument that leads to it.
-        ignores_nulls: Whether IGNORE NULLS has to be said.
     """
 
     function: str
     argument: str
     result_type: pa.DataType
-    ignores_nulls: bool = False
 
     def sql(self, column: str) -> str:
         """The call with its OVER clause, over a column."""
-        nulls = " IGNORE NULLS" if self.ignores_nulls else ""
-        return f"{self.function}({quoted(column)}){nulls} {_SO_FAR}"
+        return f"{self.function}({quoted(column)}) {_SO_FAR}"
 
 
 class CarriedResults:

@@ -28,6 +28,7 @@ from millstream.engine.operators.over_carried import CarriedCall, CarriedResults
 from millstream.engine.operators.over_decimals import RunningDecimals
 from millstream.engine.operators.over_rows import FrameRows
 from millstream.engine.operators.over_statistics import FrameMoments
+from millstream.engine.operators.over_valid import ValidRows
 from millstream.engine.operators.statistics import PAIR_STATISTICS, STATISTICS
 from millstream.engine.state.decimals import average_of
 from millstream.engine.state.frames import (
@@ -81,15 +82,19 @@ class OverFunctions:
         self._frames_read_first: set[_FrameKey] = set()
         self._frame_calls: dict[_FrameKey, list[OverCall]] = {}
         self._carried_calls: dict[CarriedCall, None] = {}
+        self._valid_rows: dict[Hashable, ValidRows] = {}
         self._finishes = [self._lower(call) for call in node.calls]
         self._first_rows = FirstRows(self._schema(self._first_columns))
         self._first: pa.RecordBatch | None = None
         self._frame_rows = {key: self._rows_of(key, functions) for key in self._frame_columns}
         self._carried = self._new_carried()
-        self._kept: list[FrameRows | CarriedResults] = [*self._frame_rows.values()]
+        self._kept: list[FrameRows | CarriedResults | ValidRows] = [
+            *self._frame_rows.values(),
+            *self._valid_rows.values(),
+        ]
         if self._carried is not None:
             self._kept.append(self._carried)
-        self._keeps_keys = bool(self._first_columns) or not (
+        self._keeps_keys = bool(self._first_columns or self._valid_rows) or not (
             all(isinstance(frame, TimeFrame) for frame in self._frames.values())
             and not any(isinstance(value, _KEEPS_KEYS) for value in self._accumulators.values())
         )
@@ -170,6 +175,8 @@ class OverFunctions:
         if lower is None or len(call.arguments) > n_arguments_max:
             n_arguments = len(call.arguments)
             raise InternalError(f"no kernel computes {call.function} over {n_arguments} columns")
+        if call.ignores_nulls:
+            return self._find_valid(call)
         if call.function in _DECIMAL_FOLDS and self._reads_decimals(call):
             return self._run_decimals(call)
         return lower(self, call)
@@ -222,7 +229,6 @@ class OverFunctions:
             call.function,
             column,
             self._carried_type(call),
-            ignores_nulls=call.function in ("first_value", "last_value"),
         )
         self._carried_calls[of_call] = None
 
@@ -301,6 +307,23 @@ class OverFunctions:
             return average_of(decimals.array(sum_type), counts, call.result_type)
 
         return finish
+
+    def _find_valid(self, call: OverCall) -> _Finish:
+        (column,) = call.arguments
+        type_ = self._node.input.schema.field(column).type
+        takes_first, is_before = call.function == "first_value", call.function == "lag"
+        key = (column, takes_first, is_before, self._sees_peers(call))
+        rows = self._valid_rows.get(key)
+        if rows is None:
+            rows = self._valid_rows[key] = ValidRows(
+                self._keys.columns,
+                column,
+                type_,
+                takes_first=takes_first,
+                is_before=is_before,
+                has_peers=key[-1],
+            )
+        return lambda inputs: of_type(rows.result(), call.result_type)
 
     def _sees_peers(self, call: OverCall) -> bool:
         return call.frame_kind == "range" and self._node.order_column is not None

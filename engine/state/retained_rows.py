@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from millstream.engine.columns import array_from_buffers, plain
+from millstream.engine.columns import plain
 from millstream.engine.state.frames import BoundedFrame
 from millstream.engine.state.keyed_rows import KeyedRows
 from millstream.engine.state.row_store import RowStore
@@ -24,18 +24,6 @@ __all__ = ["FirstRows", "ListedRows", "RetainedRows", "plain_schema"]
 
 # Up to this many rows that nobody reaches any more are left in peace.
 _GARBAGE_ROWS = 1024
-
-
-class _Rows(RowStore):
-    """A store in which rows that have just come can be read before they are appended."""
-
-    def take_with(self, positions: I64, fresh: pa.RecordBatch) -> pa.RecordBatch:
-        """Return rows at int64[n > 0] positions; those of ``fresh`` come behind the stored ones."""
-        if not self._chunks:
-            return take_rows(fresh, positions)
-        table = pa.Table.from_batches([*self._chunks, fresh])
-        taken = table.take(array_from_buffers(positions, pa.int64(), None))
-        return taken.combine_chunks().to_batches()[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +53,7 @@ class RetainedRows:
         self._frame = frame
         self._schema = plain_schema(schema)
         self._ring = frame.new_ring(np.int64)
-        self._store = _Rows(self._schema)
+        self._store = RowStore(self._schema)
         self._fresh: pa.RecordBatch | None = None
 
     @property
@@ -175,7 +163,7 @@ class FirstRows:
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = plain_schema(schema)
-        self._store = _Rows(self._schema)
+        self._store = RowStore(self._schema)
 
     @property
     def state_bytes(self) -> int:

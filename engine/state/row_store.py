@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.engine.columns import array_from_buffers, empty_batch, has_views, plain
-from millstream.kernels.compile import I64
+from millstream.engine.taking import take_rows
+from millstream.kernels.compile import I64, U8
 
 __all__ = ["RowStore"]
 
@@ -58,6 +59,22 @@ class RowStore:
         for place in self._views:
             columns[place] = columns[place].cast(self._schema.field(place).type)
         return pa.RecordBatch.from_arrays(columns, schema=self._schema)
+
+    def take_with(
+        self, positions: I64, fresh: pa.RecordBatch, valid: U8 | None = None
+    ) -> pa.RecordBatch:
+        """Take rows also of some that could be appended, and have no views.
+
+        Args:
+            positions: int64[n > 0]; those of ``fresh`` come behind the stored ones.
+            fresh: More rows.
+            valid: uint8[n], 0 for positions of no row, all of whose columns will be NULL.
+        """
+        indices = array_from_buffers(positions, pa.int64(), valid)
+        if not self._chunks and valid is None:
+            return take_rows(fresh, positions)
+        taken = pa.Table.from_batches([*self._chunks, fresh]).take(indices)
+        return taken.combine_chunks().to_batches()[0]
 
     def rewrite(self, positions: I64) -> None:
         """Keep only the rows at these positions, which become 0, 1, 2 and so on."""

@@ -47,6 +47,8 @@ FOLDS: dict[str, Callable[[Any, Any], Any]] = {
     "last_value(s) IGNORE NULLS": last,
     "last_value(d) IGNORE NULLS": last,
     "last_value(l) IGNORE NULLS": last,
+    "first_value(v) IGNORE NULLS": first,
+    "last_value(e) IGNORE NULLS": last,
 }
 OVER = "OVER (PARTITION BY k ORDER BY ts {kind} UNBOUNDED PRECEDING)"
 
@@ -138,6 +140,25 @@ def test_averages_of_decimals_round_towards_zero(kind: str) -> None:
                 assert result == int(sum(some) * 10**6 / len(some)) / Decimal(10**6)
 
 
+@pytest.mark.parametrize(("cut", "n"), [(1, 1), (7, 2), (N_ROWS, 1)])
+@pytest.mark.parametrize("column", ["s", "d", "v", "e", "b", "i", "l"])
+def test_lag_looks_for_a_value(column: str, cut: int, n: int) -> None:
+    table = rows(8)
+    session = ms.Session(partitions=n)
+    session.create_stream("t", table.schema, event_time="ts")
+    over = "OVER (PARTITION BY k ORDER BY ts)"
+    query = session.sql(f"SELECT id, lag({column}) IGNORE NULLS {over} AS r FROM t")
+    got = query.run({"t": table}, batch_rows=cut).sort_by("id")
+    values = table[column].to_pylist()
+    want = []
+    for row, frame in enumerate(seen_by(table, "ROWS")):
+        before = [values[o] for o in frame if o != row and values[o] is not None]
+        want.append(before[-1] if before else None)
+    assert got["r"].to_pylist() == want
+    is_view = pa.types.is_string_view(table.schema.field(column).type)
+    assert got["r"].type == (pa.string() if is_view else table.schema.field(column).type)
+
+
 def test_constants_are_columns_like_others() -> None:
     calls = ["sum(1)", "max('a')", "sum(1.5)", "bool_and(true)", "min(DATE '2024-01-01')"]
     got = answer(rows(6), calls, "ROWS", 7, 1).to_pylist()
@@ -149,7 +170,13 @@ def test_constants_are_columns_like_others() -> None:
 
 @pytest.mark.parametrize(
     ("call", "n_kept"),
-    [("sum(d)", 1), ("avg(d)", 1), ("last_value(s) IGNORE NULLS", 2), ("bool_or(b)", 2)],
+    [
+        ("sum(d)", 1),
+        ("avg(d)", 1),
+        ("last_value(s) IGNORE NULLS", 1),
+        ("lag(s) IGNORE NULLS", 1),
+        ("bool_or(b)", 2),
+    ],
 )
 def test_one_row_at_most_is_kept_of_each_key(call: str, n_kept: int) -> None:
     table = rows(7, n_rows=6000, n_keys=5)
@@ -167,7 +194,11 @@ def test_one_row_at_most_is_kept_of_each_key(call: str, n_kept: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "call", ["sum(d)", "avg(d)", "max(d)", "last_value(s) IGNORE NULLS", "bool_or(b)", "max(s)"]
+    "call",
+    [
+        *("sum(d)", "avg(d)", "max(d)", "bool_or(b)", "max(s)"),
+        *("last_value(s) IGNORE NULLS", "first_value(s) IGNORE NULLS"),
+    ],
 )
 @pytest.mark.parametrize("kind", ["ROWS", "RANGE"])
 def test_no_key_is_forgotten(call: str, kind: str) -> None:

@@ -16,6 +16,7 @@ from millstream.kernels.picking import (
     pick_by_arrival,
     pick_by_text,
     pick_by_words,
+    run_picks,
 )
 
 N_GROUPS = 4
@@ -145,3 +146,24 @@ def test_text_is_compared_by_bytes(takes_greatest: bool, drawn: Any, dtype: Any)
         found = None if winners[group] == NO_ROW else values[winners[group]]
         best = max if takes_greatest else min
         assert found == best(members, default=None)
+
+
+@given(ordered_rows(), st.integers(0, 30), st.booleans(), st.booleans())
+def test_running_picks_are_the_ends_of_the_rows_so_far(
+    drawn: Any, cut: int, takes_first: bool, is_before: bool
+) -> None:
+    _, group_ids, valid = drawn
+    places = np.full(N_GROUPS, NO_ROW, np.int64)
+    found: list[int] = []
+    for step in (slice(0, cut), slice(cut, None)):
+        out = np.empty(len(group_ids[step]), np.int64)
+        columns = frozen(group_ids[step]), frozen(valid[step])
+        run_picks(*columns, takes_first, is_before, 100 + len(found), places, out)
+        found += out.tolist()
+    for row, place in enumerate(found):
+        earlier = [
+            other
+            for other in range(row if is_before else row + 1)
+            if group_ids[other] == group_ids[row] and (len(valid) == 0 or valid[other])
+        ]
+        assert place == (100 + earlier[0 if takes_first else -1] if earlier else NO_ROW)

@@ -58,6 +58,9 @@ def test_spellings_of_a_frame_mean_one_node(find, over):
         ("rank() OVER (ORDER BY ts)", ("rows", None)),
         ("stddev(price) OVER (ORDER BY ts ROWS 5 PRECEDING)", ("rows", 5)),
         ("sum(amount) OVER (ORDER BY ts)", ("range", None)),
+        ("last_value(symbol) IGNORE NULLS OVER (ORDER BY ts)", ("range", None)),
+        ("lag(symbol) IGNORE NULLS OVER (ORDER BY ts)", ("rows", None)),
+        ("lag(symbol, 1) IGNORE NULLS OVER (ORDER BY ts)", ("rows", None)),
         ("avg(amount) OVER (ORDER BY ts ROWS UNBOUNDED PRECEDING)", ("rows", None)),
         ("corr(price, 2) FILTER (WHERE price > 1) OVER (ORDER BY ts)", ("range", None)),
     ],
@@ -104,7 +107,6 @@ def test_the_rest_is_buffered_and_says_why(find, call_sql, reason):
         ("bool_or(price > 1) OVER (ROWS UNBOUNDED PRECEDING)", "bool_or has no kernel"),
         ("max(symbol) FILTER (WHERE price > 1) OVER (ORDER BY ts)", "max of string"),
         ("max(DISTINCT symbol) OVER (ORDER BY ts)", "DISTINCT, ORDER BY and IGNORE NULLS"),
-        ("last_value(price) IGNORE NULLS OVER (ORDER BY ts)", "DISTINCT, ORDER BY and IGNORE"),
     ],
 )
 def test_results_are_carried_where_rows_need_not_be_kept(find, call_sql, reason):
@@ -118,7 +120,9 @@ def test_results_are_carried_where_rows_need_not_be_kept(find, call_sql, reason)
     [
         "sum(DISTINCT price) OVER (ORDER BY ts)",
         "median(price) OVER (ORDER BY ts)",
-        "lag(price) IGNORE NULLS OVER (ORDER BY ts)",
+        "lag(price, 2) IGNORE NULLS OVER (ORDER BY ts)",
+        "lag(price, 1, 0.0) IGNORE NULLS OVER (ORDER BY ts)",
+        "nth_value(price, 2) IGNORE NULLS OVER (ORDER BY ts)",
     ],
 )
 def test_rows_are_kept_where_a_result_does_not_tell_enough(find, call_sql):
