@@ -370,17 +370,26 @@ def test_a_name_is_text(name):
 
 @given(st.integers(0, 50), st.integers(0, 50))
 def test_a_batch_is_measured_without_what_it_is_a_slice_of(start, length):
+    texts = [f"{index:04d}" * (index % 4) for index in range(100)]
+    some = [None if index % 7 == 0 else text for index, text in enumerate(texts)]
     whole = pa.record_batch(
         {
             "a": pa.array(range(100), pa.int64()),
             "b": pa.array([index % 3 == 0 for index in range(100)]),
             "c": pa.array(range(100), pa.int16()),
             "d": pa.array(range(100)).cast(pa.decimal128(30, 2)),
-            "e": pa.array([f"{index:04d}" for index in range(100)]),
+            "e": pa.array(some),
+            "f": pa.array(some, pa.large_string()),
+            "g": pa.array([text.encode() for text in texts]),
+            "h": pa.array([[index] for index in range(100)]),
         }
     )
     part = whole.slice(start, length)
     n_bytes = BatchSizer(whole.schema).size(part)
-    assert n_bytes == (length * (64 + 1 + 16 + 128) + 7) // 8 + part.column("e").nbytes
-    assert abs(n_bytes - part.nbytes) <= 2
-    assert BatchSizer(whole.schema.remove(4)).size(part) == n_bytes - part.column("e").nbytes
+    row_bits = 64 + 1 + 16 + 128 + 32 + 64 + 32
+    values = [*texts[start : start + length], *(text or "" for text in some[start:][:length] * 2)]
+    n_listed = part.column("h").nbytes
+    assert n_bytes == (length * row_bits + 7) // 8 + sum(map(len, values)) + n_listed
+    # Of three columns an offset more than there are rows, and of two the NULLs.
+    assert abs(n_bytes - part.nbytes) <= 2 + 4 + 8 + 4 + 2 * 8
+    assert BatchSizer(whole.schema.remove(7)).size(part) == n_bytes - n_listed
