@@ -61,16 +61,15 @@ _OF_DISTINCT = frozenset({"avg", "count", "sum"})
 
 _IsType = Callable[[pa.DataType], bool]
 _INTEGERS: tuple[_IsType, ...] = (pa.types.is_integer,)
-_NUMBERS: tuple[_IsType, ...] = (pa.types.is_integer, pa.types.is_float32, pa.types.is_float64)
-_ALL_NUMBERS: tuple[_IsType, ...] = (pa.types.is_integer, pa.types.is_floating)
+_NUMBERS: tuple[_IsType, ...] = (pa.types.is_integer, pa.types.is_floating)
 _TIMES: tuple[_IsType, ...] = (
     pa.types.is_timestamp,
     pa.types.is_date,
     pa.types.is_time,
     pa.types.is_duration,
 )
-_SUMMED = (*_ALL_NUMBERS, pa.types.is_decimal128, pa.types.is_duration)
-_ORDERED = (*_ALL_NUMBERS, *_TIMES, pa.types.is_boolean)
+_SUMMED = (*_NUMBERS, pa.types.is_decimal128, pa.types.is_duration)
+_ORDERED = (*_NUMBERS, *_TIMES, pa.types.is_boolean)
 _BYTES: tuple[_IsType, ...] = (
     pa.types.is_string,
     pa.types.is_large_string,
@@ -104,7 +103,7 @@ _ARGUMENTS: dict[str, tuple[_IsType, ...]] = {
     **dict.fromkeys(("bit_and", "bit_or", "bit_xor"), _INTEGERS),
     **dict.fromkeys(("bool_and", "bool_or"), (pa.types.is_boolean,)),
 }
-_STATISTICAL = (*_ALL_NUMBERS, pa.types.is_decimal)
+_STATISTICAL = (*_NUMBERS, pa.types.is_decimal)
 
 
 STATISTICAL_FUNCTIONS = frozenset(
