@@ -93,15 +93,21 @@ def _query(
     order_column: str | None,
     functions: Mapping[str, object],
 ) -> ListedQuery:
-    texts = {call.name: _over(call, order_column) for call in calls}
+    texts = {
+        call.name: _over(call, order_column, is_own=call.function in functions) for call in calls
+    }
     return ListedQuery(texts, schema, [call.result_type for call in calls], functions)
 
 
-def _over(call: OverCall, order_column: str | None) -> str:
+def _over(call: OverCall, order_column: str | None, *, is_own: bool) -> str:
     order = NUMBER
     if call.frame_kind == "range":
         assert order_column is not None, "a frame of time follows event time"
         # Rows are listed in the order of arrival, and a sort leaves those of one time like that.
         order = order_column
     frame = f" {call.frame_sql}" if call.frame_sql else ""
-    return f"{call.sql} OVER (PARTITION BY {quoted(KEY)} ORDER BY {quoted(order)}{frame})"
+    over = f"OVER (PARTITION BY {quoted(KEY)} ORDER BY {quoted(order)}{frame})"
+    if call.function == "bit_xor" and not is_own and len(call.arguments) == 1:
+        # DataFusion gives 0 where values have left a frame and none is in it.
+        return f"CASE WHEN count({quoted(call.arguments[0])}) {over} > 0 THEN {call.sql} {over} END"
+    return f"{call.sql} {over}"
