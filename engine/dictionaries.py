@@ -32,7 +32,7 @@ def batch_of(columns: Sequence[pa.Array], schema: pa.Schema) -> pa.RecordBatch:
 
 
 def of_type(array: pa.Array, type_: pa.DataType) -> pa.Array:
-    """Give values a type, also that of a dictionary, which Arrow casts nothing but text to.
+    """Give values a type, also one of dictionaries, which Arrow casts nothing but text to.
 
     Args:
         array: The values, which may be encoded otherwise.
@@ -43,7 +43,7 @@ def of_type(array: pa.Array, type_: pa.DataType) -> pa.Array:
     """
     if array.type.equals(type_):
         return array
-    return encoded(array, type_) if pa.types.is_dictionary(type_) else array.cast(type_)
+    return _encoded_within(array, type_) if _has_dictionary(type_) else array.cast(type_)
 
 
 def encoded(array: pa.Array, type_: pa.DataType) -> pa.Array:
@@ -86,7 +86,8 @@ class MergeableRows:
             column = batch.column(place)
             if _has_null_entry(column):
                 field = batch.schema.field(place)
-                batch = batch.set_column(place, field, _encoded_anew(column))
+                column = _encoded_within(column, column.type)
+                batch = batch.set_column(place, field, column)
         return batch
 
 
@@ -108,20 +109,19 @@ def _encodable(values: pa.Array) -> pa.Array:
     return values
 
 
-def _encoded_anew(array: pa.Array) -> pa.Array:
-    """Encode the dictionaries anew that values are or consist of."""
-    type_ = array.type
+def _encoded_within(array: pa.Array, type_: pa.DataType) -> pa.Array:
+    """Encode the dictionaries anew that a type is or consists of."""
     if pa.types.is_dictionary(type_):
         return encoded(array, type_)
-    if pa.types.is_struct(type_):
+    if pa.types.is_struct(type_) and type_.num_fields > 0:
         fields = list(type_)
-        children = [_encoded_anew(array.field(place)) for place in range(len(fields))]
+        children = [
+            _encoded_within(array.field(place), field.type) for place, field in enumerate(fields)
+        ]
         mask = array.is_null() if array.null_count > 0 else None
-        if not children:
-            return array
         return pa.StructArray.from_arrays(children, fields=fields, mask=mask)
-    if not _is_list(type_):
-        return array
+    if not (_is_list(type_) and array.type.id == type_.id):
+        return array if array.type.equals(type_) else array.cast(type_)
     # Lists of the same lengths, at the same places, over other entries.
     n_buffers = 1 if pa.types.is_fixed_size_list(type_) else 2
     return pa.Array.from_buffers(
@@ -129,7 +129,7 @@ def _encoded_anew(array: pa.Array) -> pa.Array:
         len(array),
         array.buffers()[:n_buffers],
         offset=array.offset,
-        children=[_encoded_anew(array.values)],
+        children=[_encoded_within(array.values, type_.field(0).type)],
     )
 
 
