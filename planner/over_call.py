@@ -108,10 +108,10 @@ class PendingCall:
         """Check what DataFusion finds out about an aggregate only when it begins to compute."""
         if self.parts.function not in context.typer.aggregates - context.typer.window_functions:
             return
-        select = f"SELECT {self.sql} AS a"
+        over = f"{self.sql} OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)"
         try:
-            context.typer.result_schema(f"{select} FROM {INPUT}", {INPUT: schema})
-            context.typer.check_implemented(select, schema)
+            context.typer.result_schema(f"SELECT {self.sql} AS a FROM {INPUT}", {INPUT: schema})
+            context.typer.check_implemented(f"SELECT {over} AS a", schema)
         except TypingError as failure:
             raise context.source.error(
                 f"{self.parts.function} cannot be computed like this: {failure}", self.parts.node
