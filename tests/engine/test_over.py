@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import millstream as ms
 from millstream.errors import InternalError
 from millstream.planner.nodes import OverCall
 from tests.engine.over_stream import (
@@ -139,6 +140,49 @@ def test_an_infinity_that_leaves_a_frame_leaves_nothing_behind() -> None:
     assert sums == [1, math.inf, math.inf, -math.inf, -math.inf, nan, nan, 9, 11]
     assert averages[-2:] == [4.5, 5.5]
     assert greatest == [1, math.inf, math.inf, 2, 3, nan, nan, 5, 6]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 9])
+def test_neither_does_an_infinity_among_numbers_of_half_the_width(cut: int) -> None:
+    values = [1.0, math.inf, 2.0, -math.inf, 3.0, math.nan, 4.0, 5.0, 6.0]
+    halves = pa.array([np.float16(value) for value in values])
+    table = pa.table({"ts": range(len(values)), "h": halves})
+    over = "OVER (ORDER BY ts ROWS 1 PRECEDING)"
+    calls = [f"{call} {over}" for call in ("sum(h)", "avg(h)", "max(h)", "lag(h)")]
+    got = answer(f"SELECT {', '.join(calls)} FROM t", table, cut)
+    sums, averages, greatest, lags = (column.to_pylist() for column in got.columns)
+    nan = pytest.approx(math.nan, nan_ok=True)
+    assert sums == [1, math.inf, math.inf, -math.inf, -math.inf, nan, nan, 9, 11]
+    assert averages[-2:] == [4.5, 5.5]
+    assert greatest == [1, math.inf, math.inf, 2, 3, nan, nan, 5, 6]
+    assert lags == [None, *values[:5], nan, *values[6:8]]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 9])
+def test_bits_of_frames_that_all_values_have_left_are_null(cut: int) -> None:
+    values = [3, None, None, 5, 5, None, 1, None, None]
+    table = pa.table({"ts": range(len(values)), "i": pa.array(values, pa.int64())})
+    rows, filtered = (
+        answer(f"SELECT bit_xor(i){only} OVER (ORDER BY ts ROWS 1 PRECEDING) FROM t", table, cut)
+        for only in ("", " FILTER (WHERE i > 1)")
+    )
+    assert rows.column(0).to_pylist() == [3, 3, None, 5, 0, 5, 1, 1, None]
+    assert filtered.column(0).to_pylist() == [3, 3, None, 5, 0, 5, None, None, None]
+
+
+@pytest.mark.parametrize("cut", [1, 4])
+def test_lists_hold_dictionaries_of_any_type(cut: int) -> None:
+    numbers = pa.array([1, 2, 1, None], pa.int32()).dictionary_encode()
+    table = pa.table({"ts": range(4), "d": numbers})
+    got = answer("SELECT array_agg(d) OVER (ORDER BY ts ROWS 1 PRECEDING) FROM t", table, cut)
+    assert got.schema.types == [pa.list_(numbers.type)]
+    assert got.column(0).to_pylist() == [[1], [1, 2], [2, 1], [1, None]]
+
+
+def answer(sql: str, table: pa.Table, cut: int) -> pa.Table:
+    session = ms.Session(partitions=1)
+    session.create_stream("t", table.schema, event_time="ts")
+    return session.sql(sql).run({"t": table}, batch_rows=cut)
 
 
 def test_sums_do_not_drift() -> None:
