@@ -106,7 +106,11 @@ class _Scanner:
 
 
 def _context(
-    tables: Mapping[str, pa.Table], functions: Mapping[str, object], *, batch_rows: int
+    tables: Mapping[str, pa.Table],
+    functions: Mapping[str, object],
+    *,
+    batch_rows: int,
+    joins_in_turn: bool = False,
 ) -> SessionContext:
     config = (
         SessionConfig()
@@ -119,6 +123,10 @@ def _context(
     context = SessionContext(config)
     # The live table could only apply a pushed-down filter by a slower path than DataFusion's own.
     context.remove_optimizer_rule("push_down_filter")
+    if joins_in_turn:
+        # It would join tables with each other first, where any columns of theirs have to be equal,
+        # or make a hash table of rows of the stream.
+        context.remove_optimizer_rule("eliminate_cross_join")
     for name, table in tables.items():
         context.register_record_batches(name, [table.to_batches() or [empty_batch(table.schema)]])
     for function in functions.values():
@@ -170,6 +178,7 @@ class QueryRunner:
         out_schema: Schema of the result.
         tables: Tables of the session by name.
         functions: User-defined DataFusion functions by name.
+        joins_in_turn: Whether joins are made in the order in which the query has them.
     """
 
     def __init__(
@@ -180,8 +189,14 @@ class QueryRunner:
         *,
         tables: Mapping[str, pa.Table] | None = None,
         functions: Mapping[str, object] | None = None,
+        joins_in_turn: bool = False,
     ) -> None:
-        self._context = _context(tables or {}, functions or {}, batch_rows=_WHOLE_BATCH_ROWS)
+        self._context = _context(
+            tables or {},
+            functions or {},
+            batch_rows=_WHOLE_BATCH_ROWS,
+            joins_in_turn=joins_in_turn,
+        )
         self._live = _LiveTable(in_schema)
         self._context.register_dataset(INPUT_TABLE, self._live)
         self._sql = sql
@@ -315,7 +330,12 @@ class TransformRunner:
 
     def _runner(self, sql: str, in_schema: pa.Schema, out_schema: pa.Schema) -> QueryRunner:
         return QueryRunner(
-            sql, in_schema, out_schema, tables=self._tables, functions=self._functions
+            sql,
+            in_schema,
+            out_schema,
+            tables=self._tables,
+            functions=self._functions,
+            joins_in_turn=self._node.joins_in_turn,
         )
 
 

@@ -11,6 +11,7 @@ from sqlglot import exp
 
 from millstream.planner.catalog import Catalog, StreamDefinition
 from millstream.planner.filter_first import filtered_first
+from millstream.planner.joins import Join, join_in_turn, joined_sql
 from millstream.planner.merge import merged
 from millstream.planner.nodes import INPUT, Emit, Node, Projection, Transform, quoted
 from millstream.planner.place import SourceText, span_of
@@ -78,7 +79,7 @@ class PlanContext:
         *,
         where: Piece | None = None,
         from_sql: str = quoted(INPUT),
-        tables: tuple[str, ...] = (),
+        joins: tuple[Join, ...] = (),
     ) -> Transform:
         """Make a transform and type it.
 
@@ -86,7 +87,9 @@ class PlanContext:
             SqlError: DataFusion refuses one of the pieces.
         """
         projections = tuple(Projection(piece.sql, name) for name, piece in columns)
-        tables = tuple(sorted({*tables, *self._subquery_tables((*(p for _, p in columns), where))}))
+        of_subqueries = self._subquery_tables((*(p for _, p in columns), where))
+        tables = tuple(sorted({*(join.table for join in joins), *of_subqueries}))
+        rows_sql, from_sql = from_sql, joined_sql(from_sql, joins)
         clause = "" if where is None else f" WHERE {where.sql}"
         visible = {INPUT: node.schema, **{name: self.catalog.tables[name] for name in tables}}
         tail = f" FROM {from_sql}{clause}"
@@ -110,8 +113,9 @@ class PlanContext:
         ]
         where_sql = None if where is None else where.sql
         if where is not None and where.node is not None and where.render is not None:
-            pushed = None if where.beside else push_down(where.node, where.render, from_sql)
-            where_sql, from_sql = pushed or (where_sql, from_sql)
+            pushed = None if where.beside else push_down(where.node, where.render, rows_sql, joins)
+            where_sql, rows_sql, joins = pushed or (where_sql, rows_sql, joins)
+            from_sql = joined_sql(rows_sql, joins)
         transform = Transform(
             input=node,
             projections=projections,
@@ -122,6 +126,7 @@ class PlanContext:
             watermark=node.watermark,
             from_sql=from_sql,
             tables=tables,
+            joins_in_turn=not of_subqueries and join_in_turn(joins),
         )
         return filtered_first(merged(transform), self.catalog.volatile)
 

@@ -11,6 +11,7 @@ from sqlglot import exp
 from millstream.planner.aggregates import aggregate_calls
 from millstream.planner.catalog import StreamDefinition
 from millstream.planner.context import INPUT, PlanContext
+from millstream.planner.joins import Join
 from millstream.planner.nodes import Source, WatermarkBound, quoted
 from millstream.planner.over_clause import over_calls
 from millstream.planner.scope import (
@@ -219,19 +220,8 @@ def _join(context: PlanContext, stage: Stage, scope: Scope, join: exp.Join) -> S
     return replace(
         stage,
         columns=columns,
-        from_sql=_joined_sql(f"{quoted(name)} AS {quoted(alias)}", words, stage, condition),
-        tables=tuple(sorted({*stage.tables, name})),
+        joins=(*stage.joins, Join(name, alias, words, condition)),
     )
-
-
-def _joined_sql(table: str, words: str, stage: Stage, condition: str) -> str:
-    """Put a table before the rows that are joined with it.
-
-    DataFusion makes a hash table of what stands first and looks up in it what stands last: that
-    of a table can stay from one micro-batch to the next.
-    """
-    rows = f"({stage.from_sql})" if stage.tables else stage.from_sql
-    return f"{table} {words.replace('LEFT', 'RIGHT')} {rows}{condition}"
 
 
 def _join_words(context: PlanContext, join: exp.Join) -> str:

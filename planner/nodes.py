@@ -152,6 +152,8 @@ class Transform:
         schema: Output schema as typed by DataFusion.
         watermark: As of the input.
         is_ordered: Whether what comes of rows has to come in their order.
+        joins_in_turn: Whether tables can be joined with the rows one after the other as
+            ``from_sql`` has them, since each join has a condition of its own.
     """
 
     input: Node
@@ -162,6 +164,7 @@ class Transform:
     from_sql: str = '"input"'
     tables: tuple[str, ...] = ()
     is_ordered: bool = True
+    joins_in_turn: bool = False
 
     @property
     def inputs(self) -> tuple[Node, ...]:

@@ -1,20 +1,25 @@
-"""Filters rows of a stream before they are joined with tables."""
+"""Filters rows of streams and tables before they are joined, and joins them by what WHERE says."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from sqlglot import exp
 
 from millstream.planner.conjunction import conjuncts
+from millstream.planner.joins import Join
 from millstream.planner.nodes import INPUT, quoted
 from millstream.planner.scope import bound_sql
 
 __all__ = ["push_down"]
 
-# The rows of the stream as FROM names them; they stand before all conditions of joins.
+# The rows of the stream as FROM names them where there are joins.
 _ROWS = re.compile(f'{quoted(INPUT)} AS ("(?:[^"]|"")*")')
+# The relation that a column is of.
+_RELATION = re.compile(r'("(?:[^"]|"")*")\.')
 # What neither fails on a row, nor gives another answer when it is asked again: rows that find no
 # match would not have been asked.
 _HARMLESS = (
@@ -25,42 +30,98 @@ _HARMLESS = (
 
 
 def push_down(
-    condition: exp.Expr, render: Callable[[exp.Expr], str], from_sql: str
-) -> tuple[str | None, str] | None:
-    """Move what a condition says of the stream alone to the stream.
+    condition: exp.Expr, render: Callable[[exp.Expr], str], rows: str, joins: Sequence[Join]
+) -> tuple[str | None, str, tuple[Join, ...]] | None:
+    """Move what a condition says to where the columns that it names come in.
 
     DataFusion would do so by itself, but for what it may not know: which filters the table that
-    stands for the stream would apply.
+    stands for the stream would apply. What is said of one relation filters it; columns that have to
+    be equal become the condition of a join. What is said of the table of a LEFT JOIN is about the
+    rows that come of it, and stays.
 
     Args:
         condition: Of WHERE.
         render: Gives the SQL of a part of it.
-        from_sql: FROM with joins, all of which keep the rows of the stream or drop them for want of
-            a match.
+        rows: SQL of the rows that stand first in FROM.
+        joins: What they are joined with, in order.
 
     Returns:
-        What is left of the condition, or None; and the FROM. None if there is nothing to move.
+        What is left of the condition, or None; the rows; and the joins. None if there is nothing to
+        move.
     """
-    rows = _ROWS.search(from_sql)
-    if rows is None:
+    named = _ROWS.fullmatch(rows)
+    if named is None or not joins:
         return None
-    moved: list[str] = []
+    places = {named[1]: 0, **{quoted(join.alias): n for n, join in enumerate(joins, 1)}}
+    filters: dict[int, list[str]] = defaultdict(list)
+    links: dict[int, list[str]] = defaultdict(list)
     left: list[str] = []
     for term in conjuncts(condition):
-        is_of_rows = _is_harmless(term) and _is_of(f"{rows[1]}.", term)
-        (moved if is_of_rows else left).append(f"({render(term)})")
-    if not moved:
+        read = _relations(term, places)
+        last = max(read, default=-1)
+        if last < 0 or (last > 0 and joins[last - 1].words == "LEFT JOIN"):
+            to = left
+        elif len(read) == 1:
+            to = filters[last]
+        elif _is_of_equal_columns(term) and "USING" not in joins[last - 1].condition[:6]:
+            to = links[last]
+        else:
+            to = left
+        to.append(f"({render(term)})")
+    if not filters and not links:
         return None
-    filtered = f"(SELECT * FROM {rows[0]} WHERE {' AND '.join(moved)}) AS {rows[1]}"
-    joined = from_sql[: rows.start()] + filtered + from_sql[rows.end() :]
-    return " AND ".join(left) or None, joined
+    if 0 in filters:
+        rows = f"(SELECT * FROM {rows} WHERE {' AND '.join(filters[0])}) AS {named[1]}"
+    moved = [_with(join, filters.get(n, []), links.get(n, [])) for n, join in enumerate(joins, 1)]
+    return " AND ".join(left) or None, rows, tuple(moved)
 
 
-def _is_harmless(term: exp.Expr) -> bool:
-    return all(isinstance(node, _HARMLESS) for node in term.walk())
+def _with(join: Join, filters: Sequence[str], links: Sequence[str]) -> Join:
+    """The join with a filter, and with more that has to be equal."""
+    if filters:
+        join = replace(join, filter=" AND ".join(filters))
+    if not links:
+        return join
+    own = join.condition.removeprefix(" ON ")
+    condition = " AND ".join([*([f"({own})"] if own else []), *links])
+    return replace(join, words="INNER JOIN", condition=f" ON {condition}")
 
 
-def _is_of(prefix: str, term: exp.Expr) -> bool:
-    """Whether an expression reads columns of one relation, and no others."""
-    columns = [bound_sql(column) for column in term.find_all(exp.Column)]
-    return bool(columns) and all(sql is not None and sql.startswith(prefix) for sql in columns)
+def _relations(term: exp.Expr, places: dict[str, int]) -> set[int]:
+    """Places in FROM of the relations that a term reads; none if it must stay where it stands."""
+    if not _is_harmless(term):
+        return set()
+    read: set[int] = set()
+    for column in term.find_all(exp.Column):
+        relation = _RELATION.match(bound_sql(column) or "")
+        if relation is None or relation[1] not in places:
+            return set()
+        read.add(places[relation[1]])
+    return read
+
+
+def _is_harmless(node: exp.Expr) -> bool:
+    if _is_constant(node):
+        return True
+    return isinstance(node, _HARMLESS) and all(map(_is_harmless, node.iter_expressions()))
+
+
+def _is_constant(node: exp.Expr) -> bool:
+    """Whether this is a literal of some type, as in ``DATE '2024-01-15'``, or an interval from one.
+
+    One that fails does so when the query is typed.
+    """
+    if isinstance(node, exp.Cast):
+        return isinstance(node.this, exp.Literal)
+    if not isinstance(node, exp.Add | exp.Sub):
+        return False
+    interval = node.right
+    is_interval = isinstance(interval, exp.Interval) and isinstance(interval.this, exp.Literal)
+    return is_interval and _is_constant(node.left)
+
+
+def _is_of_equal_columns(term: exp.Expr) -> bool:
+    inner = term.unnest()
+    return isinstance(inner, exp.EQ) and all(
+        isinstance(side.unnest(), exp.Column) for side in (inner.left, inner.right)
+    )

@@ -9,6 +9,7 @@ import pyarrow as pa
 from sqlglot import exp
 
 from millstream.planner.context import INPUT, Piece, PlanContext
+from millstream.planner.joins import Join
 from millstream.planner.nodes import Node, Transform, WatermarkBound, quoted
 from millstream.planner.place import Replace
 from millstream.planner.scope import Relation
@@ -62,8 +63,8 @@ class Stage:
             columns, which do so too, need not be among them.
         inferable: Columns that could become event time, by their SQL.
         where: Condition that the next transform has to apply.
-        from_sql: FROM of the next transform, with its joins.
-        tables: Tables that ``from_sql`` names.
+        from_sql: The rows in FROM of the next transform.
+        joins: What they are joined with there, in order.
     """
 
     node: Node
@@ -79,7 +80,7 @@ class Stage:
     inferable: Mapping[str, Inferable] = field(default_factory=dict)
     where: Piece | None = None
     from_sql: str = quoted(INPUT)
-    tables: tuple[str, ...] = ()
+    joins: tuple[Join, ...] = ()
 
     def render(self, context: PlanContext, node: exp.Expr) -> str:
         """SQL of an expression over the rows."""
@@ -100,7 +101,7 @@ class Stage:
             SqlError: DataFusion refuses one of them.
         """
         return context.transform(
-            self.node, columns, where=self.where, from_sql=self.from_sql, tables=self.tables
+            self.node, columns, where=self.where, from_sql=self.from_sql, joins=self.joins
         )
 
     def refers(self, node: exp.Expr) -> bool:

@@ -103,6 +103,17 @@ def test_joins_of_joins(batch_rows):
     assert sorted_rows(as_rows(runs(sql, batch_rows))) == sorted_rows(rows)
 
 
+@pytest.mark.parametrize("batch_rows", [7, 1000])
+def test_tables_that_also_meet_each_other(batch_rows):
+    sql = (
+        "SELECT n.name, t.x, s.size FROM t, sizes AS s, names AS n"
+        " WHERE n.name = s.name AND t.k = n.id AND t.x % 9 = n.id AND s.size < 5"
+    )
+    sizes = {row["name"]: row["size"] for row in SIZES.to_pylist() if row["name"] is not None}
+    rows = [(n, x, sizes[n]) for x, n in expected(is_left=False) if sizes.get(n, 5) < 5]
+    assert sorted_rows(as_rows(runs(sql, batch_rows))) == sorted_rows(rows)
+
+
 @pytest.mark.parametrize(
     ("where", "keeps"),
     [
@@ -165,6 +176,8 @@ def plans_made(monkeypatch, sql):
         " LEFT JOIN sizes AS s ON n.name = s.name",
         "SELECT x, name FROM t CROSS JOIN names",
         "SELECT x, name FROM t JOIN names ON k < id",
+        "SELECT x, n.name FROM t, names AS n, sizes AS s WHERE k = id AND x = size AND id = size",
+        "SELECT x, n.name FROM t, names AS n, sizes AS s WHERE k = id AND x = size",
     ],
 )
 def test_a_join_is_planned_once(monkeypatch, sql):

@@ -19,13 +19,18 @@ def transform_of(plan, where, select="price, name"):
     [
         ("price > 1", '("t"."price" > 1)', None),
         (
-            "price > 1 AND s.name = 'x' AND t.symbol IN ('a', 'b')",
+            "price > 1 AND s.name = t.symbol || 'x' AND t.symbol IN ('a', 'b')",
             """("t"."price" > 1) AND ("t"."symbol" IN ('a', 'b'))""",
-            """("s"."name" = 'x')""",
+            """("s"."name" = "t"."symbol" || 'x')""",
         ),
         (
             "(price > 1 OR quantity = 2) AND NOT price IS NULL",
             """(("t"."price" > 1 OR "t"."quantity" = 2)) AND (NOT "t"."price" IS NULL)""",
+            None,
+        ),
+        (
+            "ts >= DATE '2024-01-15' - INTERVAL '10' DAY",
+            """("t"."ts" >= DATE '2024-01-15' - INTERVAL '10' DAY)""",
             None,
         ),
     ],
@@ -37,10 +42,49 @@ def test_conditions_on_the_stream_go_before_the_join(plan, where, moved, left):
     assert root.where == left
 
 
+def test_conditions_on_a_table_go_before_the_join(plan):
+    root = transform_of(plan, "s.name = 'x' AND (s.symbol > 'a' OR s.name IS NULL)")
+    kept = """("s"."name" = 'x') AND (("s"."symbol" > 'a' OR "s"."name" IS NULL))"""
+    filtered = f'(SELECT * FROM "symbols" AS "s" WHERE {kept}) AS "s"'
+    assert root.from_sql == JOINED.replace('"symbols" AS "s"', filtered, 1).format(rows=ROWS)
+    assert root.where is None
+
+
+def test_conditions_on_the_table_of_an_outer_join_stay(plan):
+    root = plan(
+        "SELECT price FROM trades t LEFT JOIN symbols s ON t.symbol = s.symbol WHERE s.name = 'x'"
+    ).root
+    assert root.where == """"s"."name" = 'x'"""
+
+
+def test_columns_that_have_to_be_equal_are_what_is_joined_by(plan):
+    root = plan(
+        "SELECT price FROM trades t, symbols s, symbols r WHERE t.symbol = s.symbol"
+        " AND (r.name) = s.name AND r.symbol < t.symbol"
+    ).root
+    inner = JOINED.format(rows=ROWS).replace('"t"."symbol" = "s"."symbol"', "({})")
+    inner = inner.format('"t"."symbol" = "s"."symbol"')
+    assert root.from_sql == f'"symbols" AS "r" INNER JOIN ({inner}) ON (("r"."name") = "s"."name")'
+    assert root.where == '("r"."symbol" < "t"."symbol")'
+    assert root.joins_in_turn
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT price FROM trades t, symbols s WHERE lower(t.symbol) = s.symbol",
+        "SELECT price FROM trades t JOIN symbols s ON t.symbol = s.symbol"
+        " WHERE price IN (SELECT 1.0 FROM symbols a, symbols b WHERE a.symbol = b.symbol)",
+        "SELECT price FROM trades t",
+    ],
+)
+def test_what_datafusion_has_to_find_conditions_for_is_left_to_it(plan, query):
+    assert not plan(query).root.joins_in_turn
+
+
 @pytest.mark.parametrize(
     "where",
     [
-        "s.name = 'x'",
         "price > 1 OR s.name = 'x'",
         # These may fail on a row that finds no match, or give another answer each time.
         "1 / quantity > 1",

@@ -17,10 +17,10 @@ def test_a_join_with_a_table_is_a_transform(plan):
     ).root
     assert isinstance(root, Transform)
     assert root.from_sql == (
-        '"symbols" AS "s" INNER JOIN "input" AS "t" ON "t"."symbol" = '
-        '"s"."symbol" AND "t"."price" > 1'
+        '(SELECT * FROM "symbols" AS "s" WHERE ("s"."name" LIKE \'a%\')) AS "s" '
+        'INNER JOIN "input" AS "t" ON "t"."symbol" = "s"."symbol" AND "t"."price" > 1'
     )
-    assert (root.where, root.tables) == ('"s"."name" LIKE \'a%\'', ("symbols",))
+    assert (root.where, root.tables) == (None, ("symbols",))
     assert root.input.schema.names == ["symbol", "price"]
 
 
