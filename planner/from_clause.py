@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -57,15 +57,14 @@ def lower_from(context: PlanContext, select: exp.Select) -> From:
     clause = select.args.get("from_")
     if clause is None:
         raise context.source.error("a query needs FROM with a stream to read", select)
-    entry = clause.this
+    entry, joins, n_before = _stream_first(context, clause.this, select.args.get("joins") or [])
     window = None
     data = entry
     if isinstance(entry, WindowCall):
         window = read_window_call(context, entry, clause=False)
         data = window.data
-    joins = select.args.get("joins") or []
     relation, alias = _lower_entry(context, data)
-    if window is not None:
+    if window is not None and entry is not None:
         alias = _alias(entry) or alias
     stage, item = _stage(context, relation, alias, joined=bool(joins))
     below = frozenset(relation.window_columns.values())
@@ -75,7 +74,48 @@ def lower_from(context: PlanContext, select: exp.Select) -> From:
         scope.window_prefix = f"{quoted(alias)}." if joins else ""
     for join in joins:
         stage = _join(context, stage, scope, join)
+    # What * stands for is in the order of the query.
+    stream, *others = scope.items
+    scope.items = [*others[:n_before], stream, *others[n_before:]]
     return From(stage, scope, window)
+
+
+def _stream_first(
+    context: PlanContext, entry: exp.Expr | None, joins: Sequence[exp.Join]
+) -> tuple[exp.Expr | None, Sequence[exp.Join], int]:
+    """Begin FROM with what streams, if tables alone stand before it.
+
+    They are joined by commas or CROSS JOIN, or it is one that has a condition. Then order means
+    nothing, and the stream's rows may stand first.
+
+    Returns:
+        The first entry, its joins, and how many of these stand before it in the query.
+    """
+    entries = [entry, *(join.this for join in joins)]
+    place = next((n for n, one in enumerate(entries) if not _is_table(context, one)), 0)
+    conditions = [join.args.get("on") for join in joins[:place]]
+    is_conditioned = any(condition is not None for condition in conditions)
+    if place == 0 or not all(map(_is_inner, joins[:place])) or (place > 1 and is_conditioned):
+        return entry, joins, 0
+    moved = [exp.Join(this=table, on=on) for table, on in zip(entries, conditions, strict=False)]
+    return entries[place], [*moved, *joins[place:]], place
+
+
+def _is_table(context: PlanContext, entry: exp.Expr | None) -> bool:
+    """Whether an entry of FROM is the plain name of a table of the session."""
+    if not isinstance(entry, exp.Table) or not isinstance(entry.this, exp.Identifier):
+        return False
+    name = identifier_name(entry.this)
+    return name in context.catalog.tables and not (
+        name in context.ctes or name in context.streams or name in context.catalog.streams
+    )
+
+
+def _is_inner(join: exp.Join) -> bool:
+    """Whether a join is one by a comma, CROSS JOIN, or JOIN ... ON."""
+    words = {key for key, value in join.args.items() if value}
+    kind = str(join.args.get("kind") or "").upper()
+    return words <= {"this", "on", "kind"} and kind in ("", "INNER", "CROSS")
 
 
 def _lower_entry(context: PlanContext, entry: exp.Expr | None) -> tuple[Relation, str]:

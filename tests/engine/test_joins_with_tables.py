@@ -103,10 +103,18 @@ def test_joins_of_joins(batch_rows):
     assert sorted_rows(as_rows(runs(sql, batch_rows))) == sorted_rows(rows)
 
 
+def test_a_star_is_in_the_order_of_the_query():
+    for entries in ("names, t WHERE k = id", "names JOIN t ON k = id"):
+        got = runs(f"SELECT * FROM {entries}", 7)
+        assert got.column_names == ["id", "name", "k", "x"]
+        rows = [(x, name) for _, name, _, x in as_rows(got)]
+        assert sorted_rows(rows) == sorted_rows(expected(is_left=False))
+
+
 @pytest.mark.parametrize("batch_rows", [7, 1000])
 def test_tables_that_also_meet_each_other(batch_rows):
     sql = (
-        "SELECT n.name, t.x, s.size FROM t, sizes AS s, names AS n"
+        "SELECT n.name, t.x, s.size FROM sizes AS s, t, names AS n"
         " WHERE n.name = s.name AND t.k = n.id AND t.x % 9 = n.id AND s.size < 5"
     )
     sizes = {row["name"]: row["size"] for row in SIZES.to_pylist() if row["name"] is not None}
@@ -176,7 +184,7 @@ def plans_made(monkeypatch, sql):
         " LEFT JOIN sizes AS s ON n.name = s.name",
         "SELECT x, name FROM t CROSS JOIN names",
         "SELECT x, name FROM t JOIN names ON k < id",
-        "SELECT x, n.name FROM t, names AS n, sizes AS s WHERE k = id AND x = size AND id = size",
+        "SELECT x, n.name FROM names AS n, sizes AS s, t WHERE k = id AND x = size AND id = size",
         "SELECT x, n.name FROM t, names AS n, sizes AS s WHERE k = id AND x = size",
     ],
 )

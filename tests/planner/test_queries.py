@@ -282,3 +282,18 @@ def test_joins_keep_the_order_of_rows_where_something_asks_for_it(find, sql, is_
     joins = [node for node in find(sql.format(joined, joined), Transform) if node.tables]
     assert joins
     assert {node.is_ordered for node in joins} == {is_ordered}
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "symbols AS s, trades AS t WHERE t.symbol = s.symbol",
+        "symbols AS s CROSS JOIN trades AS t WHERE t.symbol = s.symbol",
+        "symbols AS s JOIN trades AS t ON t.symbol = s.symbol",
+    ],
+)
+def test_tables_may_stand_before_the_stream(plan, written):
+    after = "FROM trades AS t JOIN symbols AS s ON t.symbol = s.symbol"
+    before, usual = plan(f"SELECT s.*, price FROM {written}"), plan(f"SELECT s.*, price {after}")
+    assert before.root.schema == usual.root.schema
+    assert before.root.from_sql.replace("(", "").replace(")", "") == usual.root.from_sql
