@@ -10,6 +10,7 @@ from sqlglot import exp
 
 from millstream.planner.aggregates import aggregate_calls
 from millstream.planner.catalog import StreamDefinition
+from millstream.planner.conjunction import conjuncts
 from millstream.planner.context import INPUT, PlanContext
 from millstream.planner.joins import Join
 from millstream.planner.nodes import Source, WatermarkBound, quoted
@@ -260,7 +261,7 @@ def _join(context: PlanContext, stage: Stage, scope: Scope, join: exp.Join) -> S
     return replace(
         stage,
         columns=columns,
-        joins=(*stage.joins, Join(name, alias, words, condition)),
+        joins=(*stage.joins, Join(name, alias, words, condition, _is_keyed(join))),
     )
 
 
@@ -306,6 +307,15 @@ def _table_name(context: PlanContext, table: exp.Expr) -> str:
             f"unknown table {name!r}{nearest(name, context.catalog.tables)}", table
         )
     return name
+
+
+def _is_keyed(join: exp.Join) -> bool:
+    """Whether some values of a table's rows have to be equal to such of the rows before it."""
+    condition = join.args.get("on")
+    if condition is None:
+        return bool(join.args.get("using"))
+    terms = [term.unnest() for term in conjuncts(condition)]
+    return condition.find(exp.Query) is None and any(isinstance(term, exp.EQ) for term in terms)
 
 
 def _join_condition(context: PlanContext, scope: Scope, join: exp.Join) -> str:

@@ -19,6 +19,8 @@ class Join:
         alias: What the query calls it.
         words: ``INNER JOIN``, ``LEFT JOIN`` or ``CROSS JOIN``.
         condition: SQL with ``ON`` or ``USING`` before it, or nothing.
+        is_keyed: Whether the condition says of some values that they are equal, and has no subquery
+            to be made a join of.
         filter: What its rows have to meet before they are joined, or None.
     """
 
@@ -26,6 +28,7 @@ class Join:
     alias: str
     words: str
     condition: str = ""
+    is_keyed: bool = False
     filter: str | None = None
 
     @property
@@ -51,5 +54,5 @@ def joined_sql(rows: str, joins: Sequence[Join]) -> str:
 
 
 def join_in_turn(joins: Sequence[Join]) -> bool:
-    """Say whether rows can be joined with one table after the other, each by a condition."""
-    return bool(joins) and all(join.condition for join in joins)
+    """Say whether rows can be joined with one table after the other, each by its own values."""
+    return bool(joins) and all(join.is_keyed for join in joins)

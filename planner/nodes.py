@@ -153,7 +153,7 @@ class Transform:
         watermark: As of the input.
         is_ordered: Whether what comes of rows has to come in their order.
         joins_in_turn: Whether tables can be joined with the rows one after the other as
-            ``from_sql`` has them, since each join has a condition of its own.
+            ``from_sql`` has them, since each says of some values that they are equal.
     """
 
     input: Node

@@ -84,7 +84,8 @@ def _with(join: Join, filters: Sequence[str], links: Sequence[str]) -> Join:
         return join
     own = join.condition.removeprefix(" ON ")
     condition = " AND ".join([*([f"({own})"] if own else []), *links])
-    return replace(join, words="INNER JOIN", condition=f" ON {condition}")
+    is_keyed = join.is_keyed or not own
+    return replace(join, words="INNER JOIN", condition=f" ON {condition}", is_keyed=is_keyed)
 
 
 def _relations(term: exp.Expr, places: dict[str, int]) -> set[int]:

@@ -103,6 +103,15 @@ def test_joins_of_joins(batch_rows):
     assert sorted_rows(as_rows(runs(sql, batch_rows))) == sorted_rows(rows)
 
 
+def test_a_subquery_in_the_condition_of_a_join():
+    got = runs(
+        "SELECT x, name FROM t JOIN names ON k = id AND id IN (SELECT id FROM names WHERE id > 3)",
+        7,
+    )
+    rows = [row for row in expected(is_left=False) if row[0] % 9 > 3]
+    assert sorted_rows(as_rows(got)) == sorted_rows(rows)
+
+
 def test_a_star_is_in_the_order_of_the_query():
     for entries in ("names, t WHERE k = id", "names JOIN t ON k = id"):
         got = runs(f"SELECT * FROM {entries}", 7)

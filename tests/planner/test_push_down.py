@@ -75,6 +75,9 @@ def test_columns_that_have_to_be_equal_are_what_is_joined_by(plan):
         "SELECT price FROM trades t, symbols s WHERE lower(t.symbol) = s.symbol",
         "SELECT price FROM trades t JOIN symbols s ON t.symbol = s.symbol"
         " WHERE price IN (SELECT 1.0 FROM symbols a, symbols b WHERE a.symbol = b.symbol)",
+        "SELECT price FROM trades t JOIN symbols s ON t.symbol = s.symbol"
+        " AND s.symbol IN (SELECT symbol FROM symbols)",
+        "SELECT price FROM trades t JOIN symbols s ON t.symbol < s.symbol",
         "SELECT price FROM trades t",
     ],
 )
