@@ -31,6 +31,8 @@ __all__ = ["add_window_functions"]
 
 # These depend on rows of the partition that come later.
 _WHOLE_PARTITION = frozenset({"lead", "ntile", "percent_rank", "cume_dist"})
+# These give a value of another row.
+_LOOK_UPS = frozenset({"first_value", "last_value", "lag"})
 
 
 def add_window_functions(
@@ -228,8 +230,10 @@ class _Builder:
             columns = self._folded(parts)
             sql = f"{parts.function}({', '.join(map(quoted, columns))})"
             return PendingCall(parts, sql, columns, kind, preceding, frame_sql)
-        for argument in parts.arguments:
-            if self.stage.refers(argument) or argument.find(exp.Query) is not None:
+        for place, argument in enumerate(parts.arguments):
+            # Functions that look a value up do so in a column, be it of a constant.
+            is_looked_up = place == 0 and parts.function in _LOOK_UPS
+            if is_looked_up or self.stage.refers(argument) or argument.find(exp.Query) is not None:
                 names[id(argument)] = self.column(argument)
         for term in parts.order:
             names[id(term.this)] = self.column(term.this)

@@ -171,6 +171,8 @@ class PendingCall:
             return "count of a constant other than a number has no kernel"
         if function == "lag":
             return "lag with a default has no kernel" if len(self.parts.arguments) > 2 else ""
+        if function in PICKING_FUNCTIONS:
+            return ""
         runs = self.preceding is None and function in ("sum", "avg", "min", "max")
         if runs and pa.types.is_decimal128(types[0]):
             return ""

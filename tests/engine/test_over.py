@@ -179,6 +179,24 @@ def test_lists_hold_dictionaries_of_any_type(cut: int) -> None:
     assert got.column(0).to_pylist() == [[1], [1, 2], [2, 1], [1, None]]
 
 
+@pytest.mark.parametrize("call_sql", ["first_value(s)", "last_value(s)", "last_value('x')"])
+def test_values_of_any_type_are_looked_up_without_keeping_rows(call_sql: str) -> None:
+    n_rows, n_keys = 3000, 3
+    table = pa.table({"ts": range(n_rows), "s": [str(row) for row in range(n_rows)]})
+    session = ms.Session(partitions=1)
+    session.create_stream("t", table.schema, event_time="ts")
+    results = ms.CollectSink()
+    over = "OVER (PARTITION BY ts % 3 ORDER BY ts)"
+    with session.sql(f"SELECT s, {call_sql} {over} AS r FROM t").start(results) as job:
+        for batch in table.to_batches(max_chunksize=500):
+            job.push("t", batch)
+        job.finish()
+        assert sum(part.state_rows for part in job.stats().partitions) <= 2 * n_keys
+    firsts = [str(row % n_keys) for row in range(n_rows)]
+    want = {"first_value(s)": firsts, "last_value(s)": table["s"].to_pylist()}
+    assert results.table()["r"].to_pylist() == want.get(call_sql, ["x"] * n_rows)
+
+
 def answer(sql: str, table: pa.Table, cut: int) -> pa.Table:
     session = ms.Session(partitions=1)
     session.create_stream("t", table.schema, event_time="ts")
