@@ -11,7 +11,7 @@ comes in their order, if need be by their places in the batch.
 from __future__ import annotations
 
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,9 +22,14 @@ from datafusion import ExecutionPlan, SessionConfig, SessionContext, udaf, udf
 
 from millstream.engine.columns import array_from_buffers, empty_batch, fixed_values
 from millstream.engine.dictionaries import MergeableRows, of_type
-from millstream.engine.physical_plans import keeps_only_tables, keeps_order, only_passes_rows
+from millstream.engine.physical_plans import (
+    filters_twice,
+    keeps_only_tables,
+    keeps_order,
+    only_passes_rows,
+)
 from millstream.engine.taking import take_rows
-from millstream.errors import MillstreamError
+from millstream.errors import InternalError, MillstreamError
 from millstream.planner.nodes import HIDDEN_PREFIX, Transform, quoted
 
 __all__ = [
@@ -42,6 +47,16 @@ _RESIDENT_BATCH_ROWS = 1
 _WHOLE_BATCH_ROWS = 8192
 # The place of each row in its batch, where results have to be put in order by it.
 _PLACE = pa.field(HIDDEN_PREFIX + "place", pa.int64())
+# It would join tables with each other first, where any columns of theirs have to be equal, or make
+# a hash table of rows of the stream.
+_OWN_ORDER_OF_JOINS = "eliminate_cross_join"
+# These make filters of what joins say.
+_MAKERS_OF_FILTERS = [_OWN_ORDER_OF_JOINS, "eliminate_outer_join"]
+# Whether a row is wanted, where that is not left to DataFusion.
+_KEPT = HIDDEN_PREFIX + "kept"
+_QUOTED = re.compile(r'"((?:[^"]|"")*)"')
+_COLUMN = re.compile(r'(?:"(?:[^"]|"")*"\.)?"(?:[^"]|"")*"')
+_SUBQUERY = re.compile(r"\bselect\b", re.IGNORECASE)
 _CLOCK_FUNCTIONS = re.compile(
     r"\b(now|current_timestamp|current_date|current_time|today)\b", re.IGNORECASE
 )
@@ -110,7 +125,7 @@ def _context(
     functions: Mapping[str, object],
     *,
     batch_rows: int,
-    joins_in_turn: bool = False,
+    without: Sequence[str] = (),
 ) -> SessionContext:
     config = (
         SessionConfig()
@@ -122,11 +137,8 @@ def _context(
     )
     context = SessionContext(config)
     # The live table could only apply a pushed-down filter by a slower path than DataFusion's own.
-    context.remove_optimizer_rule("push_down_filter")
-    if joins_in_turn:
-        # It would join tables with each other first, where any columns of theirs have to be equal,
-        # or make a hash table of rows of the stream.
-        context.remove_optimizer_rule("eliminate_cross_join")
+    for rule in ("push_down_filter", *without):
+        context.remove_optimizer_rule(rule)
     for name, table in tables.items():
         context.register_record_batches(name, [table.to_batches() or [empty_batch(table.schema)]])
     for function in functions.values():
@@ -179,6 +191,8 @@ class QueryRunner:
         tables: Tables of the session by name.
         functions: User-defined DataFusion functions by name.
         joins_in_turn: Whether joins are made in the order in which the query has them.
+        kept_by: Name of a last column of booleans that the query has beside those of
+            ``out_schema``: whether a row is wanted.
     """
 
     def __init__(
@@ -190,17 +204,21 @@ class QueryRunner:
         tables: Mapping[str, pa.Table] | None = None,
         functions: Mapping[str, object] | None = None,
         joins_in_turn: bool = False,
+        kept_by: str | None = None,
     ) -> None:
-        self._context = _context(
-            tables or {},
-            functions or {},
-            batch_rows=_WHOLE_BATCH_ROWS,
-            joins_in_turn=joins_in_turn,
-        )
+        self._kept_by = kept_by
         self._live = _LiveTable(in_schema)
-        self._context.register_dataset(INPUT_TABLE, self._live)
         self._sql = sql
-        self._query = self._context.sql(sql)
+        for without in ([_OWN_ORDER_OF_JOINS] if joins_in_turn else [], _MAKERS_OF_FILTERS):
+            self._context = _context(
+                tables or {}, functions or {}, batch_rows=_WHOLE_BATCH_ROWS, without=without
+            )
+            self._context.register_dataset(INPUT_TABLE, self._live)
+            self._query = self._context.sql(sql)
+            if not filters_twice(self._query.optimized_logical_plan()):
+                break
+        else:
+            raise InternalError(f"a filter stands over another one: {sql}")
         self._tells_time = tells_time(sql)
         # A plan that may be executed again and again.
         self._physical: ExecutionPlan | None = None
@@ -234,7 +252,7 @@ class QueryRunner:
             plan = self._plan()
             # A union within a subquery makes several partitions, of which each has some rows.
             results = [
-                result.to_pyarrow()
+                self._kept(result.to_pyarrow())
                 for partition in range(plan.partition_count)
                 for result in self._context.execute(plan, partition)
             ]
@@ -248,6 +266,12 @@ class QueryRunner:
             for result in results
             if result.num_rows > 0
         ]
+
+    def _kept(self, result: pa.RecordBatch) -> pa.RecordBatch:
+        if self._kept_by is None:
+            return result
+        wanted = result.filter(result.column(self._kept_by))
+        return wanted.drop_columns([self._kept_by])
 
 
 class TransformRunner:
@@ -269,6 +293,8 @@ class TransformRunner:
         self._tables = {name: tables[name] for name in node.tables}
         self._functions = functions
         self._picks = node.picks
+        # Whether DataFusion is not to filter: see _conditioned.
+        self._is_kept = _has_ambiguous_condition(node, self._tables)
         self._plans: dict[tuple[str, ...], QueryRunner | _InOrder | _Resident] = {}
 
     def run(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
@@ -325,6 +351,11 @@ class TransformRunner:
         ]
         # Only the input has such names, whatever FROM calls it.
         select += [f"{quoted(name)} AS {quoted(name)}" for name in hidden]
+        if self._is_kept:
+            assert node.where is not None, "it is ambiguous"
+            select = [_conditioned(sql, node.where) for sql in select]
+            kept = f"coalesce({node.where}, FALSE) AS {quoted(_KEPT)}"
+            return f"SELECT {', '.join([*select, kept])} FROM {node.from_sql}"
         where = f" WHERE {node.where}" if node.where is not None else ""
         return f"SELECT {', '.join(select)} FROM {node.from_sql}{where}"
 
@@ -335,8 +366,32 @@ class TransformRunner:
             out_schema,
             tables=self._tables,
             functions=self._functions,
-            joins_in_turn=self._node.joins_in_turn,
+            joins_in_turn=self._node.joins_in_turn or self._is_kept,
+            kept_by=_KEPT if self._is_kept else None,
         )
+
+
+def _has_ambiguous_condition(node: Transform, tables: Mapping[str, pa.Table]) -> bool:
+    """Say whether WHERE names columns of which several joined relations have one.
+
+    DataFusion moves conditions below joins, and finds their columns there by name alone; what is of
+    one relation is then taken of another. Conditions with subqueries have to stay where they are.
+    """
+    if node.where is None or not tables or _SUBQUERY.search(node.where):
+        return False
+    names = Counter(node.input.schema.names)
+    for name, table in tables.items():
+        n_joined = max(node.from_sql.count(f"{quoted(name)} AS "), 1)
+        names.update(dict.fromkeys(table.schema.names, n_joined))
+    read = (match[1].replace('""', '"') for match in _QUOTED.finditer(node.where))
+    return any(names[name] > 1 for name in read)
+
+
+def _conditioned(selected: str, where: str) -> str:
+    """Compute something only for rows that are wanted: on others it might fail."""
+    sql, _, name = selected.rpartition(" AS ")
+    is_column = _COLUMN.fullmatch(sql) is not None
+    return selected if is_column else f"CASE WHEN {where} THEN {sql} END AS {name}"
 
 
 class _InOrder:

@@ -1,11 +1,18 @@
-"""What a physical plan of DataFusion keeps from one execution to the next."""
+"""What a plan of DataFusion keeps from one execution to the next, and whether it can be trusted."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
-__all__ = ["PhysicalPlan", "keeps_only_tables", "keeps_order", "only_passes_rows"]
+__all__ = [
+    "LogicalPlan",
+    "PhysicalPlan",
+    "filters_twice",
+    "keeps_only_tables",
+    "keeps_order",
+    "only_passes_rows",
+]
 
 # The scan of the rows that change from one execution to the next.
 _INPUT = "DatasetExec"
@@ -44,6 +51,32 @@ def only_passes_rows(plan: PhysicalPlan) -> bool:
     name = plan.display().partition(":")[0].strip()
     inputs = plan.children()
     return name == _INPUT or (name in _SIMPLE and len(inputs) == 1 and only_passes_rows(inputs[0]))
+
+
+class LogicalPlan(Protocol):
+    """What of a logical plan tells what stands over what."""
+
+    def display(self) -> str:
+        """Return the name of the node and, behind a colon, what it does."""
+
+    def inputs(self) -> Sequence[LogicalPlan]:
+        """Return the inputs."""
+
+
+def filters_twice(plan: LogicalPlan) -> bool:
+    """Say whether a filter stands over another one, with at most a choice of columns between them.
+
+    DataFusion makes one filter of the two, and finds the columns of the upper one by their names
+    alone, whatever relation they are of: so those of joined relations are taken for each other.
+    """
+    below = list(plan.inputs())
+    if plan.display().startswith("Filter:"):
+        inner = below[0]
+        while inner.display().startswith(("Projection:", "SubqueryAlias:")):
+            (inner,) = inner.inputs()
+        if inner.display().startswith("Filter:"):
+            return True
+    return any(map(filters_twice, below))
 
 
 def keeps_only_tables(plan: PhysicalPlan) -> bool:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import duckdb
 import pyarrow as pa
 import pytest
 
@@ -286,3 +287,57 @@ def test_a_table_of_batches_that_differ_is_refused():
     unlike = [pa.record_batch({"id": [1]}), pa.record_batch({"id": ["1"]})]
     with pytest.raises(ms.SchemaError, match="column 'id': expected int64, got string"):
         session.create_table("names", unlike)
+
+
+# Columns of different relations have one name here, and DataFusion must not take them for each
+# other where it moves a condition.
+ALIKE = {
+    "t": {"k": [1, 2, 0, None, 4, 4], "v": [4, 4, 0, 4, 2, 5], "ts": [0, 1, 2, 3, 4, 5]},
+    "a": {"k": [0, None, 0, 4, 1, 2], "x": [3, 4, 1, 2, 2, 2]},
+    "b": {"x": [3, 1, 2, None], "y": [4, 0, 3, 1]},
+    "c": {"y": [4, 1, None, 3], "z": [3, 1, 2, 2]},
+}
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "t.k, a.x FROM t JOIN a ON t.v >= 0 WHERE coalesce(a.k, 1) + t.ts < 3",
+        "t.ts, a.k FROM t LEFT JOIN a ON coalesce(t.k, 1) + a.x < 6 WHERE t.k = a.k",
+        "t.ts, a.x FROM t LEFT JOIN a ON t.k = a.k WHERE a.k IS NULL OR a.k + t.v > 6",
+        "t.k, b.y FROM t CROSS JOIN b LEFT JOIN c ON b.x = c.z WHERE coalesce(c.y, 1) + b.x < 4",
+        "t.k, c.z, a.k AS o FROM t LEFT JOIN c ON c.y IS NOT NULL LEFT JOIN a ON"
+        " coalesce(c.y, 1) + a.x < 5 WHERE t.k = a.x AND t.k = a.k",
+        "t.ts, b.y, c.y AS o, a.x FROM t LEFT JOIN a ON t.k = a.k JOIN c ON t.ts IS NOT NULL AND"
+        " (a.k = 1 OR a.k > 0) CROSS JOIN b WHERE (c.y = 4 OR b.x > 2) AND t.v < 5 AND c.y = b.x",
+        "t.k, b.y, a.k AS o, c.y AS p FROM t JOIN b ON coalesce(t.v, 1) + t.v < 9, a LEFT JOIN c ON"
+        " coalesce(c.y, 1) + a.k < 7 WHERE b.x = c.z AND c.y = a.k",
+        "t.ts, 12 / b.x AS q FROM t, b, c WHERE b.x <> 0 AND b.y = c.y AND (b.x > 1 OR t.k > 1)",
+    ],
+)
+@pytest.mark.parametrize("batch_rows", [1, 4, 100])
+def test_columns_of_one_name_are_told_apart(sql, batch_rows):
+    tables = {name: pa.table(columns) for name, columns in ALIKE.items()}
+    session = ms.Session(partitions=1)
+    session.create_stream("t", tables["t"].schema, event_time="ts")
+    database = duckdb.connect()
+    for name, table in tables.items():
+        database.register(name, table)
+        if name != "t":
+            session.create_table(name, table)
+    sql = f"SELECT {sql}"
+    wanted = Counter(database.execute(sql.replace("12 /", "12 //")).fetchall())
+    got = session.sql(sql).run({"t": tables["t"]}, batch_rows=batch_rows)
+    assert wanted
+    assert Counter(zip(*(column.to_pylist() for column in got.columns), strict=True)) == wanted
+
+
+def test_what_is_computed_of_unwanted_rows_does_not_fail():
+    session = ms.Session(partitions=1)
+    stream = pa.table({"k": [0, 1, 2], "v": [0, 5, 7]})
+    session.create_stream("t", stream.schema)
+    session.create_table("a", pa.table({"k": [0, 2], "v": [3, 4]}))
+    query = session.sql(
+        "SELECT 100 / t.v AS q FROM t LEFT JOIN a ON t.k = a.k WHERE t.v > 0 AND t.v + a.v > 5"
+    )
+    assert query.run({"t": stream})["q"].to_pylist() == [14]
