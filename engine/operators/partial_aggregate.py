@@ -154,17 +154,19 @@ class PartialAggregate:
     def end_batch(self, out: Collector) -> None:
         if not self._is_deferred:
             self._flush_all(out)
+        elif self._closed_below > NO_WATERMARK and self._grouping.node.allowed_lateness > 0:
+            # Rows that come late but are allowed fall into panes that were closed before, and
+            # revise results at once.
+            self._flush_closed(out)
 
     def process_watermark(self, watermark: int, out: Collector) -> None:
         grid = self._grouping.grid
         if grid is None or not self._is_deferred:
             return
         closed_below = grid.closed_below(watermark)
-        # Rows that come late but are allowed fall into panes that were closed before.
-        if closed_below > self._closed_below or self._grouping.node.allowed_lateness > 0:
+        if closed_below > self._closed_below:
             self._closed_below = closed_below
-            self._flush_dense(closed_below, out)
-            self._flush(out, *self._grouping.state.split(closed_below))
+            self._flush_closed(out)
 
     def end_input(self, out: Collector) -> None:
         self._flush_all(out)
@@ -191,6 +193,10 @@ class PartialAggregate:
     def _flush_all(self, out: Collector) -> None:
         self._flush_dense(WATERMARK_END, out)
         self._flush(out, slice(0, self._grouping.state.n_groups), np.empty(0, np.uint32))
+
+    def _flush_closed(self, out: Collector) -> None:
+        self._flush_dense(self._closed_below, out)
+        self._flush(out, *self._grouping.state.split(self._closed_below))
 
     def _flush_dense(self, closed_below: int, out: Collector) -> None:
         n_old = sum(self._hand_on(panes, closed_below, out) for panes in self._own_panes)
