@@ -30,7 +30,7 @@ from millstream.engine.physical_plans import (
 )
 from millstream.engine.taking import take_rows
 from millstream.errors import InternalError, MillstreamError
-from millstream.planner.nodes import HIDDEN_PREFIX, Transform, quoted
+from millstream.planner.nodes import HIDDEN_PREFIX, Projection, Transform, quoted
 
 __all__ = [
     "QueryRunner",
@@ -56,6 +56,7 @@ _MAKERS_OF_FILTERS = [_OWN_ORDER_OF_JOINS, "eliminate_outer_join"]
 _KEPT = HIDDEN_PREFIX + "kept"
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"')
 _COLUMN = re.compile(r'(?:"(?:[^"]|"")*"\.)?"(?:[^"]|"")*"')
+_IMPURE = re.compile(r"\b(random|uuid)\b", re.IGNORECASE)
 _SUBQUERY = re.compile(r"\bselect\b", re.IGNORECASE)
 _CLOCK_FUNCTIONS = re.compile(
     r"\b(now|current_timestamp|current_date|current_time|today)\b", re.IGNORECASE
@@ -293,7 +294,7 @@ class TransformRunner:
         self._tables = {name: tables[name] for name in node.tables}
         self._functions = functions
         self._picks = node.picks
-        # Whether DataFusion is not to filter: see _conditioned.
+        # Whether DataFusion is not to filter.
         self._is_kept = _has_ambiguous_condition(node, self._tables)
         self._plans: dict[tuple[str, ...], QueryRunner | _InOrder | _Resident] = {}
 
@@ -347,17 +348,27 @@ class TransformRunner:
     def _sql(self, hidden: tuple[str, ...]) -> str:
         node = self._node
         select = [
-            f"{projection.sql} AS {quoted(projection.name)}" for projection in node.projections
+            f"{self._wanted(projection)} AS {quoted(projection.name)}"
+            for projection in node.projections
         ]
         # Only the input has such names, whatever FROM calls it.
         select += [f"{quoted(name)} AS {quoted(name)}" for name in hidden]
         if self._is_kept:
             assert node.where is not None, "it is ambiguous"
-            select = [_conditioned(sql, node.where) for sql in select]
             kept = f"coalesce({node.where}, FALSE) AS {quoted(_KEPT)}"
             return f"SELECT {', '.join([*select, kept])} FROM {node.from_sql}"
         where = f" WHERE {node.where}" if node.where is not None else ""
         return f"SELECT {', '.join(select)} FROM {node.from_sql}{where}"
+
+    def _wanted(self, projection: Projection) -> str:
+        """Compute something only for rows that are wanted: on others it might fail."""
+        where, sql = self._node.where, projection.sql
+        if not self._is_kept or where is None or projection.multiplies or _COLUMN.fullmatch(sql):
+            return sql
+        if _IMPURE.search(where) or any(name in where for name in self._functions):
+            # It may say something else when it is asked again.
+            return sql
+        return f"CASE WHEN {where} THEN {sql} END"
 
     def _runner(self, sql: str, in_schema: pa.Schema, out_schema: pa.Schema) -> QueryRunner:
         return QueryRunner(
@@ -385,13 +396,6 @@ def _has_ambiguous_condition(node: Transform, tables: Mapping[str, pa.Table]) ->
         names.update(dict.fromkeys(table.schema.names, n_joined))
     read = (match[1].replace('""', '"') for match in _QUOTED.finditer(node.where))
     return any(names[name] > 1 for name in read)
-
-
-def _conditioned(selected: str, where: str) -> str:
-    """Compute something only for rows that are wanted: on others it might fail."""
-    sql, _, name = selected.rpartition(" AS ")
-    is_column = _COLUMN.fullmatch(sql) is not None
-    return selected if is_column else f"CASE WHEN {where} THEN {sql} END AS {name}"
 
 
 class _InOrder:

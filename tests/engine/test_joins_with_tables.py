@@ -341,3 +341,28 @@ def test_what_is_computed_of_unwanted_rows_does_not_fail():
         "SELECT 100 / t.v AS q FROM t LEFT JOIN a ON t.k = a.k WHERE t.v > 0 AND t.v + a.v > 5"
     )
     assert query.run({"t": stream})["q"].to_pylist() == [14]
+
+
+def test_a_condition_that_changes_its_mind_is_asked_once():
+    session = ms.Session(partitions=1)
+    stream = pa.table({"k": [1] * 1000, "v": [3] * 1000})
+    session.create_stream("t", stream.schema)
+    session.create_table("a", pa.table({"k": [1], "v": [4]}))
+    query = session.sql(
+        'SELECT t.v * 2 AS "a AS b" FROM t JOIN a ON t.k = a.k'
+        " WHERE random() < 0.5 AND t.v + a.v > 5"
+    )
+    result = query.run({"t": stream})["a AS b"].to_pylist()
+    assert 300 < len(result) < 700
+    assert set(result) == {6}
+
+
+def test_lists_of_wanted_rows_are_unnested():
+    session = ms.Session(partitions=1)
+    stream = pa.table({"k": [1, 2], "l": [[1, 2], [3]]})
+    session.create_stream("t", stream.schema)
+    session.create_table("a", pa.table({"k": [1, 2], "v": [4, 5]}))
+    query = session.sql(
+        "SELECT unnest(l) AS u FROM t LEFT JOIN a ON t.k = a.k WHERE t.k + a.k + a.v > 6"
+    )
+    assert query.run({"t": stream})["u"].to_pylist() == [3]
