@@ -312,6 +312,7 @@ ALIKE = {
         " (a.k = 1 OR a.k > 0) CROSS JOIN b WHERE (c.y = 4 OR b.x > 2) AND t.v < 5 AND c.y = b.x",
         "t.k, b.y, a.k AS o, c.y AS p FROM t JOIN b ON coalesce(t.v, 1) + t.v < 9, a LEFT JOIN c ON"
         " coalesce(c.y, 1) + a.k < 7 WHERE b.x = c.z AND c.y = a.k",
+        "t.k, a.x FROM t JOIN a ON t.v >= 0 WHERE coalesce(a.k, 1) + t.ts < (SELECT max(x) FROM b)",
         "t.ts, 12 / b.x AS q FROM t, b, c WHERE b.x <> 0 AND b.y = c.y AND (b.x > 1 OR t.k > 1)",
     ],
 )
