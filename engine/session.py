@@ -90,7 +90,8 @@ class Session:
                 units of the column.
             allowed_lateness: For how long after its end a window still takes rows. Its result comes
                 at its end all the same; rows that come later revise it, so that the results get an
-                ``_op`` column.
+                ``_op`` column. Windows of results that nothing can revise, such as ranks, close
+                so much later instead.
             source_partitions: Number of partitions of the source, if each :meth:`Job.push` names
                 its own. The watermark waits for all of them, and without this number for those that
                 have been seen.

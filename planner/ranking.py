@@ -9,7 +9,9 @@ import pyarrow as pa
 from sqlglot import exp
 
 from millstream.planner.aggregates import CallParts
+from millstream.planner.closing import allowed_lateness
 from millstream.planner.context import INPUT, Piece, PlanContext
+from millstream.planner.event_time import delayed
 from millstream.planner.nodes import (
     ARRIVAL_COLUMN,
     AssignWindows,
@@ -62,13 +64,14 @@ def rank_in_windows(
     sql = passing_sql(node.schema.names, computed)
     typed = _typed(context, sql, node.schema.append(_ARRIVAL), calls)
     end = _end_column(stage)
+    wait = _wait(context, stage)
     select = WindowSelect(
         input=node,
         window_end_column=names[end],
         keys=keys,
         sql=sql,
         schema=pa.schema([*node.schema, *list(typed)[len(node.schema) :]]),
-        watermark=_watermark(stage),
+        watermark=delayed(_watermark(stage), wait),
         computed=computed,
         order=_place_order(context, stage, node, calls, computed),
     )
@@ -81,7 +84,11 @@ def rank_in_windows(
 
     # Rows wait for their window to close, so their own times are no longer in step with the
     # watermark.
-    times = {sql: time for sql, time in stage.event_times.items() if sql in windows}
+    times = {
+        sql: replace(time, watermark=delayed(time.watermark, wait))
+        for sql, time in stage.event_times.items()
+        if sql in windows
+    }
     return replace(
         stage,
         node=select,
@@ -238,6 +245,11 @@ def _watermark(stage: Stage) -> tuple[WatermarkBound, ...]:
     return stage.node.watermark if time is None else time.watermark
 
 
+def _wait(context: PlanContext, stage: Stage) -> int:
+    """Event time for which windows wait for late rows, since what they give is not revised."""
+    return 0 if stage.settled else allowed_lateness(context, _watermark(stage))
+
+
 @dataclass(frozen=True, slots=True)
 class SortTerm:
     """One term of ORDER BY: what it sorts by, and how."""
@@ -279,20 +291,25 @@ def order_in_windows(
     kept = "" if limit is None else f' WHERE "__n" <= {limit}'
     sql = f'SELECT {listed} FROM ({numbered}){kept} ORDER BY {partition}, "__n"'
     names = [name for name, _ in outputs]
+    wait = _wait(context, stage)
     select = WindowSelect(
         input=node,
         window_end_column="__window_end",
         keys=(),
         sql=sql,
         schema=pa.schema([node.schema.field(name) for name in names]),
-        watermark=_watermark(stage),
+        watermark=delayed(_watermark(stage), wait),
         order=_order_of(node, quoted("__s0"), order[0].term, None) if order else None,
         first_rows=limit,
     )
     relation = stage.relation(node, columns)
     shown = set(names)
     roles = {role: name for role, name in relation.window_columns.items() if name in shown}
-    times = {name: time for name, time in relation.event_times.items() if name in roles.values()}
+    times = {
+        name: delayed(time, wait)
+        for name, time in relation.event_times.items()
+        if name in roles.values()
+    }
     return replace(
         relation,
         node=select,

@@ -1,4 +1,4 @@
-"""When rows that come late, but are allowed, revise the results of windows that have closed."""
+"""What becomes of rows that come late, but are allowed: results are revised, or wait for them."""
 
 from __future__ import annotations
 
@@ -30,3 +30,29 @@ def test_a_late_row_revises_results_before_any_other_row_comes(call, partitions)
         wait_until(lambda: {"k": 1, "window_start": 0, "n": 2, "_op": "+U"} in rows)
         job.push("t", {"k": 2, "ts": 5})
         wait_until(lambda: {"k": 2, "window_start": 0, "n": 1, "_op": "+I"} in rows)
+
+
+RANKED = "row_number() OVER (PARTITION BY window_start, window_end ORDER BY ts DESC)"
+# Each tells a window's start and its greatest time.
+OF_ROWS = [
+    f"SELECT window_start, ts FROM (SELECT *, {RANKED} AS n FROM TUMBLE(t, ts, 10)) WHERE n = 1",
+    f"SELECT window_start, max(ts) AS ts FROM (SELECT *, {RANKED} AS n FROM TUMBLE(t, ts, 10))"
+    " WHERE n <= 2 GROUP BY window_start, window_end",
+    "SELECT window_start, ts FROM TUMBLE(t, ts, 10) ORDER BY window_end, ts DESC LIMIT 1",
+]
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+@pytest.mark.parametrize("sql", OF_ROWS)
+def test_windows_that_nothing_revises_wait_for_late_rows(sql, partitions):
+    session = ms.Session(partitions=partitions)
+    session.create_stream("t", SCHEMA, event_time="ts", allowed_lateness=10)
+    rows = []
+    with session.sql(sql).start(lambda batch: rows.extend(batch.to_pylist())) as job:
+        for ts in [3, 12, 7, 20, 9, 19]:
+            job.push("t", {"k": 1, "ts": ts})
+        # The window from 0 has ended at 12, and closes at 20, which leaves out the row at 9.
+        wait_until(lambda: rows == [{"window_start": 0, "ts": 7}])
+        assert job.stats().rows_late == 1
+    rows.sort(key=lambda row: row["window_start"])
+    assert rows == [{"window_start": start, "ts": ts} for start, ts in [(0, 7), (10, 19), (20, 20)]]
