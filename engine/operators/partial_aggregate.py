@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import cast
 
 import numpy as np
@@ -18,7 +19,7 @@ from millstream.engine.operators.reduction import Reduction
 from millstream.engine.operators.windowing import or_all_windows, pane_words, word_per_row
 from millstream.engine.row_watermarks import RowWatermarks
 from millstream.engine.source_rows import SourceRows
-from millstream.engine.state.dense_panes import DensePanes
+from millstream.engine.state.dense_panes import DensePanes, PaneGroups
 from millstream.engine.state.key_table import Word
 from millstream.engine.state.record_panes import RecordPanes
 from millstream.engine.step import AtHand
@@ -26,6 +27,9 @@ from millstream.kernels.compile import I64, U32
 from millstream.planner.nodes import Aggregate as AggregateNode
 
 __all__ = ["PartialAggregate"]
+
+# It takes longer to hand on a pane with fewer groups by itself than to add them one by one.
+_SMALL_PANE_GROUPS = 1 << 11
 
 
 class PartialAggregate:
@@ -211,16 +215,18 @@ class PartialAggregate:
                 for pane in dealt:
                     self._groups_out.emit_groups(pane.parts)
                 return sum(pane.n_old for pane in dealt)
-        n_old = 0
-        for groups in panes.close(closed_below):
-            if groups.n_groups == 0:
-                # All of its rows were strays.
-                continue
-            words = self._prefix(groups.pane, None)
-            prefix = [word_per_row(word, groups.n_groups) for word in words]
-            out.emit(partial_batch(self._grouping.node, groups.keys, prefix, groups.states))
-            n_old += groups.n_old
-        return n_old
+        # Of panes without groups, all rows were strays.
+        closed = [groups for groups in panes.close(closed_below) if groups.n_groups > 0]
+        for is_small, run in groupby(closed, lambda groups: groups.n_groups < _SMALL_PANE_GROUPS):
+            batches = [self._as_batch(groups) for groups in run]
+            for batch in [pa.concat_batches(batches)] if is_small else batches:
+                out.emit(batch)
+        return sum(groups.n_old for groups in closed)
+
+    def _as_batch(self, groups: PaneGroups) -> pa.RecordBatch:
+        words = self._prefix(groups.pane, None)
+        prefix = [word_per_row(word, groups.n_groups) for word in words]
+        return partial_batch(self._grouping.node, groups.keys, prefix, groups.states)
 
     @property
     def _own_panes(self) -> list[DensePanes | RecordPanes]:
