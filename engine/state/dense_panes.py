@@ -28,6 +28,9 @@ __all__ = ["DealtPane", "DensePanes", "PaneGroups"]
 
 # A pane with fewer than one in so many of all keys has too much room.
 _SPARSE = 4
+# Panes with fewer groups are not worth arrays of their own where so often, and no larger one in
+# between, they had too much room.
+_SMALL_GROUPS, _SMALL_LEFT_MAX = 1 << 9, 3
 # Room for so many groups does not matter.
 _LITTLE_ROOM = 1 << 14
 # Below any pane.
@@ -116,6 +119,7 @@ class DensePanes:
         self._free: list[DensePane] = []
         self._room = IdRoom()
         self._is_leaving = False
+        self._n_small_left = 0
         self._takes_from = _NO_PANE
 
     @property
@@ -125,8 +129,11 @@ class DensePanes:
 
     @property
     def takes_rows(self) -> bool:
-        """Whether rows can be added now: not while panes with too much room have yet to end."""
-        return not self._is_leaving
+        """Whether rows can be added now: not while panes with too much room have yet to end.
+
+        Nor where that has come to nothing again and again.
+        """
+        return not self._is_leaving and self._n_small_left < _SMALL_LEFT_MAX
 
     def takes(self, pane: int) -> bool:
         """Say whether rows of a pane can be added: those of a pane that was left cannot."""
@@ -298,7 +305,10 @@ class DensePanes:
     def _look_at(self, n_groups: int) -> None:
         """Leave these keys if few of them occur in a pane that has had most of its rows."""
         is_sparse = n_groups * _SPARSE < self.n_keys
+        if n_groups >= _SMALL_GROUPS:
+            self._n_small_left = 0
         if is_sparse and self.n_keys * (len(self._panes) + 1) > _LITTLE_ROOM:
+            self._n_small_left += not self._is_leaving and n_groups < _SMALL_GROUPS
             self._is_leaving = True
 
     def _pop(self, limit: int) -> list[tuple[int, DensePane]]:

@@ -124,6 +124,28 @@ def test_a_table_with_too_many_keys_is_left_when_its_panes_have_ended(monkeypatc
     assert panes.n_keys == 0
 
 
+def test_small_panes_that_often_have_too_much_room_are_given_up(monkeypatch) -> None:
+    monkeypatch.setattr(dense_panes, "_LITTLE_ROOM", 0)
+    panes = DensePanes([pa.int64()], [COUNT], merges=False)
+
+    def add(pane: int, n_keys: int) -> None:
+        batch = pa.record_batch({"k": range(pane, pane + n_keys)})
+        places = RowPlaces([None], batch.schema).of([batch])
+        panes.add([KeyPart([batch.column("k")], (), n_keys)], [pane], places)
+
+    def leaves_keys() -> bool:
+        for pane in range(6):
+            add(pane, 1)
+        panes.close(6)
+        assert panes.n_keys == 0
+        return panes.takes_rows
+
+    assert [leaves_keys(), leaves_keys()] == [True, True]
+    add(7, 600)
+    panes.close(8)
+    assert [leaves_keys() for _ in range(3)] == [True, True, False]
+
+
 def expected(
     grid: WindowGrid, partials: list[tuple[int, int, list[Row]]]
 ) -> dict[tuple[int, Any], tuple[int, int]]:
