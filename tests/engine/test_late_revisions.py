@@ -39,6 +39,9 @@ OF_ROWS = [
     f"SELECT window_start, max(ts) AS ts FROM (SELECT *, {RANKED} AS n FROM TUMBLE(t, ts, 10))"
     " WHERE n <= 2 GROUP BY window_start, window_end",
     "SELECT window_start, ts FROM TUMBLE(t, ts, 10) ORDER BY window_end, ts DESC LIMIT 1",
+    "SELECT window_start, max(ts) AS ts FROM (SELECT window_start, window_end, ts"
+    " FROM TUMBLE(t, ts, 10) ORDER BY window_end, ts DESC LIMIT 1)"
+    " GROUP BY window_start, window_end",
 ]
 
 

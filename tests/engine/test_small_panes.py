@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 import millstream as ms
+from millstream.engine.operators.base import Collector
 from millstream.engine.operators.partial_aggregate import PartialAggregate
 
 N_BATCHES, N_ROWS, PANE_ROWS = 6, 4096, 300
@@ -24,6 +25,18 @@ def batches(key_type: pa.DataType) -> list[pa.RecordBatch]:
     return made
 
 
+class Counting:
+    """Collects into another collector, and notes the sizes of batches."""
+
+    def __init__(self, out: Collector, sizes: list[int]) -> None:
+        self._out = out
+        self._sizes = sizes
+
+    def emit(self, batch: pa.RecordBatch) -> None:
+        self._sizes.append(batch.num_rows)
+        self._out.emit(batch)
+
+
 @pytest.mark.parametrize(
     "key_type", [pa.string(), pa.dictionary(pa.int8(), pa.string())], ids=["text", "dictionary"]
 )
@@ -34,6 +47,13 @@ def test_windows_that_end_together_have_all_of_their_groups(monkeypatch, key_typ
         PartialAggregate,
         "_as_batch",
         lambda self, groups: sizes.append(groups.n_groups) or as_batch(self, groups),
+    )
+    handed_on: list[int] = []
+    hand_on = PartialAggregate._hand_on
+    monkeypatch.setattr(
+        PartialAggregate,
+        "_hand_on",
+        lambda self, panes, below, out: hand_on(self, panes, below, Counting(out, handed_on)),
     )
     rows = batches(key_type)
     session = ms.Session(partitions=2)
@@ -48,5 +68,6 @@ def test_windows_that_end_together_have_all_of_their_groups(monkeypatch, key_typ
         (row["at"] // PANE_ROWS * PANE_ROWS, row["k"]) for b in rows for row in b.to_pylist()
     )
     assert got == expected
-    assert sizes
     assert max(sizes) <= 200
+    assert sum(handed_on) == sum(sizes)
+    assert len(handed_on) * 4 < len(sizes)
