@@ -136,8 +136,8 @@ class DensePanes:
         return not self._is_leaving and self._n_small_left < _SMALL_LEFT_MAX
 
     def takes(self, pane: int) -> bool:
-        """Say whether rows of a pane can be added: those of a pane that was left cannot."""
-        return pane >= self._takes_from and not self._is_leaving
+        """Say whether rows of a pane can be added: as ``takes_rows``, but to none that was left."""
+        return pane >= self._takes_from and self.takes_rows
 
     @property
     def n_keys(self) -> int:

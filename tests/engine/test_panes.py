@@ -144,6 +144,8 @@ def test_small_panes_that_often_have_too_much_room_are_given_up(monkeypatch) -> 
     add(7, 600)
     panes.close(8)
     assert [leaves_keys() for _ in range(3)] == [True, True, False]
+    # Nor are partial groups taken then.
+    assert not panes.takes(8)
 
 
 def expected(
