@@ -31,7 +31,6 @@ __all__ = [
     "from_comparable",
     "run",
     "slide",
-    "slide_shortly",
     "to_comparable",
 ]
 
@@ -39,8 +38,6 @@ Values = TypeVar("Values", I64, F64)
 Value = TypeVar("Value", np.int64, np.float64)
 # What one operation reads, keeps and writes: values, ring, backs, out.
 Lane: TypeAlias = tuple[Values, Values, Values, Values]
-# Values, ring, out.
-ShortLane: TypeAlias = tuple[Values, Values, Values]
 
 ADD = 0
 LEAST = 1
@@ -211,119 +208,6 @@ def slide(
                 least_backs[group] = low
             if finds_greatest:
                 greatest_backs[group] = high
-            position = stop
-            if stop == offsets[place + 1]:
-                place += 1
-        if adds:
-            _scatter(total_values, order, first, last - first, sum_out)
-        if finds_least:
-            _scatter(low_values, order, first, last - first, least_out)
-        if finds_greatest:
-            _scatter(high_values, order, first, last - first, greatest_out)
-
-
-@kernel
-def slide_shortly(
-    groups: U32,
-    offsets: I64,
-    order: U32,
-    preceding: int,
-    counts: I64,
-    places: I64,
-    capacities: I64,
-    sums: ShortLane[Values],
-    leasts: ShortLane[I64],
-    greatests: ShortLane[I64],
-) -> None:
-    """Fold the values of each row's frame, where frames are of few rows.
-
-    Rings keep the values themselves, and the rows before those of a step are folded once for each
-    key: backwards, so that there is a fold for every row to start from. That is more arithmetic
-    than :func:`slide` does, but there is nothing to foresee in it, less to keep for each key, and
-    folds of the same values may share a ring.
-
-    Each lane has values, [n_rows] with what changes nothing in place of NULLs, or none where the
-    fold is not wanted; a ring [n_slots] with the values of the rows before; and [n_rows] to write
-    to, by row.
-
-    Args:
-        groups: uint32[n_keys], sorted by key.
-        offsets: int64[n_keys + 1].
-        order: uint32[n_rows].
-        preceding: Rows before the current one, 0 or more.
-        counts: int64[n_groups].
-        places: int64[n_groups].
-        capacities: int64[n_groups], enough for the longest frame: unchecked.
-        sums: The lane of sums.
-        leasts: That of least values.
-        greatests: That of greatest values.
-    """
-    sum_values, sum_ring, sum_out = sums
-    least_values, least_ring, least_out = leasts
-    greatest_values, greatest_ring, greatest_out = greatests
-    adds = sum_values.shape[0] > 0
-    finds_least = least_values.shape[0] > 0
-    finds_greatest = greatest_values.shape[0] > 0
-    # Of a column without NULLs.
-    has_one_source = finds_least and least_values.ctypes.data == greatest_values.ctypes.data
-    total_values = np.empty(_CHUNK_ROWS, sum_values.dtype)
-    low_values, high_values = np.empty(_CHUNK_ROWS, np.int64), np.empty(_CHUNK_ROWS, np.int64)
-    nothing = sum_values.dtype.type(0)
-    reach = np.uint64(preceding)
-    earlier_totals = np.empty(preceding + 1, sum_values.dtype)
-    earlier_lows, earlier_highs = np.empty((2, preceding + 1), np.int64)
-    earlier_totals[0], earlier_lows[0], earlier_highs[0] = nothing, _INT64_MAX, _INT64_MIN
-    place = 0
-    for first in range(0, order.shape[0], _CHUNK_ROWS):
-        last = min(first + _CHUNK_ROWS, order.shape[0])
-        if adds:
-            _gather(sum_values, order, first, last - first, total_values)
-        if finds_least:
-            _gather(least_values, order, first, last - first, low_values)
-        if finds_greatest and has_one_source:
-            high_values[:] = low_values
-        elif finds_greatest:
-            _gather(greatest_values, order, first, last - first, high_values)
-        position = first
-        while position < last:
-            # From as many rows on as a frame reaches back, no row sees what was before them.
-            stop = min(offsets[place + 1], last, position + max(preceding, 1))
-            group = groups[place]
-            number = np.uint64(counts[group] + position - offsets[place])
-            slot, mask = np.uint64(places[group]), np.uint64(capacities[group] - 1)
-            n_earlier = min(number, reach)
-            total, low, high = nothing, _INT64_MAX, _INT64_MIN
-            for back in range(_ONE, n_earlier + _ONE):
-                index = slot + ((number - back) & mask)
-                if adds:
-                    total += sum_ring[index]
-                    earlier_totals[back] = total
-                if finds_least:
-                    low = min(low, least_ring[index])
-                    earlier_lows[back] = low
-                if finds_greatest:
-                    high = max(high, greatest_ring[index])
-                    earlier_highs[back] = high
-            for back in range(n_earlier + _ONE, reach + _ONE):
-                earlier_totals[back], earlier_lows[back], earlier_highs[back] = total, low, high
-            total, low, high = nothing, _INT64_MAX, _INT64_MIN
-            n_back = reach
-            for row in range(np.uint64(position - first), np.uint64(stop - first)):
-                index = slot + (number & mask)
-                if adds:
-                    sum_ring[index] = total_values[row]
-                    total += total_values[row]
-                    total_values[row] = earlier_totals[n_back] + total
-                if finds_least:
-                    least_ring[index] = low_values[row]
-                    low = min(low, low_values[row])
-                    low_values[row] = min(earlier_lows[n_back], low)
-                if finds_greatest:
-                    greatest_ring[index] = high_values[row]
-                    high = max(high, high_values[row])
-                    high_values[row] = max(earlier_highs[n_back], high)
-                number += _ONE
-                n_back -= _ONE
             position = stop
             if stop == offsets[place + 1]:
                 place += 1

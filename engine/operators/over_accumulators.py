@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from millstream.engine.column_memory import like, new_column
 from millstream.engine.columns import array_from_buffers, fixed_values, plain, validity
-from millstream.engine.state.frames import BoundedFrame, Fold, Frame, Ring
+from millstream.engine.state.frame_interfaces import FirstWords, FirstWordsFrame, Fold, Frame
 from millstream.engine.state.keyed_rows import KeyColumns, KeyedRows
 from millstream.kernels.bitmaps import expand_bits
 from millstream.kernels.compile import I64, U8
@@ -184,13 +184,13 @@ class Extreme:
 class FirstValue:
     """The value of a column of a fixed width in the first row of a bounded frame."""
 
-    def __init__(self, frame: BoundedFrame, column: str, type_: pa.DataType) -> None:
+    def __init__(self, frame: FirstWordsFrame, column: str, type_: pa.DataType) -> None:
         self._frame = frame
         self._column = column
         self._storage = fixed_values(pa.array([], type_)).dtype
         self._wide = np.float64 if self._storage.kind == "f" else np.int64
-        self._ring = frame.new_ring(np.int64)
-        self._valid_ring: Ring | None = None
+        self._words = frame.new_first_words()
+        self._flags: FirstWords | None = None
         self.values: npt.NDArray[Any] = np.empty(0, self._storage)
         self.seen: U8 | None = None
 
@@ -203,15 +203,15 @@ class FirstValue:
     def update(self, inputs: Inputs) -> None:
         _, valid = inputs.column(self._column)
         words = inputs.values(self._column, self._wide).view(np.int64)
-        first = self._frame.first_values(words, self._ring)
+        first = self._words.of(words)
         self.values = first.view(self._wide).astype(self._storage, copy=False)
-        if valid is not None and self._valid_ring is None:
+        if valid is not None and self._flags is None:
             # No row so far was NULL.
-            self._valid_ring = self._frame.new_ring(np.int64, 1)
-        if self._valid_ring is not None:
+            self._flags = self._frame.new_first_words(1)
+        if self._flags is not None:
             n_rows = inputs.rows.n_rows
             ones = np.ones(n_rows, np.int64) if valid is None else valid.astype(np.int64)
-            self.seen = self._frame.first_values(_locked(ones), self._valid_ring).astype(np.uint8)
+            self.seen = self._flags.of(_locked(ones)).astype(np.uint8)
 
     def finish(self) -> None:
         """Do nothing: values are looked up at once."""

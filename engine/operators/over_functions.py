@@ -26,38 +26,30 @@ from millstream.engine.operators.over_accumulators import (
 )
 from millstream.engine.operators.over_carried import CarriedCall, CarriedResults
 from millstream.engine.operators.over_decimals import RunningDecimals
+from millstream.engine.operators.over_frames import (
+    ALL_ROWS,
+    EVERY_ROW,
+    LAST_ROW,
+    FrameKey,
+    OverFrames,
+)
 from millstream.engine.operators.over_rows import FrameRows
 from millstream.engine.operators.over_statistics import FrameMoments
 from millstream.engine.operators.over_valid import ValidRows
 from millstream.engine.operators.statistics import PAIR_STATISTICS, STATISTICS
 from millstream.engine.state.decimals import average_of
-from millstream.engine.state.frames import (
-    PRECEDING_MAX,
-    BoundedFrame,
-    Frame,
-    RowFrame,
-    TimeFrame,
-    spread_over_peers,
-)
+from millstream.engine.state.frame_interfaces import Frame
+from millstream.engine.state.frames import TimeFrame, spread_over_peers
 from millstream.engine.state.keyed_rows import Keys
 from millstream.engine.state.retained_rows import FirstRows
-from millstream.engine.state.short_frames import SHORT_PRECEDING_MAX, ShortFrame
-from millstream.engine.state.whole_frame import WholeFrame
 from millstream.errors import InternalError
 from millstream.kernels.compile import F64, U8
 from millstream.planner.nodes import Over, OverCall
 
 __all__ = ["OverFunctions"]
 
-# Kind of a frame, and how far it reaches; None is without bounds.
-_FrameKey: TypeAlias = tuple[Literal["rows", "range"], int | None]
 _Finish: TypeAlias = Callable[[Inputs], pa.Array]
 _Made = TypeVar("_Made", bound=Accumulator)
-
-_ALL_ROWS: _FrameKey = ("rows", None)
-_LAST_ROW: _FrameKey = ("rows", 1)
-# Rows of all time, of which each is kept.
-_EVERY_ROW: _FrameKey = ("rows", PRECEDING_MAX)
 
 
 class OverFunctions:
@@ -75,12 +67,13 @@ class OverFunctions:
     def __init__(self, node: Over, keys: Keys, functions: Mapping[str, object]) -> None:
         self._node = node
         self._keys = keys
-        self._frames: dict[_FrameKey, Frame] = {}
+        is_timed = node.order_column is not None
+        self._frames = OverFrames(keys.columns, is_timed=is_timed)
         self._accumulators: dict[Hashable, Accumulator] = {}
         self._first_columns: dict[str, None] = {}
-        self._frame_columns: dict[_FrameKey, dict[str, None]] = {}
-        self._frames_read_first: set[_FrameKey] = set()
-        self._frame_calls: dict[_FrameKey, list[OverCall]] = {}
+        self._frame_columns: dict[FrameKey, dict[str, None]] = {}
+        self._frames_read_first: set[FrameKey] = set()
+        self._frame_calls: dict[FrameKey, list[OverCall]] = {}
         self._carried_calls: dict[CarriedCall, None] = {}
         self._valid_rows: dict[Hashable, ValidRows] = {}
         self._finishes = [self._lower(call) for call in node.calls]
@@ -95,7 +88,7 @@ class OverFunctions:
         if self._carried is not None:
             self._kept.append(self._carried)
         self._keeps_keys = bool(self._first_columns or self._valid_rows) or not (
-            all(isinstance(frame, TimeFrame) for frame in self._frames.values())
+            all(isinstance(frame, TimeFrame) for frame in self._frames.all())
             and not any(isinstance(value, _KEEPS_KEYS) for value in self._accumulators.values())
         )
 
@@ -108,12 +101,12 @@ class OverFunctions:
     @property
     def state_rows(self) -> int:
         """Rows that are kept, once for each frame that reaches them."""
-        return sum(frame.n_rows for frame in self._frames.values())
+        return self._frames.n_rows
 
     @property
     def state_bytes(self) -> int:
         """Bytes that are kept, without those of columns per key."""
-        frames = sum(frame.state_bytes for frame in self._frames.values())
+        frames = sum(frame.state_bytes for frame in self._frames.all())
         rows = sum(kept.state_bytes for kept in self._kept)
         return frames + rows + self._first_rows.state_bytes
 
@@ -124,11 +117,11 @@ class OverFunctions:
             TransformFailed: A function fails on the rows of a frame.
         """
         rows = inputs.rows
-        for frame in self._frames.values():
+        for frame in self._frames.all():
             frame.open(rows)
         for accumulator in self._accumulators.values():
             accumulator.update(inputs)
-        for frame in self._frames.values():
+        for frame in self._frames.all():
             frame.fold()
         for accumulator in self._accumulators.values():
             accumulator.finish()
@@ -137,7 +130,7 @@ class OverFunctions:
         if self._first_columns:
             self._first = self._first_rows.first(rows, inputs.batch)
         results = [finish(inputs) for finish in self._finishes]
-        for frame in self._frames.values():
+        for frame in self._frames.all():
             frame.close()
         for kept in self._kept:
             kept.close(rows)
@@ -146,7 +139,7 @@ class OverFunctions:
 
     def expire(self, watermark: int) -> None:
         """Drop what rows at or after the watermark do not reach."""
-        for frame in self._frames.values():
+        for frame in self._frames.all():
             if isinstance(frame, TimeFrame):
                 frame.expire(watermark)
         for kept in self._kept:
@@ -158,7 +151,7 @@ class OverFunctions:
             return None
         n_keys = self._keys.n_keys
         is_live = np.zeros(n_keys, np.bool_)
-        for frame in self._frames.values():
+        for frame in self._frames.all():
             assert isinstance(frame, TimeFrame), "other frames keep all keys"
             is_live |= frame.heads.values[:n_keys] < frame.counts.values[:n_keys]
         return is_live
@@ -181,44 +174,24 @@ class OverFunctions:
             return self._run_decimals(call)
         return lower(self, call)
 
-    def _frame(self, key: _FrameKey) -> Frame:
-        frame = self._frames.get(key)
-        if frame is None:
-            frame = self._frames[key] = self._new_frame(*key)
-        return frame
-
-    def _new_frame(self, kind: Literal["rows", "range"], preceding: int | None) -> Frame:
-        columns = self._keys.columns
-        if preceding is None:
-            has_peers = kind == "range" and self._node.order_column is not None
-            return WholeFrame(columns, has_peers=has_peers)
-        if kind == "rows" and preceding <= SHORT_PRECEDING_MAX:
-            return ShortFrame(columns, preceding)
-        if kind == "rows":
-            return RowFrame(columns, min(preceding, PRECEDING_MAX))
-        if self._node.order_column is None:
-            raise InternalError("a frame of event time needs an order by it")
-        return TimeFrame(columns, preceding)
-
     def _share(self, key: Hashable, make: Callable[[], _Made]) -> _Made:
         found = self._accumulators.get(key)
         if found is None:
             found = self._accumulators[key] = make()
         return found  # type: ignore[return-value]  # The key tells the class.
 
-    def _count_of(self, key: _FrameKey, column: str) -> CountValues:
-        frame = self._frame(key)
+    def _count_of(self, key: FrameKey, column: str) -> CountValues:
+        frame = self._frames.of(key)
         return self._share(("count", key, column), lambda: CountValues(frame, column))
 
     def _buffered(self, call: OverCall) -> _Finish:
-        key: _FrameKey = (call.frame_kind, call.preceding)
+        key: FrameKey = (call.frame_kind, call.preceding)
         if call.preceding is None:
-            key = _EVERY_ROW
+            key = EVERY_ROW
         columns = self._frame_columns.setdefault(key, {})
         columns.update(dict.fromkeys(call.arguments))
         if call.frame_kind == "range" and self._node.order_column is not None:
             columns[self._node.order_column] = None
-        self._frame(key)
         self._frame_calls.setdefault(key, []).append(call)
         return lambda inputs: self._frame_rows[key].computed(call.name)
 
@@ -252,11 +225,11 @@ class OverFunctions:
         return call.result_type
 
     def _count(self, call: OverCall) -> _Finish:
-        key: _FrameKey = (call.frame_kind, call.preceding)
+        key: FrameKey = (call.frame_kind, call.preceding)
         if call.arguments:
             count: Accumulator = self._count_of(key, call.arguments[0])
         else:
-            frame = self._frame(key)
+            frame = self._frames.of(key)
             count = self._share(("count", key, None), lambda: CountRows(frame))
         return lambda inputs: as_array(count.values, call.result_type, None)
 
@@ -277,9 +250,9 @@ class OverFunctions:
         return finish
 
     def _sum_and_count(self, call: OverCall, is_float: bool) -> tuple[Sum, CountValues]:
-        key: _FrameKey = (call.frame_kind, call.preceding)
+        key: FrameKey = (call.frame_kind, call.preceding)
         (column,) = call.arguments
-        frame = self._frame(key)
+        frame = self._frames.of(key)
         total = self._share(
             ("sum", key, column, is_float), lambda: Sum(frame, column, is_float=is_float)
         )
@@ -329,9 +302,9 @@ class OverFunctions:
         return call.frame_kind == "range" and self._node.order_column is not None
 
     def _extreme(self, call: OverCall) -> _Finish:
-        key: _FrameKey = (call.frame_kind, call.preceding)
+        key: FrameKey = (call.frame_kind, call.preceding)
         (column,) = call.arguments
-        frame, type_ = self._frame(key), self._node.input.schema.field(column).type
+        frame, type_ = self._frames.of(key), self._node.input.schema.field(column).type
         is_greatest = call.function == "max"
         extreme = self._share(
             (call.function, key, column),
@@ -342,16 +315,16 @@ class OverFunctions:
 
     def _statistic(self, call: OverCall) -> _Finish:
         compute = {**STATISTICS, **PAIR_STATISTICS}[call.function]
-        key: _FrameKey = (call.frame_kind, call.preceding)
-        frame = self._frame(key)
+        key: FrameKey = (call.frame_kind, call.preceding)
+        frame = self._frames.with_moments(key)
         moments = self._share(
             ("moments", key, call.arguments), lambda: FrameMoments(frame, call.arguments)
         )
         return lambda inputs: compute(moments.values)
 
     def _row_number(self, call: OverCall) -> _Finish:
-        frame = self._frame(_ALL_ROWS)
-        numbers = self._share(("count", _ALL_ROWS, None), lambda: CountRows(frame))
+        frame = self._frames.of(ALL_ROWS)
+        numbers = self._share(("count", ALL_ROWS, None), lambda: CountRows(frame))
         return lambda inputs: as_array(numbers.values, call.result_type, None)
 
     def _rank(self, call: OverCall) -> _Finish:
@@ -364,7 +337,7 @@ class OverFunctions:
     def _first_value(self, call: OverCall) -> _Finish:
         (column,) = call.arguments
         if call.preceding is not None:
-            key: _FrameKey = (call.frame_kind, call.preceding)
+            key: FrameKey = (call.frame_kind, call.preceding)
             value = self._first_word_of(key, column)
             if value is not None:
                 return lambda inputs: as_array(value.values, call.result_type, value.seen)
@@ -394,8 +367,8 @@ class OverFunctions:
     def _lag(self, call: OverCall) -> _Finish:
         (column,) = call.arguments
         assert call.preceding is not None, "lag looks a number of rows back"
-        key: _FrameKey = ("rows", call.preceding)
-        frame, n_back = self._frame(key), call.preceding
+        key: FrameKey = ("rows", call.preceding)
+        frame, n_back = self._frames.of(key), call.preceding
         value = self._first_word_of(key, column)
         if value is not None:
             return lambda inputs: as_array(
@@ -412,16 +385,14 @@ class OverFunctions:
 
         return finish
 
-    def _first_word_of(self, key: _FrameKey, column: str) -> FirstValue | None:
+    def _first_word_of(self, key: FrameKey, column: str) -> FirstValue | None:
         type_ = self._node.input.schema.field(column).type
         if not FirstValue.takes(type_):
             return None
-        frame = self._frame(key)
-        assert isinstance(frame, BoundedFrame), "others have no first row but that of all time"
+        frame = self._frames.with_first_words(key)
         return self._share(("first", key, column), lambda: FirstValue(frame, column, type_))
 
-    def _first_of(self, key: _FrameKey, column: str) -> Callable[[], pa.Array]:
-        self._frame(key)
+    def _first_of(self, key: FrameKey, column: str) -> Callable[[], pa.Array]:
         self._frame_columns.setdefault(key, {})[column] = None
         self._frames_read_first.add(key)
         return lambda: self._frame_rows[key].first(column)
@@ -429,13 +400,11 @@ class OverFunctions:
     def _new_carried(self) -> CarriedResults | None:
         if not self._carried_calls:
             return None
-        frame = self._frame(_LAST_ROW)
-        assert isinstance(frame, BoundedFrame), "of one preceding row"
+        frame = self._frames.with_rings(LAST_ROW)
         return CarriedResults(frame, list(self._carried_calls))
 
-    def _rows_of(self, key: _FrameKey, functions: Mapping[str, object]) -> FrameRows:
-        frame = self._frames[key]
-        assert isinstance(frame, BoundedFrame), "rows are kept for bounded frames"
+    def _rows_of(self, key: FrameKey, functions: Mapping[str, object]) -> FrameRows:
+        frame = self._frames.with_rings(key)
         # A batch without columns would not know its number of rows.
         names = self._frame_columns[key] or self._node.input.schema.names[:1]
         calls = self._frame_calls.get(key, ())

@@ -8,7 +8,7 @@ import numpy as np
 
 from millstream.engine.columns import fixed_values
 from millstream.engine.operators.over_accumulators import Inputs
-from millstream.engine.state.frames import Frame
+from millstream.engine.state.frame_interfaces import MomentsFrame
 from millstream.engine.state.moments import as_doubles
 from millstream.kernels.compile import F64
 from millstream.kernels.moments import CO_MOMENTS_WIDTH, MOMENTS_WIDTH
@@ -27,7 +27,7 @@ class FrameMoments:
         values: float64[n_rows, width] of the last step.
     """
 
-    def __init__(self, frame: Frame, columns: Sequence[str]) -> None:
+    def __init__(self, frame: MomentsFrame, columns: Sequence[str]) -> None:
         self._columns = columns
         width = MOMENTS_WIDTH if len(columns) == 1 else CO_MOMENTS_WIDTH
         self._moments = frame.new_moments(width)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
-from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from millstream.engine.column_memory import like, new_column
+from millstream.engine.state.frame_interfaces import FirstWords, Fold, Number, Values
 from millstream.engine.state.frame_moments import MomentsFold, SlidingMoments
 from millstream.engine.state.keyed_rows import KeyColumn, KeyColumns, KeyedRows
 from millstream.kernels.compile import I64
@@ -33,18 +33,11 @@ __all__ = [
     "IDENTITY",
     "PRECEDING_MAX",
     "BoundedFrame",
-    "Fold",
-    "Frame",
-    "Number",
     "Ring",
     "RowFrame",
     "TimeFrame",
-    "Values",
     "spread_over_peers",
 ]
-
-Number: TypeAlias = np.int64 | np.float64
-Values: TypeAlias = npt.NDArray[Any]
 
 # As many rows as no key ever has.
 PRECEDING_MAX = 1 << 62
@@ -54,64 +47,6 @@ _SLOTS_LEAST = 1024
 _USED_PER_LEFT = 8
 _INT64_MIN, _INT64_MAX = -(1 << 63), (1 << 63) - 1
 IDENTITY = {ADD: 0, LEAST: _INT64_MAX, GREATEST: _INT64_MIN}
-
-
-class Fold(Protocol):
-    """Folds one column of values over a frame.
-
-    Attributes:
-        out: [n_rows], of the last step.
-    """
-
-    out: Values
-
-    def put(self, values: Values, *, has_nulls: bool) -> None:
-        """Hand over what to fold in this step, before the frame folds.
-
-        Args:
-            values: [n_rows] of the fold's type, read-only, with what changes nothing for NULLs.
-            has_nulls: Whether there are any.
-        """
-
-
-class Frame(Protocol):
-    """Which rows of its key each row sees."""
-
-    @property
-    def n_rows(self) -> int:
-        """Rows that are kept."""
-
-    @property
-    def state_bytes(self) -> int:
-        """Bytes that are kept, without those of columns per key."""
-
-    @property
-    def lengths(self) -> I64:
-        """int64[n_rows] while open, the number of rows in each row's frame."""
-
-    def open(self, rows: KeyedRows) -> None:
-        """Begin a step."""
-
-    def fold(self) -> None:
-        """Compute all folds, from values that they have been given."""
-
-    def close(self) -> None:
-        """End a step."""
-
-    def new_fold(self, operation: int, dtype: type[Number], source: Hashable) -> Fold:
-        """Return a fold that has seen no rows.
-
-        Args:
-            operation: Of :mod:`millstream.kernels.sliding`.
-            dtype: Of the values.
-            source: Folds with one source and type are given the same values, NULLs aside.
-        """
-
-    def new_fold_of_ones(self) -> Fold:
-        """Return a sum of integers that has seen a one in every row before the step."""
-
-    def new_moments(self, width: int) -> MomentsFold:
-        """Return moments that have seen no rows; the width is that of values or of pairs."""
 
 
 def spread_over_peers(rows: KeyedRows, values: Values) -> None:
@@ -188,12 +123,6 @@ class BoundedFrame(ABC):
         self._rings.append(ring)
         return ring
 
-    def copy_ring(self, ring: Ring) -> Ring:
-        """Return another ring with the same in its slots."""
-        copy = Ring(ring.slots.copy(), ring.fill)
-        self._rings.append(copy)
-        return copy
-
     def new_fold(self, operation: int, dtype: type[Number], source: Hashable) -> Fold:
         return self._new_fold(operation, dtype, 0)
 
@@ -207,26 +136,8 @@ class BoundedFrame(ABC):
         self._moments.append(moments)
         return moments
 
-    def first_values(self, values: I64, ring: Ring) -> I64:
-        """Return what the first row of each frame has; to be called once per step and ring.
-
-        Args:
-            values: int64[n_rows], read-only: any words.
-            ring: Of int64, made by this frame.
-        """
-        out = like(values)
-        first_values(
-            *self.rows.by_key,
-            self.preceding,
-            self.starts,
-            self.counts.values,
-            self.places.values,
-            self.capacities.values,
-            values,
-            ring.slots,
-            out,
-        )
-        return out
+    def new_first_words(self, fill: int = 0) -> FirstWords:
+        return _FirstWords(self, self.new_ring(np.int64, fill))
 
     def open(self, rows: KeyedRows) -> None:
         self._rows = rows
@@ -420,6 +331,27 @@ class TimeFrame(BoundedFrame):
                 self._times.slots,
             )
         )
+
+
+class _FirstWords:
+    def __init__(self, frame: BoundedFrame, ring: Ring) -> None:
+        self._frame = frame
+        self._ring = ring
+
+    def of(self, words: I64) -> I64:
+        frame, out = self._frame, like(words)
+        first_values(
+            *frame.rows.by_key,
+            frame.preceding,
+            frame.starts,
+            frame.counts.values,
+            frame.places.values,
+            frame.capacities.values,
+            words,
+            self._ring.slots,
+            out,
+        )
+        return out
 
 
 class _SlidingFold:

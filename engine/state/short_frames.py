@@ -1,126 +1,168 @@
-"""Frames of so few preceding rows that the values themselves are kept."""
+"""Frames of so few preceding rows that each is folded anew, of rows as they come."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import TypeAlias
 
 import numpy as np
 
-from millstream.engine.column_memory import like
-from millstream.engine.state.frames import Fold, Number, Ring, RowFrame, Values
-from millstream.engine.state.keyed_rows import KeyColumns, KeyedRows
-from millstream.kernels.sliding import ADD, GREATEST, LEAST, slide_shortly
+from millstream.engine.column_memory import like, new_column
+from millstream.engine.state.frame_interfaces import FirstWords, Fold, Number, Values
+from millstream.engine.state.keyed_rows import KeyColumn, KeyColumns, KeyedRows
+from millstream.kernels.compile import I64, U8, U32
+from millstream.kernels.short_frames import (
+    first_short_values,
+    fold_short_frames,
+    fold_values_thrice,
+    phase_rows,
+)
+from millstream.kernels.sliding import ADD, GREATEST, LEAST
 
 __all__ = ["SHORT_PRECEDING_MAX", "ShortFrame"]
 
-# With more rows than this, folding all of them for each key and step costs more than it saves.
+# With more rows than this, folding all of them for each row costs more than it saves.
 SHORT_PRECEDING_MAX = 15
 
+_NO_PHASES: U8 = np.empty(0, np.uint8)
 
-class ShortFrame(RowFrame):
+
+class ShortFrame:
     """A small number of preceding rows and the current one.
 
-    Folds of one column share a ring until its first NULL, which each of them counts as something
-    else.
+    Each key has a ring of as many values as a full frame for each column that is folded. Folds of
+    one column share it until its first NULL, which each of them counts as something else.
 
     Args:
         columns: Where columns per key are made.
         preceding: From 0 to ``SHORT_PRECEDING_MAX``.
     """
 
+    state_bytes = 0
+
     def __init__(self, columns: KeyColumns, preceding: int) -> None:
-        super().__init__(columns, preceding)
-        # Those of different operations go through the rows together.
-        self._folds: list[_Folds] = []
-        self._sources: dict[Hashable, tuple[_SharedRing, _Folds]] = {}
+        self._columns = columns
+        self._width = preceding + 1
+        self._next_phases = columns.add(np.uint8)
+        self._rings: list[_FoldedRing] = []
+        self._sources: dict[Hashable, _FoldedRing] = {}
+        self._rows: KeyedRows | None = None
+        self._phases, self._are_full = _NO_PHASES, False
+        self._lengths: I64 | None = None
+        self.n_rows = 0
 
-    def new_fold(self, operation: int, dtype: type[Number], source: Hashable) -> Fold:
-        known = self._sources.get((source, dtype))
-        if known is not None and operation not in known[1]:
-            # Only folds that are computed together can share a ring, which each step changes.
-            shared, folds = known
-        else:
-            shared, folds = _SharedRing(self.new_ring(dtype)), self._with_room(operation)
-            self._sources[source, dtype] = (shared, folds)
-        fold = folds[operation] = _ShortFold(shared)
-        return fold
+    @property
+    def lengths(self) -> I64:
+        if self._lengths is None:
+            self._lengths = lengths = new_column(len(self._phases), np.int64)
+            if self._are_full:
+                lengths.fill(self._width)
+            else:
+                np.minimum(self._phases, self._width - 1, out=lengths)
+                lengths += 1
+        return self._lengths
 
-    def new_fold_of_ones(self) -> Fold:
-        fold = _ShortFold(_SharedRing(self.new_ring(np.int64, 1)))
-        self._with_room(ADD)[ADD] = fold
-        return fold
+    def open(self, rows: KeyedRows) -> None:
+        self._rows = rows
+        self._phases = np.empty(rows.n_rows, np.uint8)
+        n_short = phase_rows(rows.group_ids, self._width, self._next_phases.values, self._phases)
+        self._are_full = n_short == 0
+        self.n_rows += int(n_short)
 
     def fold(self) -> None:
-        for folds in self._folds:
-            for fold in folds.values():
-                fold.part(self)
-            self._slide(folds, self.rows)
-        super().fold()
+        group_ids, phases = self._opened()
+        self._part()
+        for ring in self._rings:
+            ring.fold(group_ids, phases)
 
-    def _with_room(self, operation: int) -> _Folds:
-        for folds in self._folds:
-            if operation not in folds:
-                return folds
-        self._folds.append({})
-        return self._folds[-1]
+    def close(self) -> None:
+        self._rows = self._lengths = None
+        self._phases = _NO_PHASES
 
-    def _slide(self, folds: _Folds, rows: KeyedRows) -> None:
-        sums, leasts, greatests = (
-            folds[operation].lane() if operation in folds else _NO_LANE
-            for operation in (ADD, LEAST, GREATEST)
-        )
-        slide_shortly(
-            *rows.by_key,
-            self.preceding,
-            self.counts.values,
-            self.places.values,
-            self.capacities.values,
-            sums,
-            leasts,
-            greatests,
-        )
+    def new_fold(self, operation: int, dtype: type[Number], source: Hashable) -> Fold:
+        ring = self._sources.get((source, dtype))
+        if ring is None or operation in ring.folds:
+            ring = self._new_ring(dtype)
+            self._sources[source, dtype] = ring
+        return ring.new_fold(operation)
 
+    def new_fold_of_ones(self) -> Fold:
+        return self._new_ring(np.int64, 1).new_fold(ADD)
 
-class _SharedRing:
-    def __init__(self, ring: Ring) -> None:
-        self.ring = ring
-        self.n_folds = 0
+    def new_first_words(self, fill: int = 0) -> FirstWords:
+        return _FirstWords(self, self._columns.add(np.int64, fill, self._width))
+
+    def first_words(self, words: I64, ring: KeyColumn) -> I64:
+        """Return what the first row of each frame has: int64[n_rows].
+
+        Args:
+            words: int64[n_rows], read-only.
+            ring: Of words so far; changed.
+        """
+        out = like(words)
+        first_short_values(*self._opened(), words, ring.values, out)
+        return out
+
+    def _opened(self) -> tuple[U32, U8]:
+        assert self._rows is not None, "a step is open"
+        return self._rows.group_ids, self._phases
+
+    def _new_ring(self, dtype: type[Number], fill: int = 0) -> _FoldedRing:
+        ring = _FoldedRing(self._columns.add(dtype, fill, self._width))
+        self._rings.append(ring)
+        return ring
+
+    def _part(self) -> None:
+        """Give folds rings of their own if their values are not those of others any more."""
+        for ring in list(self._rings):
+            for operation, fold in list(ring.folds.items()):
+                if fold.has_nulls and len(ring.folds) > 1:
+                    del ring.folds[operation]
+                    own = _FoldedRing(self._columns.copy(ring.values))
+                    own.folds[operation] = fold
+                    self._rings.append(own)
 
 
 class _ShortFold:
-    def __init__(self, shared: _SharedRing) -> None:
-        shared.n_folds += 1
-        self._shared = shared
-        self._has_nulls = False
-        self._values: Values = np.empty(0, shared.ring.slots.dtype)
-        self.out = self._values
+    def __init__(self, dtype: np.dtype[Number]) -> None:
+        self.values: Values = np.empty(0, dtype)
+        self.out = self.values
+        self.has_nulls = False
 
     def put(self, values: Values, *, has_nulls: bool) -> None:
-        self._values = values
-        self._has_nulls = has_nulls
-
-    def part(self, frame: ShortFrame) -> None:
-        """Go on with a ring of its own if its values are not those of others any more."""
-        if self._has_nulls and self._shared.n_folds > 1:
-            self._shared.n_folds -= 1
-            self._shared = _SharedRing(frame.copy_ring(self._shared.ring))
-            self._shared.n_folds = 1
-
-    def lane(self) -> tuple[Values, Values, Values]:
-        """Return what the kernel reads, keeps and writes in a new step."""
-        self.out = like(self._values)
-        return self._values, self._shared.ring.slots, self.out
+        self.values, self.has_nulls = values, has_nulls
 
 
-# By operation.
-_Folds: TypeAlias = dict[int, _ShortFold]
+class _FoldedRing:
+    """Values of the latest rows of each key, and the folds of them by operation."""
+
+    def __init__(self, values: KeyColumn) -> None:
+        self.values = values
+        self.folds: dict[int, _ShortFold] = {}
+
+    def new_fold(self, operation: int) -> Fold:
+        fold = self.folds[operation] = _ShortFold(self.values.values.dtype)
+        return fold
+
+    def fold(self, group_ids: U32, phases: U8) -> None:
+        (operation, first), *others = self.folds.items()
+        for fold in self.folds.values():
+            fold.out = like(fold.values)
+        slots = self.values.values
+        if not others:
+            fold_short_frames(operation, group_ids, phases, first.values, slots, first.out)
+            return
+        # To find what nobody asks for takes no time beside finding the rows.
+        outs = (
+            self.folds[operation].out if operation in self.folds else like(first.values)
+            for operation in (ADD, LEAST, GREATEST)
+        )
+        fold_values_thrice(group_ids, phases, first.values, slots, *outs)
 
 
-def _no_lane() -> tuple[Values, Values, Values]:
-    values = np.empty(0, np.int64)
-    values.setflags(write=False)
-    return values, np.empty(0, np.int64), np.empty(0, np.int64)
+class _FirstWords:
+    def __init__(self, frame: ShortFrame, ring: KeyColumn) -> None:
+        self._frame = frame
+        self._ring = ring
 
-
-_NO_LANE = _no_lane()
+    def of(self, words: I64) -> I64:
+        return self._frame.first_words(words, self._ring)

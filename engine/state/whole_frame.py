@@ -6,8 +6,9 @@ from collections.abc import Hashable
 
 import numpy as np
 
+from millstream.engine.state.frame_interfaces import Fold, Number, Values
 from millstream.engine.state.frame_moments import MomentsFold, RunningMoments
-from millstream.engine.state.frames import IDENTITY, Fold, Number, Values, spread_over_peers
+from millstream.engine.state.frames import IDENTITY, spread_over_peers
 from millstream.engine.state.keyed_rows import KeyColumn, KeyColumns, KeyedRows
 from millstream.kernels.compile import I64
 from millstream.kernels.frames import number_rows

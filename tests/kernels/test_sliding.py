@@ -20,7 +20,6 @@ from millstream.kernels.sliding import (
     from_comparable,
     run,
     slide,
-    slide_shortly,
     to_comparable,
 )
 from tests.kernels.rows_of_keys import CAPACITY, N_KEYS, Array, RowsOfKeys, locked, long, steps_of
@@ -74,16 +73,6 @@ class Lanes:
             lanes.append((locked(wanted, dtype), *kept))
         slide(*state.rows, preceding, starts, *state.rings, self.boundaries, *lanes)
 
-    def slide_shortly(self, state: RowsOfKeys, values: list[Any], preceding: int) -> None:
-        lanes = []
-        for operation, dtype in self.dtypes.items():
-            wanted = values if operation in self.operations else []
-            self.outs[operation] = np.empty(len(wanted), dtype)
-            # Integers of one column share a ring.
-            ring = self.rings[ADD if self.dtypes[ADD] is np.int64 else operation]
-            lanes.append((locked(wanted, dtype), ring, self.outs[operation]))
-        slide_shortly(*state.rows, preceding, *state.rings, *lanes)
-
 
 @pytest.mark.parametrize(
     ("operations", "dtype", "values"),
@@ -95,20 +84,18 @@ class Lanes:
     ],
 )
 def test_slide_folds_each_frame_alone(operations: set[int], dtype: type, values: Any) -> None:
-    @given(steps_of(values), st.integers(0, 9), st.sampled_from(["long", "starts", "short"]))
-    def check(steps: list[list[tuple[int, Any]]], preceding: int, way: str) -> None:
+    @given(steps_of(values), st.integers(0, 9), st.booleans())
+    def check(steps: list[list[tuple[int, Any]]], preceding: int, tells_starts: bool) -> None:
         state, lanes = RowsOfKeys(), Lanes(operations, dtype)
         seen: dict[int, list[Any]] = {}
         for step in steps:
             state.sort([key for key, _ in step])
             state.open(preceding)
             column = [value for _, value in step]
-            if way == "short":
-                lanes.slide_shortly(state, column, preceding)
-            elif way == "long":
-                lanes.slide(state, column, preceding, long(0))
-            else:
+            if tells_starts:
                 lanes.slide(state, column, -1, state.starts)
+            else:
+                lanes.slide(state, column, preceding, long(0))
             close_row_frames(state.groups, state.offsets, preceding, state.heads, state.counts)
             for row, (key, value) in enumerate(step):
                 seen.setdefault(key, []).append(value)
@@ -121,16 +108,12 @@ def test_slide_folds_each_frame_alone(operations: set[int], dtype: type, values:
 
 
 @pytest.mark.parametrize("n_keys", [1, 2])
-@pytest.mark.parametrize("is_short", [False, True])
-def test_slide_goes_on_where_a_chunk_of_rows_ended(n_keys: int, is_short: bool) -> None:
+def test_slide_goes_on_where_a_chunk_of_rows_ended(n_keys: int) -> None:
     n_rows, preceding = 2500, 30
     rows, values = np.arange(n_rows) % n_keys, np.arange(n_rows) * 7919 % 1000
     state, lanes = RowsOfKeys(), Lanes({ADD, LEAST, GREATEST}, np.int64)
     state.sort(rows.tolist())
-    if is_short:
-        lanes.slide_shortly(state, values.tolist(), preceding)
-    else:
-        lanes.slide(state, values.tolist(), preceding, long(0))
+    lanes.slide(state, values.tolist(), preceding, long(0))
     for operation, out in lanes.outs.items():
         for key in range(n_keys):
             of_key = values[rows == key].tolist()
