@@ -30,6 +30,9 @@ __all__ = ["PartialAggregate"]
 
 # It takes longer to hand on a pane with fewer groups by itself than to add them one by one.
 _SMALL_PANE_GROUPS = 1 << 11
+# With so many rows for each group, adding them to records first is quicker than adding them where
+# the other phase has its groups.
+_RECORD_ROWS_PER_GROUP_LEAST = 8
 
 
 class PartialAggregate:
@@ -67,8 +70,9 @@ class PartialAggregate:
         )
         self._out: Collector | None = None
         self._groups_out: GroupsCollector | None = None
-        # Whether the other phase takes dense groups from where they are.
+        # Whether the other phase takes dense groups from where they are, which is asked once.
         self._are_panes_shared = False
+        self._has_asked = False
         # Groups that stay until the end of the input need no panes.
         self._dense = DenseLane.for_node(
             node,
@@ -203,6 +207,7 @@ class PartialAggregate:
         self._flush(out, *self._grouping.state.split(self._closed_below))
 
     def _flush_dense(self, closed_below: int, out: Collector) -> None:
+        self._choose(closed_below)
         n_old = sum(self._hand_on(panes, closed_below, out) for panes in self._own_panes)
         # Rows have been counted already, but not that old keys make new groups.
         self._reduction.observe(0, n_old)
@@ -243,9 +248,33 @@ class PartialAggregate:
         self._out = out
         if isinstance(out, GroupsCollector) and out.n_receivers > 0:
             self._groups_out = cast("GroupsCollector", out)
-            self._are_panes_shared = out.share_panes(self._dense.panes)
-            if self._are_panes_shared:
-                self._dense.records = None
+            records = self._dense.records
+            if records is None or not records.tells_values:
+                self._ask_to_share()
+
+    def _choose(self, closed_below: int) -> None:
+        """When the first panes end, choose who adds rows up: this phase, or both in one place."""
+        if self._has_asked or self._groups_out is None or self._dense is None:
+            return
+        records = self._dense.records
+        assert records is not None, "else it has been asked for at once"
+        numbers = [*records.numbers(), *self._dense.panes.numbers()]
+        if min(numbers, default=WATERMARK_END) >= closed_below:
+            return
+        if records.rows_per_group(closed_below) < _RECORD_ROWS_PER_GROUP_LEAST:
+            self._ask_to_share()
+        self._has_asked = True
+
+    def _ask_to_share(self) -> None:
+        assert self._groups_out is not None, "someone takes groups"
+        assert self._dense is not None, "there are some"
+        self._has_asked = True
+        self._are_panes_shared = self._groups_out.share_panes(self._dense.panes)
+        if self._are_panes_shared:
+            records, self._dense.records = self._dense.records, None
+            for groups in [] if records is None else records.close(WATERMARK_END):
+                if groups.n_groups > 0:
+                    self._dense.panes.add_groups(groups)
 
     def _flush(self, out: Collector, group_ids: U32 | slice, rest: U32) -> None:
         if len(rest) == self._grouping.state.n_groups:

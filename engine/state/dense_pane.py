@@ -133,6 +133,12 @@ class DensePane:
         # Of a key without rows nobody asks, so that it does not matter what is noted of it.
         self._words.update_at(places, bounds, group_ids, n_keys, new_have_rows=True)
 
+    def merge(self, states: Sequence[pa.Array], group_ids: U32, n_keys: int) -> None:
+        """Add accumulators: see :meth:`Words.merge`."""
+        self._leave_block()
+        self._reserve(n_keys)
+        self._words.merge(states, group_ids, n_keys)
+
     def _leave_block(self) -> None:
         if self._block is not None:
             self._words.adopt(list(self._block))

@@ -188,6 +188,16 @@ class DensePanes:
         places = state_places(parts, self._kinds, n_more=len(self._specs) - self._n_states)
         self._add(group_ids, bounds, [part.pane for part in parts], places, n_before)
 
+    def add_groups(self, groups: PaneGroups) -> None:
+        """Add groups of a pane, none of whose accumulators is NULL, to what has been added."""
+        n_before, bounds = self.n_keys, np.array([0, groups.n_groups], np.int64)
+        part = KeyPart(groups.keys, (), groups.n_groups)
+        group_ids = self._table.assign_parts([part], bounds, self._room)
+        states = groups.states
+        if self.counts_rows:
+            states = [*states, pa.repeat(pa.scalar(1, pa.int64()), groups.n_groups)]
+        self._pane(groups.pane, n_before).merge(states, group_ids, self.n_keys)
+
     def close(self, limit: int) -> list[PaneGroups]:
         """Give away the groups of all panes below a limit, in the order of the panes."""
         closed = [self._closed(number, pane) for number, pane in self._pop(limit)]

@@ -106,9 +106,20 @@ class RecordPanes:
         panes = [*self._panes.values(), *self._free]
         return self._column.state_bytes + sum(pane.nbytes for pane in panes)
 
+    @property
+    def tells_values(self) -> bool:
+        """Whether keys have words that tell them elsewhere."""
+        return self._column.tells_values
+
     def numbers(self) -> list[int]:
         """Return the panes that have groups, in the order in which they came."""
         return list(self._panes)
+
+    def rows_per_group(self, limit: int) -> float:
+        """Tell how many rows have come for each group of the panes below a limit; 0 for none."""
+        ended = [pane for number, pane in self._panes.items() if number < limit]
+        n_groups = sum(pane.n_groups() for pane in ended)
+        return sum(pane.n_rows for pane in ended) / n_groups if n_groups > 0 else 0.0
 
     def add(self, parts: Sequence[KeyRows], places: I64) -> list[I64] | None:
         """Add rows that came one after the other.
@@ -136,6 +147,8 @@ class RecordPanes:
         if self._range.n_keys == 0 and not (self._range.begin(keys) and self._make_panes(parts)):
             return None
         panes = [self._panes[part.pane] for part in parts]
+        for pane, part in zip(panes, parts, strict=True):
+            pane.n_rows += part.n_rows
         return self._add(keys, places, panes)
 
     def close(self, limit: int) -> list[PaneGroups]:
@@ -297,6 +310,7 @@ class RecordPanes:
             self._look_at(pane, n_groups)
             if is_kept:
                 pane.is_looked_at = False
+                pane.n_rows = 0
                 self._free.append(pane)
             rows = None
             if offsets[-1] > n_groups and self._layout.rows is not None:
@@ -323,14 +337,16 @@ class _Pane:
         arrays: The records.
         columns: int64[n_columns, 3], where they lie, their form, and the words of one.
         is_looked_at: Whether it is known how many keys have rows.
+        n_rows: Rows that have come, strays included.
     """
 
-    __slots__ = ("_layout", "arrays", "columns", "is_looked_at")
+    __slots__ = ("_layout", "arrays", "columns", "is_looked_at", "n_rows")
 
     def __init__(self, layout: RecordLayout, n_keys: int) -> None:
         self._layout = layout
         self.arrays = [_records(form, width, n_keys) for form, width in layout.forms]
         self.is_looked_at = False
+        self.n_rows = 0
         self._note()
 
     @property

@@ -100,6 +100,27 @@ def test_parts_of_several_panes_go_in_at_once() -> None:
     assert (found[3].n_old, found[4].n_old) == (0, 0)
 
 
+@pytest.mark.parametrize("has_count", [True, False])
+def test_groups_are_added_to_those_of_rows(has_count: bool) -> None:
+    specs = [SUM, COUNT, WordSpec(Opcode.COUNT, "v"), MAX] if has_count else [SUM, MAX]
+    panes, other = (DensePanes([pa.string()], specs, merges=False) for _ in range(2))
+    places = RowPlaces([spec.column for spec in panes._specs], batch_of([("a", 1)]).schema)
+
+    def add(target: DensePanes, rows: list[Row]) -> None:
+        batch = batch_of(rows)
+        target.add([KeyPart([batch.column("k")], (), len(rows))], [3], places.of([batch]))
+
+    add(panes, [("a", 5), ("b", 7)])
+    add(other, [("c", -1), ("b", 2), ("b", 9)])
+    panes.add_groups(other.close(4)[0])
+    add(panes, [("c", -3), ("d", 0)])
+    (groups,) = panes.close(4)
+    columns = [groups.keys[0], *groups.states]
+    found = {key: states for key, *states in zip(*(c.to_pylist() for c in columns), strict=True)}
+    want = {"a": [5, 1, 1, 5], "b": [18, 3, 3, 9], "c": [-4, 2, 2, -1], "d": [0, 1, 1, 0]}
+    assert found == {key: v if has_count else [v[0], v[3]] for key, v in want.items()}
+
+
 def test_a_table_with_too_many_keys_is_left_when_its_panes_have_ended(monkeypatch) -> None:
     monkeypatch.setattr(dense_panes, "_LITTLE_ROOM", 0)
     panes = DensePanes([pa.int64()], [COUNT], merges=False)

@@ -14,7 +14,7 @@ import pytest
 
 import millstream as ms
 from millstream.engine.operators.dense_groups import DenseGroups
-from millstream.engine.state.dense_panes import DensePanes
+from millstream.engine.state.dense_panes import DensePanes, PaneGroups
 from millstream.engine.state.pane_words import PaneWords
 from millstream.engine.state.record_panes import KeyRows, RecordPanes
 
@@ -109,8 +109,40 @@ def test_queries_have_one_answer_whatever_their_keys(
     assert got == expected
     assert others == [expected] * 3
     if kind != "turning sparse":
-        uses_records = window == "all" or partitions > 1
+        uses_records = window != "tumble" or partitions > 1
         assert (n_by_records > n_rows // 2) == (uses_records and kind != "sparse")
+
+
+# Of many rows per group, records; of few, groups where windows are put together.
+@pytest.mark.parametrize(("n_keys", "uses_records"), [(50, True), (1500, False)])
+@pytest.mark.parametrize(
+    "calls", ["count(*) AS n, sum(v) AS s", "max(v) AS b", "count(v) AS n, count(*) AS m"]
+)
+def test_groups_of_hopping_windows_are_where_it_is_quickest(
+    n_keys: int, uses_records: bool, calls: str, monkeypatch
+) -> None:
+    n_rows, rng = 20_000, np.random.default_rng(7)
+    keys = rng.integers(0, n_keys, n_rows)
+    # Strays have groups elsewhere from the start.
+    keys[rng.random(n_rows) < 0.01] = 10**12
+    times = (np.arange(n_rows) * 300).astype("datetime64[us]")
+    table = pa.table({"ts": times, "k": keys, "v": rng.integers(-9, 9, n_rows)})
+    session = ms.Session(partitions=1)
+    session.create_stream("t", table.schema, event_time="ts")
+    query = session.sql(f"SELECT window_end, k, {calls} FROM t GROUP BY k{WINDOWS['hop']}")
+    order = [(name, "ascending") for name in query.schema.names]
+    merged: list[int] = []
+    merge = DensePanes.add_groups
+
+    def spied(panes: DensePanes, groups: PaneGroups) -> None:
+        merged.append(groups.n_groups)
+        merge(panes, groups)
+
+    monkeypatch.setattr(DensePanes, "add_groups", spied)
+    got = query.run({"t": table}, batch_rows=700).sort_by(order)
+    assert (not merged) == uses_records
+    monkeypatch.setattr(RecordPanes, "for_keys", classmethod(lambda *_: None))
+    assert got.equals(query.run({"t": table}, batch_rows=700).sort_by(order))
 
 
 @pytest.mark.parametrize("kind", ["close", "outliers", "growing"])
