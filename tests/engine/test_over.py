@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import millstream as ms
+from millstream.engine.state.short_frames import SHORT_PRECEDING_MAX
 from millstream.errors import InternalError
 from millstream.planner.nodes import OverCall
 from tests.engine.over_stream import (
@@ -85,13 +86,13 @@ def test_frames_of_several_kinds_in_one_operator() -> None:
         ["sum(i)", "min(i)", "max(i)", "sum(id)", "min(id)", "max(id)", "sum(u)", "max(u)"]
     ),
     st.integers(2, 8),
-    st.sampled_from([0, 1, 2, 5, 15, 16, 17]),
+    st.sampled_from([0, 1, 2, 5, SHORT_PRECEDING_MAX, SHORT_PRECEDING_MAX + 1]),
     st.sampled_from([7, 100]),
 )
 def test_folds_of_several_columns_side_by_side(
     texts: list[str], n_calls: int, preceding: int, batch_rows: int
 ) -> None:
-    rows = rows_of(120, preceding)
+    rows = rows_of(240, preceding)
     check(rows, Frame("rows", preceding).calls(texts[:n_calls]), batch_rows)
 
 
