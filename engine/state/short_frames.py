@@ -20,8 +20,8 @@ from millstream.kernels.sliding import ADD, GREATEST, LEAST
 
 __all__ = ["SHORT_PRECEDING_MAX", "ShortFrame"]
 
-# With more rows, to fold all of them for each row takes as long as to sort rows by key, and a key of
-# few rows would have too much room.
+# With more rows, to fold all of them for each row takes as long as to sort rows by key, and keys
+# with few rows would have too much room.
 SHORT_PRECEDING_MAX = 31
 
 _NO_PHASES: U8 = np.empty(0, np.uint8)
