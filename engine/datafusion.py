@@ -11,7 +11,7 @@ comes in their order, if need be by their places in the batch.
 from __future__ import annotations
 
 import re
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -29,8 +29,9 @@ from millstream.engine.physical_plans import (
     only_passes_rows,
 )
 from millstream.engine.taking import take_rows
+from millstream.engine.transform_sql import TransformSql
 from millstream.errors import InternalError, MillstreamError
-from millstream.planner.nodes import HIDDEN_PREFIX, Projection, Transform, quoted
+from millstream.planner.nodes import HIDDEN_PREFIX, Transform
 
 __all__ = [
     "QueryRunner",
@@ -52,12 +53,6 @@ _PLACE = pa.field(HIDDEN_PREFIX + "place", pa.int64())
 _OWN_ORDER_OF_JOINS = "eliminate_cross_join"
 # These make filters of what joins say.
 _MAKERS_OF_FILTERS = [_OWN_ORDER_OF_JOINS, "eliminate_outer_join"]
-# Whether a row is wanted, where that is not left to DataFusion.
-_KEPT = HIDDEN_PREFIX + "kept"
-_QUOTED = re.compile(r'"((?:[^"]|"")*)"')
-_COLUMN = re.compile(r'(?:"(?:[^"]|"")*"\.)?"(?:[^"]|"")*"')
-_IMPURE = re.compile(r"\b(random|uuid)\b", re.IGNORECASE)
-_SUBQUERY = re.compile(r"\bselect\b", re.IGNORECASE)
 _CLOCK_FUNCTIONS = re.compile(
     r"\b(now|current_timestamp|current_date|current_time|today)\b", re.IGNORECASE
 )
@@ -294,8 +289,7 @@ class TransformRunner:
         self._tables = {name: tables[name] for name in node.tables}
         self._functions = functions
         self._picks = node.picks
-        # Whether DataFusion is not to filter.
-        self._is_kept = _has_ambiguous_condition(node, self._tables)
+        self._sql = TransformSql(node, self._tables, list(functions))
         self._plans: dict[tuple[str, ...], QueryRunner | _InOrder | _Resident] = {}
 
     def run(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
@@ -333,7 +327,7 @@ class TransformRunner:
         out_schema = self._node.schema
         for name in hidden:
             out_schema = out_schema.append(in_schema.field(name))
-        sql = self._sql(hidden)
+        sql = self._sql.text(hidden)
         if not self._tables and not tells_time(sql):
             context = _context({}, self._functions, batch_rows=_RESIDENT_BATCH_ROWS)
             resident = _Resident(context, sql, in_schema, out_schema)
@@ -342,33 +336,8 @@ class TransformRunner:
         runner = self._runner(sql, in_schema, out_schema)
         if not self._node.is_ordered or runner.keeps_order:
             return runner
-        sql = self._sql((*hidden, _PLACE.name))
+        sql = self._sql.text((*hidden, _PLACE.name))
         return _InOrder(self._runner(sql, in_schema.append(_PLACE), out_schema.append(_PLACE)))
-
-    def _sql(self, hidden: tuple[str, ...]) -> str:
-        node = self._node
-        select = [
-            f"{self._wanted(projection)} AS {quoted(projection.name)}"
-            for projection in node.projections
-        ]
-        # Only the input has such names, whatever FROM calls it.
-        select += [f"{quoted(name)} AS {quoted(name)}" for name in hidden]
-        if self._is_kept:
-            assert node.where is not None, "it is ambiguous"
-            kept = f"coalesce({node.where}, FALSE) AS {quoted(_KEPT)}"
-            return f"SELECT {', '.join([*select, kept])} FROM {node.from_sql}"
-        where = f" WHERE {node.where}" if node.where is not None else ""
-        return f"SELECT {', '.join(select)} FROM {node.from_sql}{where}"
-
-    def _wanted(self, projection: Projection) -> str:
-        """Compute something only for rows that are wanted: on others it might fail."""
-        where, sql = self._node.where, projection.sql
-        if not self._is_kept or where is None or projection.multiplies or _COLUMN.fullmatch(sql):
-            return sql
-        if _IMPURE.search(where) or any(name in where for name in self._functions):
-            # It may say something else when it is asked again.
-            return sql
-        return f"CASE WHEN {where} THEN {sql} END"
 
     def _runner(self, sql: str, in_schema: pa.Schema, out_schema: pa.Schema) -> QueryRunner:
         return QueryRunner(
@@ -377,25 +346,9 @@ class TransformRunner:
             out_schema,
             tables=self._tables,
             functions=self._functions,
-            joins_in_turn=self._node.joins_in_turn or self._is_kept,
-            kept_by=_KEPT if self._is_kept else None,
+            joins_in_turn=self._node.joins_in_turn or self._sql.kept_by is not None,
+            kept_by=self._sql.kept_by,
         )
-
-
-def _has_ambiguous_condition(node: Transform, tables: Mapping[str, pa.Table]) -> bool:
-    """Say whether WHERE names columns of which several joined relations have one.
-
-    DataFusion moves conditions below joins, and finds their columns there by name alone; what is of
-    one relation is then taken of another. Conditions with subqueries have to stay where they are.
-    """
-    if node.where is None or not tables or _SUBQUERY.search(node.where):
-        return False
-    names = Counter(node.input.schema.names)
-    for name, table in tables.items():
-        n_joined = max(node.from_sql.count(f"{quoted(name)} AS "), 1)
-        names.update(dict.fromkeys(table.schema.names, n_joined))
-    read = (match[1].replace('""', '"') for match in _QUOTED.finditer(node.where))
-    return any(names[name] > 1 for name in read)
 
 
 class _InOrder:

@@ -13,7 +13,7 @@ from millstream.planner.catalog import Catalog, StreamDefinition
 from millstream.planner.filter_first import filtered_first
 from millstream.planner.joins import Join, join_in_turn, joined_sql
 from millstream.planner.merge import merged
-from millstream.planner.nodes import INPUT, Emit, Node, Projection, Transform, quoted
+from millstream.planner.nodes import INPUT, Emit, Node, Projection, Term, Transform, quoted
 from millstream.planner.place import SourceText, span_of
 from millstream.planner.push_down import push_down
 from millstream.planner.scope import Relation, table_of_subquery
@@ -112,10 +112,13 @@ class PlanContext:
             for projection, field in zip(projections, schema, strict=True)
         ]
         where_sql = None if where is None else where.sql
-        if where is not None and where.node is not None and where.render is not None:
-            pushed = None if where.beside else push_down(where.node, where.render, rows_sql, joins)
-            where_sql, rows_sql, joins = pushed or (where_sql, rows_sql, joins)
-            from_sql = joined_sql(rows_sql, joins)
+        terms: tuple[Term, ...] = ()
+        if where is not None and joins:
+            before = rows_sql, joins
+            terms, rows_sql, joins = _moved(where, rows_sql, joins)
+            if (rows_sql, joins) != before:
+                where_sql = " AND ".join(term.sql for term in terms) or None
+                from_sql = joined_sql(rows_sql, joins)
         transform = Transform(
             input=node,
             projections=projections,
@@ -125,6 +128,7 @@ class PlanContext:
             ),
             watermark=node.watermark,
             from_sql=from_sql,
+            terms=terms,
             tables=tables,
             joins_in_turn=not of_subqueries and join_in_turn(joins),
         )
@@ -213,6 +217,26 @@ class PlanContext:
         except TypingError as failure:
             return failure
         return None
+
+
+def _moved(
+    where: Piece, rows: str, joins: tuple[Join, ...]
+) -> tuple[tuple[Term, ...], str, tuple[Join, ...]]:
+    """Move what a condition says to where it can be asked; return what is left, rows and joins."""
+    if where.node is None or where.render is None or where.beside:
+        nodes = [node for node in (where.node, *where.beside) if node is not None]
+        return (Term(f"({where.sql})", any(map(_makes_join, nodes))),), rows, joins
+    left, rows, joins = push_down(where.node, where.render, rows, joins)
+    return tuple(Term(f"({where.render(t)})", _makes_join(t)) for t in left), rows, joins
+
+
+def _makes_join(node: exp.Expr) -> bool:
+    """Whether a predicate asks for rows of a subquery, other than for a single value."""
+    if isinstance(node, exp.In) and node.args.get("query") is not None:
+        return True
+    if isinstance(node, exp.Exists | exp.Any | exp.All):
+        return True
+    return not isinstance(node, exp.Query) and any(map(_makes_join, node.iter_expressions()))
 
 
 def _select(projections: Sequence[Projection]) -> str:

@@ -36,6 +36,7 @@ __all__ = [
     "Projection",
     "SortKey",
     "Source",
+    "Term",
     "Transform",
     "Union",
     "WatermarkBound",
@@ -137,6 +138,19 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Term:
+    """One of the things that a predicate says.
+
+    Attributes:
+        sql: An expression, in parentheses.
+        makes_join: Whether DataFusion makes a join of it, as of EXISTS and of IN over a query.
+    """
+
+    sql: str
+    makes_join: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Transform:
     """Stateless work by DataFusion: filter, projection, functions, joins with tables.
 
@@ -147,6 +161,7 @@ class Transform:
         input: Node that gives the rows.
         projections: Output columns in order.
         where: Predicate, or None.
+        terms: Where tables are joined, what ``where`` is a conjunction of.
         from_sql: What stands after FROM; names ``input`` and, for joins, tables of the session.
         tables: Tables of the session that ``from_sql`` or a subquery reads, sorted.
         schema: Output schema as typed by DataFusion.
@@ -162,6 +177,7 @@ class Transform:
     schema: pa.Schema
     watermark: tuple[WatermarkBound, ...]
     from_sql: str = '"input"'
+    terms: tuple[Term, ...] = ()
     tables: tuple[str, ...] = ()
     is_ordered: bool = True
     joins_in_turn: bool = False

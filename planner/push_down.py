@@ -31,7 +31,7 @@ _HARMLESS = (
 
 def push_down(
     condition: exp.Expr, render: Callable[[exp.Expr], str], rows: str, joins: Sequence[Join]
-) -> tuple[str | None, str, tuple[Join, ...]] | None:
+) -> tuple[list[exp.Expr], str, tuple[Join, ...]]:
     """Move what a condition says to where the columns that it names come in.
 
     DataFusion would do so by itself, but for what it may not know: which filters the table that
@@ -46,34 +46,30 @@ def push_down(
         joins: What they are joined with, in order.
 
     Returns:
-        What is left of the condition, or None; the rows; and the joins. None if there is nothing to
-        move.
+        The terms that are left of the condition; the rows; and the joins.
     """
     named = _ROWS.fullmatch(rows)
     if named is None or not joins:
-        return None
+        return list(conjuncts(condition)), rows, tuple(joins)
     places = {named[1]: 0, **{quoted(join.alias): n for n, join in enumerate(joins, 1)}}
     filters: dict[int, list[str]] = defaultdict(list)
     links: dict[int, list[str]] = defaultdict(list)
-    left: list[str] = []
+    left: list[exp.Expr] = []
     for term in conjuncts(condition):
         read = _relations(term, places)
         last = max(read, default=-1)
         if last < 0 or (last > 0 and joins[last - 1].words == "LEFT JOIN"):
-            to = left
+            left.append(term)
         elif len(read) == 1:
-            to = filters[last]
+            filters[last].append(f"({render(term)})")
         elif _is_of_equal_columns(term) and "USING" not in joins[last - 1].condition[:6]:
-            to = links[last]
+            links[last].append(f"({render(term)})")
         else:
-            to = left
-        to.append(f"({render(term)})")
-    if not filters and not links:
-        return None
+            left.append(term)
     if 0 in filters:
         rows = f"(SELECT * FROM {rows} WHERE {' AND '.join(filters[0])}) AS {named[1]}"
     moved = [_with(join, filters.get(n, []), links.get(n, [])) for n, join in enumerate(joins, 1)]
-    return " AND ".join(left) or None, rows, tuple(moved)
+    return left, rows, tuple(moved)
 
 
 def _with(join: Join, filters: Sequence[str], links: Sequence[str]) -> Join:

@@ -313,6 +313,10 @@ ALIKE = {
         "t.k, b.y, a.k AS o, c.y AS p FROM t JOIN b ON coalesce(t.v, 1) + t.v < 9, a LEFT JOIN c ON"
         " coalesce(c.y, 1) + a.k < 7 WHERE b.x = c.z AND c.y = a.k",
         "t.k, a.x FROM t JOIN a ON t.v >= 0 WHERE coalesce(a.k, 1) + t.ts < (SELECT max(x) FROM b)",
+        "t.k, a.k AS o FROM t JOIN a ON a.x >= 1 WHERE EXISTS (SELECT 1 FROM b WHERE b.x = a.x)"
+        " AND t.k > (SELECT min(b.x) FROM b)",
+        "t.k, a.k AS o FROM t JOIN a ON a.x >= 1 WHERE t.ts NOT IN (SELECT y FROM b) AND (t.k = 4"
+        " OR a.k IN (SELECT z FROM c)) AND a.k < (SELECT sum(b.y) FROM b WHERE b.x = t.ts)",
         "t.ts, 12 / b.x AS q FROM t, b, c WHERE b.x <> 0 AND b.y = c.y AND (b.x > 1 OR t.k > 1)",
     ],
 )
