@@ -10,13 +10,14 @@ import pyarrow as pa
 from sqlglot import exp
 
 from millstream.planner.catalog import Catalog, StreamDefinition
+from millstream.planner.conjunction import is_semi_join
 from millstream.planner.filter_first import filtered_first
 from millstream.planner.joins import Join, join_in_turn, joined_sql
 from millstream.planner.merge import merged
 from millstream.planner.nodes import INPUT, Emit, Node, Projection, Term, Transform, quoted
 from millstream.planner.place import SourceText, span_of
 from millstream.planner.push_down import push_down
-from millstream.planner.scope import Relation, table_of_subquery
+from millstream.planner.scope import Relation, tables_of_subqueries
 from millstream.planner.typing import Typer, TypingError
 
 __all__ = ["INPUT", "Cte", "Piece", "PlanContext"]
@@ -88,9 +89,15 @@ class PlanContext:
         """
         projections = tuple(Projection(piece.sql, name) for name, piece in columns)
         of_subqueries = self._subquery_tables((*(p for _, p in columns), where))
-        tables = tuple(sorted({*(join.table for join in joins), *of_subqueries}))
+        of_joins = {name for join in joins for name in (join.table, *join.reads)}
+        tables = tuple(sorted(of_joins | of_subqueries))
         rows_sql, from_sql = from_sql, joined_sql(from_sql, joins)
-        clause = "" if where is None else f" WHERE {where.sql}"
+        later = tuple(term for join in joins for term in join.later)
+        where_sql = None if where is None else where.sql
+        if later:
+            conditions = [] if where is None else [f"({where.sql})"]
+            where_sql = " AND ".join([*conditions, *(term.sql for term in later)])
+        clause = "" if where_sql is None else f" WHERE {where_sql}"
         visible = {INPUT: node.schema, **{name: self.catalog.tables[name] for name in tables}}
         tail = f" FROM {from_sql}{clause}"
         try:
@@ -111,11 +118,11 @@ class PlanContext:
             else field
             for projection, field in zip(projections, schema, strict=True)
         ]
-        where_sql = None if where is None else where.sql
-        terms: tuple[Term, ...] = ()
+        terms = later
         if where is not None and joins:
             before = rows_sql, joins
-            terms, rows_sql, joins = _moved(where, rows_sql, joins)
+            left, rows_sql, joins = _moved(where, rows_sql, joins)
+            terms = left + later
             if (rows_sql, joins) != before:
                 where_sql = " AND ".join(term.sql for term in terms) or None
                 from_sql = joined_sql(rows_sql, joins)
@@ -130,22 +137,19 @@ class PlanContext:
             from_sql=from_sql,
             terms=terms,
             tables=tables,
-            joins_in_turn=not of_subqueries and join_in_turn(joins),
+            joins_in_turn=not (of_subqueries or later) and join_in_turn(joins),
         )
         return filtered_first(merged(transform), self.catalog.volatile)
 
     def _subquery_tables(self, pieces: Iterable[Piece | None]) -> set[str]:
         """Tables of the session that subqueries inside expressions read."""
         return {
-            table_of_subquery(self.source, self.catalog.tables, table)
+            name
             for piece in pieces
             if piece is not None
             for node in (piece.node, *piece.beside)
             if node is not None
-            for query in node.find_all(exp.Query)
-            for table in query.find_all(exp.Table)
-            # Else it is a call of a table function.
-            if isinstance(table.this, exp.Identifier)
+            for name in tables_of_subqueries(self.source, self.catalog.tables, node)
         }
 
     def _check_widths(
@@ -225,18 +229,9 @@ def _moved(
     """Move what a condition says to where it can be asked; return what is left, rows and joins."""
     if where.node is None or where.render is None or where.beside:
         nodes = [node for node in (where.node, *where.beside) if node is not None]
-        return (Term(f"({where.sql})", any(map(_makes_join, nodes))),), rows, joins
+        return (Term(f"({where.sql})", any(map(is_semi_join, nodes))),), rows, joins
     left, rows, joins = push_down(where.node, where.render, rows, joins)
-    return tuple(Term(f"({where.render(t)})", _makes_join(t)) for t in left), rows, joins
-
-
-def _makes_join(node: exp.Expr) -> bool:
-    """Whether a predicate asks for rows of a subquery, other than for a single value."""
-    if isinstance(node, exp.In) and node.args.get("query") is not None:
-        return True
-    if isinstance(node, exp.Exists | exp.Any | exp.All):
-        return True
-    return not isinstance(node, exp.Query) and any(map(_makes_join, node.iter_expressions()))
+    return tuple(Term(f"({where.render(t)})", is_semi_join(t)) for t in left), rows, joins
 
 
 def _select(projections: Sequence[Projection]) -> str:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pyarrow as pa
 from sqlglot import exp
 
 from millstream.planner.aggregates import aggregate_calls
 from millstream.planner.catalog import StreamDefinition
-from millstream.planner.conjunction import conjuncts
+from millstream.planner.conjunction import conjuncts, is_semi_join
 from millstream.planner.context import INPUT, PlanContext
 from millstream.planner.joins import Join
-from millstream.planner.nodes import Source, WatermarkBound, quoted
+from millstream.planner.nodes import Source, Term, WatermarkBound, quoted
 from millstream.planner.over_clause import over_calls
 from millstream.planner.scope import (
     Relation,
@@ -22,6 +23,7 @@ from millstream.planner.scope import (
     bound_sql,
     identifier_name,
     nearest,
+    tables_of_subqueries,
     window_role,
 )
 from millstream.planner.stage import EventTime, Inferable, Stage
@@ -254,15 +256,15 @@ def _join(context: PlanContext, stage: Stage, scope: Scope, join: exp.Join) -> S
             fields={f.name: f.with_nullable(f.nullable or nullable) for f in schema},
         )
     )
-    condition = _join_condition(context, scope, join)
+    condition, later = _join_condition(context, scope, join, words)
+    if words == "INNER JOIN" and not condition:
+        words = "CROSS JOIN"
     columns = dict(stage.columns)
     for column, sql in scope.items[-1].columns.items():
         columns[column if column not in columns else f"__c{len(columns)}"] = sql
-    return replace(
-        stage,
-        columns=columns,
-        joins=(*stage.joins, Join(name, alias, words, condition, _is_keyed(join))),
-    )
+    is_keyed = bool(condition) and _is_keyed(join)
+    joined = Join(name, alias, words, condition, is_keyed, _reads(context, join), later)
+    return replace(stage, columns=columns, joins=(*stage.joins, joined))
 
 
 def _join_words(context: PlanContext, join: exp.Join) -> str:
@@ -309,6 +311,14 @@ def _table_name(context: PlanContext, table: exp.Expr) -> str:
     return name
 
 
+def _reads(context: PlanContext, join: exp.Join) -> frozenset[str]:
+    """Tables that subqueries of the condition read."""
+    on = join.args.get("on")
+    if on is None:
+        return frozenset()
+    return frozenset(tables_of_subqueries(context.source, context.catalog.tables, on))
+
+
 def _is_keyed(join: exp.Join) -> bool:
     """Whether some values of a table's rows have to be equal to such of the rows before it."""
     condition = join.args.get("on")
@@ -318,16 +328,19 @@ def _is_keyed(join: exp.Join) -> bool:
     return condition.find(exp.Query) is None and any(isinstance(term, exp.EQ) for term in terms)
 
 
-def _join_condition(context: PlanContext, scope: Scope, join: exp.Join) -> str:
+def _join_condition(
+    context: PlanContext, scope: Scope, join: exp.Join, words: str
+) -> tuple[str, tuple[Term, ...]]:
+    """Write the condition, but for terms that are asked of joined rows."""
     using = join.args.get("using")
     if using:
         names = [identifier_name(column) for column in using]
         for name, column in zip(names, using, strict=True):
             scope.merge(name, column)
-        return f" USING ({', '.join(map(quoted, names))})"
+        return f" USING ({', '.join(map(quoted, names))})", ()
     condition = join.args.get("on")
     if condition is None:
-        return ""
+        return "", ()
     scope.bind(condition)
     refuse_unnest(context, condition, "a condition of a join")
     for parts in (*aggregate_calls(context, condition), *over_calls(condition)):
@@ -338,4 +351,25 @@ def _join_condition(context: PlanContext, scope: Scope, join: exp.Join) -> str:
     for column in condition.find_all(exp.Column):
         if window_role(column) is not None:
             raise context.source.error("a window column cannot be joined on with a table", column)
-    return f" ON {context.source.splice(condition, bound_sql)}"
+    with_query = [term for term in conjuncts(condition) if term.find(exp.Query) is not None]
+    splice = partial(context.source.splice, replace=bound_sql)
+    if words == "LEFT JOIN":
+        for term in with_query:
+            _check_outer_condition(context, term)
+    elif with_query:
+        rest = [f"({splice(term)})" for term in conjuncts(condition) if term not in with_query]
+        later = tuple(Term(f"({splice(term)})", is_semi_join(term)) for term in with_query)
+        return f" ON {' AND '.join(rest)}" if rest else "", later
+    return f" ON {splice(condition)}", ()
+
+
+def _check_outer_condition(context: PlanContext, term: exp.Expr) -> None:
+    """Check that a subquery in the condition of an outer join is one value for all rows."""
+    queries = term.find_all(exp.Query)
+    reads_rows = any(bound_sql(c) is not None for q in queries for c in q.find_all(exp.Column))
+    if is_semi_join(term) or reads_rows:
+        raise context.source.error(
+            "of subqueries, ON of LEFT JOIN can have single values alone that are the same for all"
+            " rows; EXISTS, IN and others that read columns from outside are for WHERE",
+            term,
+        )

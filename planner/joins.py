@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from millstream.planner.nodes import quoted
+from millstream.planner.nodes import Term, quoted
 
 __all__ = ["Join", "join_in_turn", "joined_sql"]
 
@@ -19,8 +19,10 @@ class Join:
         alias: What the query calls it.
         words: ``INNER JOIN``, ``LEFT JOIN`` or ``CROSS JOIN``.
         condition: SQL with ``ON`` or ``USING`` before it, or nothing.
-        is_keyed: Whether the condition says of some values that they are equal, and has no subquery
-            to be made a join of.
+        is_keyed: Whether the condition says of some values that they are equal, and has no
+            subquery.
+        reads: Tables that subqueries of the condition read.
+        later: Terms of the condition with subqueries, which hold of joined rows as well.
         filter: What its rows have to meet before they are joined, or None.
     """
 
@@ -29,6 +31,8 @@ class Join:
     words: str
     condition: str = ""
     is_keyed: bool = False
+    reads: frozenset[str] = frozenset()
+    later: tuple[Term, ...] = ()
     filter: str | None = None
 
     @property

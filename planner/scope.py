@@ -25,7 +25,7 @@ __all__ = [
     "is_of_subquery",
     "nearest",
     "note_alias",
-    "table_of_subquery",
+    "tables_of_subqueries",
     "window_role",
 ]
 
@@ -221,7 +221,7 @@ class Scope:
         return columns
 
     def _table_columns(self, table: exp.Table) -> list[str]:
-        return list(self.tables[table_of_subquery(self.source, self.tables, table)].names)
+        return list(self.tables[_table_of_subquery(self.source, self.tables, table)].names)
 
     def _bind_column(self, column: exp.Column, within_window: bool) -> None:
         parts = [identifier_name(part) for part in column.parts if isinstance(part, exp.Identifier)]
@@ -289,12 +289,26 @@ class Scope:
         return f"unknown column {name!r}{nearest(name, visible)}"
 
 
-def table_of_subquery(source: SourceText, tables: Mapping[str, pa.Schema], table: exp.Table) -> str:
-    """Name of the table that a subquery in an expression reads.
+def tables_of_subqueries(
+    source: SourceText, tables: Mapping[str, pa.Schema], expression: exp.Expr
+) -> set[str]:
+    """Names of the tables that subqueries inside an expression read.
 
     Raises:
-        SqlError: It is no table of the session.
+        SqlError: One is no table of the session.
     """
+    return {
+        _table_of_subquery(source, tables, table)
+        for query in expression.find_all(exp.Query)
+        for table in query.find_all(exp.Table)
+        # Else it is a call of a table function.
+        if isinstance(table.this, exp.Identifier)
+    }
+
+
+def _table_of_subquery(
+    source: SourceText, tables: Mapping[str, pa.Schema], table: exp.Table
+) -> str:
     name = identifier_name(table.this)
     if name not in tables or name == INPUT:
         raise source.error(

@@ -317,6 +317,13 @@ ALIKE = {
         " AND t.k > (SELECT min(b.x) FROM b)",
         "t.k, a.k AS o FROM t JOIN a ON a.x >= 1 WHERE t.ts NOT IN (SELECT y FROM b) AND (t.k = 4"
         " OR a.k IN (SELECT z FROM c)) AND a.k < (SELECT sum(b.y) FROM b WHERE b.x = t.ts)",
+        # Of tables that nothing else reads.
+        "t.ts, a.x FROM t LEFT JOIN a ON t.k = a.k AND a.x < (SELECT max(b.y) FROM b)",
+        "t.ts, a.x FROM t JOIN a ON t.k = a.k"
+        " AND a.x > (SELECT min(s.y) FROM b AS s WHERE s.x = a.x)",
+        "t.ts, a.x FROM t JOIN a ON a.x IN (SELECT b.x FROM b) LEFT JOIN c ON c.y = a.x"
+        " WHERE c.z > 0 OR a.k = t.k",
+        "t.ts, a.x FROM t, b JOIN a ON NOT EXISTS (SELECT 1 FROM c WHERE c.y = a.x) AND b.x = a.k",
         "t.ts, 12 / b.x AS q FROM t, b, c WHERE b.x <> 0 AND b.y = c.y AND (b.x > 1 OR t.k > 1)",
     ],
 )
@@ -335,6 +342,23 @@ def test_columns_of_one_name_are_told_apart(sql, batch_rows):
     got = session.sql(sql).run({"t": tables["t"]}, batch_rows=batch_rows)
     assert wanted
     assert Counter(zip(*(column.to_pylist() for column in got.columns), strict=True)) == wanted
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "t.k IN (SELECT x FROM b)",
+        "t.k = a.k AND NOT EXISTS (SELECT 1 FROM b)",
+        "t.k = a.k AND a.x > (SELECT min(y) FROM b WHERE b.x = t.v)",
+    ],
+)
+def test_outer_joins_do_not_ask_subqueries_for_each_row(condition):
+    session = ms.Session(partitions=1)
+    for name in "ab":
+        session.create_table(name, pa.table(ALIKE[name]))
+    session.create_stream("t", pa.table(ALIKE["t"]).schema)
+    with pytest.raises(ms.SqlError, match="are for WHERE"):
+        session.sql(f"SELECT t.v FROM t LEFT JOIN a ON {condition}")
 
 
 def test_what_is_computed_of_unwanted_rows_does_not_fail():

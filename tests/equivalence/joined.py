@@ -87,9 +87,10 @@ def choose_joins(chooser: Chooser) -> str:
         conditions = _Conditions(chooser, [*names, name])
         link = f"{conditions.column(names)} = {conditions.column([name])}"
         on = chooser.choice([link, f"{link} AND {conditions.simple()}", conditions.simple()])
+        either = chooser.choice([on, on, f"{on} AND {conditions.of_subquery()}"])
         from_sql += chooser.choice(
             [
-                f" JOIN {name} ON {on}",
+                f" JOIN {name} ON {either}",
                 f" LEFT JOIN {name} ON {on}",
                 f", {name}",
                 f" CROSS JOIN {name}",
