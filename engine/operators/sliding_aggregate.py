@@ -92,7 +92,10 @@ class SlidingAggregate:
         self._runs.add_run(groups.pane, keys, states, groups.n_groups)
 
     def share_panes(self, panes: DensePanes) -> bool:
-        if self._dense is None or self._dense.has_groups:
+        if self._dense is None or self._windows is None:
+            return False
+        # What has been handed on may be in no pane any more, but in sums of several.
+        if self._dense.has_groups or self._windows.panes():
             return False
         self._dense = None
         self._windows = self._windows_of(panes)

@@ -145,6 +145,22 @@ def test_groups_of_hopping_windows_are_where_it_is_quickest(
     assert got.equals(query.run({"t": table}, batch_rows=700).sort_by(order))
 
 
+def test_panes_whose_first_ones_are_in_sums_already_are_not_shared() -> None:
+    number = np.arange(20_000)
+    # Values of the first pane have NULLs, so that its groups go another way.
+    values = pa.array(np.ones(20_000, np.int64), mask=(number < 2000) & (number % 2 == 1))
+    times = (number * 500).astype("datetime64[us]")
+    table = pa.table({"ts": times, "k": number // 2 % 1000, "v": values})
+    session = ms.Session(partitions=1)
+    session.create_stream("t", table.schema, event_time="ts")
+    query = session.sql(
+        "SELECT window_end, k, count(*) AS n, sum(v) AS s FROM t GROUP BY k"
+        " WINDOW SLIDING(ts, INTERVAL '10' SECOND, INTERVAL '1' SECOND)"
+    )
+    result = query.run({"t": table}, batch_rows=1000)
+    assert pc.sum(result["n"]).as_py() == 10 * 20_000
+
+
 @pytest.mark.parametrize("kind", ["close", "outliers", "growing"])
 def test_changes_go_through_records_too(kind) -> None:
     keys = keys_with(kind, 5000, np.random.default_rng(6))
