@@ -137,7 +137,7 @@ class PlanContext:
             from_sql=from_sql,
             terms=terms,
             tables=tables,
-            joins_in_turn=not (of_subqueries or later) and join_in_turn(joins),
+            joins_in_turn=not of_subqueries and join_in_turn(joins),
         )
         return filtered_first(merged(transform), self.catalog.volatile)
 

@@ -262,8 +262,7 @@ def _join(context: PlanContext, stage: Stage, scope: Scope, join: exp.Join) -> S
     columns = dict(stage.columns)
     for column, sql in scope.items[-1].columns.items():
         columns[column if column not in columns else f"__c{len(columns)}"] = sql
-    is_keyed = bool(condition) and _is_keyed(join)
-    joined = Join(name, alias, words, condition, is_keyed, _reads(context, join), later)
+    joined = Join(name, alias, words, condition, _is_keyed(join), _reads(context, join), later)
     return replace(stage, columns=columns, joins=(*stage.joins, joined))
 
 

@@ -11,6 +11,7 @@ from millstream.engine.state.frame_interfaces import FirstWords, Fold, Number, V
 from millstream.engine.state.keyed_rows import KeyColumn, KeyColumns, KeyedRows
 from millstream.kernels.compile import I64, U8, U32
 from millstream.kernels.short_frames import (
+    WIDTH_MAX,
     first_short_values,
     fold_short_frames,
     fold_values_thrice,
@@ -43,6 +44,7 @@ class ShortFrame:
     def __init__(self, columns: KeyColumns, preceding: int) -> None:
         self._columns = columns
         self._width = preceding + 1
+        assert self._width <= WIDTH_MAX, "phases have no more bits"
         self._next_phases = columns.add(np.uint8)
         self._rings: list[_FoldedRing] = []
         self._sources: dict[Hashable, _FoldedRing] = {}

@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import millstream as ms
+from millstream.engine.operators.over_frames import OverFrames
+from millstream.engine.state.keyed_rows import Keys
 from millstream.engine.state.short_frames import SHORT_PRECEDING_MAX
 from millstream.errors import InternalError
 from millstream.planner.nodes import OverCall
@@ -94,6 +96,18 @@ def test_folds_of_several_columns_side_by_side(
 ) -> None:
     rows = rows_of(240, preceding)
     check(rows, Frame("rows", preceding).calls(texts[:n_calls]), batch_rows)
+
+
+def test_rows_of_a_frame_that_is_kept_in_two_ways_count_once() -> None:
+    keys = Keys([pa.int64()])
+    frames = OverFrames(keys.columns, is_timed=False)
+    all_ways = [frames.of(("rows", 3)), frames.with_rings(("rows", 3)), frames.of(("rows", 40))]
+    rows = keys.number(12, [pa.array([1, 1, 1, 1, 1, 2] * 2)], None)
+    for frame in all_ways:
+        frame.open(rows)
+        frame.close()
+    assert [frame.n_rows for frame in all_ways] == [5, 5, 12]
+    assert frames.n_rows == 17
 
 
 @pytest.mark.parametrize("batch_rows", [37, 5000])

@@ -111,13 +111,14 @@ def test_groups_are_added_to_those_of_rows(has_count: bool) -> None:
         target.add([KeyPart([batch.column("k")], (), len(rows))], [3], places.of([batch]))
 
     add(panes, [("a", 5), ("b", 7)])
-    add(other, [("c", -1), ("b", 2), ("b", 9)])
+    add(other, [("c", -1), ("b", 2), ("b", 9), ("e", 4)])
     panes.add_groups(other.close(4)[0])
     add(panes, [("c", -3), ("d", 0)])
     (groups,) = panes.close(4)
     columns = [groups.keys[0], *groups.states]
     found = {key: states for key, *states in zip(*(c.to_pylist() for c in columns), strict=True)}
     want = {"a": [5, 1, 1, 5], "b": [18, 3, 3, 9], "c": [-4, 2, 2, -1], "d": [0, 1, 1, 0]}
+    want["e"] = [4, 1, 1, 4]
     assert found == {key: v if has_count else [v[0], v[3]] for key, v in want.items()}
 
 

@@ -232,6 +232,18 @@ def test_strays_are_left_and_do_not_disturb_the_others() -> None:
     assert {pane for _, pane, _ in dealt_groups(panes, LIMIT, 2)} == {0}
 
 
+def test_rows_per_group_are_those_of_panes_below_a_limit() -> None:
+    panes = int_panes()
+    assert panes.rows_per_group(LIMIT) == 0
+    add(panes, [ints(0, [1, 2, 1, 1]), ints(1, [3])])
+    assert (panes.rows_per_group(0), panes.rows_per_group(1)) == (0, 2)
+    assert panes.rows_per_group(2) == 5 / 3
+    panes.close(1)
+    # A pane in memory that has been used before.
+    add(panes, [ints(2, [4, 4, 4])])
+    assert panes.rows_per_group(3) == 2
+
+
 def test_a_range_grows_by_keys_that_are_close_to_it() -> None:
     panes = int_panes()
     for first in range(0, 5000, 500):

@@ -161,6 +161,32 @@ def test_panes_whose_first_ones_are_in_sums_already_are_not_shared() -> None:
     assert pc.sum(result["n"]).as_py() == 10 * 20_000
 
 
+def test_panes_without_groups_are_not_shared() -> None:
+    number = np.arange(8000)
+    keys = number // 2 % 1000
+    # A pane of strays alone is open when the first one ends.
+    keys[2000:4000] += 10**12
+    times = (number * 500).astype("datetime64[us]")
+    table = pa.table({"ts": times, "k": keys, "v": number})
+    session = ms.Session(partitions=1)
+    session.create_stream("t", table.schema, event_time="ts", max_out_of_orderness="400 ms")
+    query = session.sql(SQL + WINDOWS["hop"])
+    result = query.run({"t": table}, batch_rows=500)
+    assert pc.sum(result["n"]).as_py() == 2 * 8000
+
+
+def test_texts_are_added_where_windows_are_put_together(monkeypatch) -> None:
+    times = (np.arange(20_000) * 300).astype("datetime64[us]")
+    keys = pa.array([f"key {n % 20}" for n in range(20_000)])
+    table = pa.table({"ts": times, "k": keys, "v": np.arange(20_000)})
+    # Records do not tell them elsewhere, so that each pane would look them up again.
+    monkeypatch.setattr(RecordPanes, "add", lambda *_: pytest.fail("records"))
+    session = ms.Session(partitions=1)
+    session.create_stream("t", table.schema, event_time="ts")
+    result = session.sql(SQL + WINDOWS["hop"]).run({"t": table}, batch_rows=1000)
+    assert pc.sum(result["n"]).as_py() == 2 * 20_000
+
+
 @pytest.mark.parametrize("kind", ["close", "outliers", "growing"])
 def test_changes_go_through_records_too(kind) -> None:
     keys = keys_with(kind, 5000, np.random.default_rng(6))
