@@ -273,6 +273,7 @@ class PartialAggregate:
         if self._are_panes_shared:
             records, self._dense.records = self._dense.records, None
             for groups in [] if records is None else records.close(WATERMARK_END):
+                # Of panes without groups, all rows were strays: they would seem to have much room.
                 if groups.n_groups > 0:
                     self._dense.panes.add_groups(groups)
 
