@@ -93,10 +93,7 @@ class PlanContext:
         tables = tuple(sorted(of_joins | of_subqueries))
         rows_sql, from_sql = from_sql, joined_sql(from_sql, joins)
         later = tuple(term for join in joins for term in join.later)
-        where_sql = None if where is None else where.sql
-        if later:
-            conditions = [] if where is None else [f"({where.sql})"]
-            where_sql = " AND ".join([*conditions, *(term.sql for term in later)])
+        where_sql = _with_later(where, later)
         clause = "" if where_sql is None else f" WHERE {where_sql}"
         visible = {INPUT: node.schema, **{name: self.catalog.tables[name] for name in tables}}
         tail = f" FROM {from_sql}{clause}"
@@ -221,6 +218,14 @@ class PlanContext:
         except TypingError as failure:
             return failure
         return None
+
+
+def _with_later(where: Piece | None, later: Sequence[Term]) -> str | None:
+    """Write a condition, and what joins leave to it."""
+    if where is not None and not later:
+        return where.sql
+    conditions = [] if where is None else [f"({where.sql})"]
+    return " AND ".join([*conditions, *(term.sql for term in later)]) or None
 
 
 def _moved(

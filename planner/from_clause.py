@@ -368,7 +368,7 @@ def _check_outer_condition(context: PlanContext, term: exp.Expr) -> None:
     reads_rows = any(bound_sql(c) is not None for q in queries for c in q.find_all(exp.Column))
     if is_semi_join(term) or reads_rows:
         raise context.source.error(
-            "of subqueries, ON of LEFT JOIN can have single values alone that are the same for all"
-            " rows; EXISTS, IN and others that read columns from outside are for WHERE",
+            "ON of a LEFT JOIN can have a subquery only for a value that is the same for all rows;"
+            " EXISTS, IN and correlated subqueries belong in WHERE",
             term,
         )

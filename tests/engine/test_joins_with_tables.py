@@ -357,7 +357,7 @@ def test_outer_joins_do_not_ask_subqueries_for_each_row(condition):
     for name in "ab":
         session.create_table(name, pa.table(ALIKE[name]))
     session.create_stream("t", pa.table(ALIKE["t"]).schema)
-    with pytest.raises(ms.SqlError, match="are for WHERE"):
+    with pytest.raises(ms.SqlError, match="correlated subqueries belong in WHERE"):
         session.sql(f"SELECT t.v FROM t LEFT JOIN a ON {condition}")
 
 
