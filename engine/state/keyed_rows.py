@@ -51,12 +51,6 @@ class KeyColumns:
         self._columns.append(column)
         return column
 
-    def copy(self, column: KeyColumn) -> KeyColumn:
-        """Return a new column with the values of another."""
-        copy = KeyColumn(column.values.copy(), column.fill)
-        self._columns.append(copy)
-        return copy
-
     def grow(self, n_keys: int) -> None:
         """Make room for at least ``n_keys``."""
         if n_keys > self._capacity:
