@@ -63,6 +63,10 @@ def _measure(
         repeats=repeats or (_REPEATS_QUICK if is_quick else _REPEATS),
         rows=rows,
     )
+    if not any(only in full_name for name in names for full_name in _names(name, settings)):
+        raise typer.BadParameter(
+            f"no case and contender of {', '.join(names)} contains {only!r}", param_hint="--only"
+        )
     n_processes = processes or (1 if is_quick else _PROCESSES)
     machine = describe_machine()
     results: list[Result] = []
@@ -86,12 +90,15 @@ def _measure(
     exit_by(results, console)
 
 
+def _names(name: str, settings: Settings) -> list[str]:
+    """Return what ``--only`` is compared with."""
+    measurements = suite(name).measurements(settings.is_quick)
+    return [f"{measurement.case} {measurement.contender}" for measurement in measurements]
+
+
 def _with_progress(name: str, settings: Settings, n_processes: int, only: str) -> list[Result]:
     chosen = suite(name)
-    total = n_processes * sum(
-        only in f"{measurement.case} {measurement.contender}"
-        for measurement in chosen.measurements(settings.is_quick)
-    )
+    total = n_processes * sum(only in full_name for full_name in _names(name, settings))
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),

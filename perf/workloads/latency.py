@@ -1,7 +1,13 @@
-"""Time from a push until its results are at the sink, at fixed rates that do not wait for it."""
+"""Time from a push until its results are at the sink.
+
+Pushes come at fixed rates that do not wait for results, which is what a user's data does. Between
+two of them a processor may fall asleep, and to wake up takes longer than many a query: so filters
+are also given one push at a time, each when the results of the one before have come.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,17 +23,21 @@ from perf.answers import WrongAnswerError, last_versions
 from perf.cases import Measurement, RefusedError, Settings, Suite
 from perf.records import Outcome, Sample
 
-__all__ = ["SUITE", "open_loop", "percentiles"]
+__all__ = ["SUITE", "Arrivals", "closed_loop", "open_loop", "percentiles"]
 
 I64: TypeAlias = npt.NDArray[np.int64]
 
 _PUSH_ROWS = (1, 10, 100, 1000, 10_000)
 _PUSHES_PER_SECOND = (100, 1000)
+# Instead of a rate: the next push when the one before has its results.
+_ONE_AT_A_TIME = 0
 # A processor that is asked for this many rows per second would measure its queue, not its latency.
 _ROWS_PER_SECOND_MAX = 2_000_000
 _SECONDS, _SECONDS_QUICK = 4.0, 1.0
+_N_ONE_AT_A_TIME, _N_ONE_AT_A_TIME_QUICK = 4000, 1000
 _WARM_UP_SHARE = 0.2
 _WARM_UP_PUSHES = 50
+_WAIT_SECONDS_MAX = 60.0
 _N_KEYS = 100
 _PERCENTILES = ((50.0, "p50_us"), (95.0, "p95_us"), (99.0, "p99_us"), (99.9, "p99_9_us"))
 _SCHEMA = pa.schema({"push": pa.int64(), "k": pa.int64(), "v": pa.int64()})
@@ -41,6 +51,7 @@ class Arrivals:
 
     def __init__(self, n_pushes: int) -> None:
         self._at_ns = np.zeros(n_pushes, np.int64)
+        self._has_more = threading.Semaphore(0)
         self.batches: list[pa.RecordBatch] = []
 
     def __call__(self, batch: pa.RecordBatch) -> None:
@@ -49,6 +60,17 @@ class Arrivals:
         # One batch can bring the results of several pushes that were taken up together.
         self._at_ns[int(pushes.min()) : int(pushes.max()) + 1] = now
         self.batches.append(batch)
+        self._has_more.release()
+
+    def wait_for(self, push: int) -> None:
+        """Wait until a push has results.
+
+        Raises:
+            WrongAnswerError: It has none for a long time.
+        """
+        while self._at_ns[push] == 0:
+            if not self._has_more.acquire(timeout=_WAIT_SECONDS_MAX):
+                raise WrongAnswerError(f"push {push} has no result")
 
     def times_ns(self) -> I64:
         """Return when the results of each push had come.
@@ -189,6 +211,22 @@ def open_loop(
     return due_ns
 
 
+def closed_loop(
+    pipeline: Pipeline,
+    arrivals: Arrivals,
+    inputs: Sequence[pa.RecordBatch],
+    *,
+    now_ns: Callable[[], int] = time.perf_counter_ns,
+) -> I64:
+    """Push when the one before has its results, and return when each push began."""
+    begun_ns = np.zeros(len(inputs), np.int64)
+    for number, batch in enumerate(inputs):
+        begun_ns[number] = now_ns()
+        pipeline.push(batch)
+        arrivals.wait_for(number)
+    return begun_ns
+
+
 def percentiles(latencies_ns: I64) -> dict[str, float]:
     """Return the figures that are reported, in microseconds."""
     found = np.percentile(latencies_ns, [share for share, _ in _PERCENTILES])
@@ -202,15 +240,21 @@ def _latency(
     pushes_per_second: int,
     settings: Settings,
 ) -> Outcome:
+    is_one_at_a_time = pushes_per_second == _ONE_AT_A_TIME
     seconds = _SECONDS_QUICK if settings.is_quick else _SECONDS
     n_pushes = int(seconds * pushes_per_second)
+    if is_one_at_a_time:
+        n_pushes = _N_ONE_AT_A_TIME_QUICK if settings.is_quick else _N_ONE_AT_A_TIME
     n_warm_up = int(n_pushes * _WARM_UP_SHARE)
     _warm_up(make, query, push_rows)
     inputs = batches(push_rows, n_pushes)
     arrivals = Arrivals(n_pushes)
     pipeline = make(query, arrivals)
     cpu, wall = time.process_time(), time.perf_counter()
-    due_ns = open_loop(pipeline, inputs, pushes_per_second)
+    if is_one_at_a_time:
+        due_ns = closed_loop(pipeline, arrivals, inputs)
+    else:
+        due_ns = open_loop(pipeline, inputs, pushes_per_second)
     pipeline.finish()
     sample = Sample(time.perf_counter() - wall, time.process_time() - cpu)
     _check(query, arrivals, push_rows * n_pushes)
@@ -253,11 +297,14 @@ def _measurement(
     push_rows: int,
     pushes_per_second: int,
 ) -> Measurement:
+    pace, loop = f"{pushes_per_second}/s", f"open loop, {pushes_per_second} pushes a second"
+    if pushes_per_second == _ONE_AT_A_TIME:
+        pace, loop = "one at a time", "closed loop, one push at a time"
     return Measurement(
-        case=f"{query.name}, {push_rows} rows, {pushes_per_second}/s",
+        case=f"{query.name}, {push_rows} rows, {pace}",
         contender=contender,
         role="millstream" if contender.startswith("millstream") else "rival",
-        ran=f"{query.sql}  -- open loop, {pushes_per_second} pushes a second of {push_rows} rows",
+        ran=f"{query.sql}  -- {loop} of {push_rows} rows",
         run=partial(_latency, make, query, push_rows, pushes_per_second),
     )
 
@@ -278,7 +325,7 @@ def _measurements(is_quick: bool) -> Sequence[Measurement]:
         measurements += [
             _measurement(query, name, make, push_rows, rate)
             for push_rows in sizes
-            for rate in rates
+            for rate in (rates if query.is_changelog else (*rates, _ONE_AT_A_TIME))
             if push_rows * rate <= _ROWS_PER_SECOND_MAX
             for name, make in contenders
         ]
@@ -287,7 +334,7 @@ def _measurements(is_quick: bool) -> Sequence[Measurement]:
 
 SUITE = Suite(
     name="latency",
-    about="p50 to p99.9 from push to sink, 1 to 10,000 rows per push, open loop at fixed rates.",
+    about="p50 to p99.9 from push to sink, 1 to 10,000 rows per push, at fixed rates or one at a time.",
     measurements=_measurements,
     has_rates=False,
 )

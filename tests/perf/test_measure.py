@@ -147,6 +147,15 @@ def test_measurements_have_names_of_their_own(name):
         assert len(names) == len(set(names)) > 0
 
 
+def test_a_choice_of_nothing_is_an_error(tmp_path):
+    out = tmp_path / "w1.json"
+    arguments = ["w1", "--only", "no such case", "--out", str(out)]
+    ended = CliRunner(env={"COLUMNS": "200"}).invoke(app, arguments)
+    assert ended.exit_code == 2
+    assert "no case and contender of w1 contains 'no such case'" in ended.output
+    assert not out.exists()
+
+
 def test_the_command_line_measures_in_a_fresh_process(tmp_path):
     out = tmp_path / "w1.json"
     arguments = ["w1", "--quick", "--rows", "50000", "--repeats", "1", "--only", "numpy"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,7 +15,7 @@ from perf.contenders import DataFusion, DuckDb, duckdb_answer
 from perf.nexmark.generator import FIRST_EVENT_MS, nexmark
 from perf.workloads import keys, over, pushes, scenarios, w1, windows
 from perf.workloads import nexmark as nexmark_suite
-from perf.workloads.latency import open_loop, percentiles
+from perf.workloads.latency import Arrivals, closed_loop, open_loop, percentiles
 from perf.workloads.memory import growth_bytes_per_million_rows
 
 SETTINGS = Settings(is_quick=True, repeats=1, rows=3000)
@@ -171,6 +173,23 @@ def test_an_open_loop_counts_from_when_a_push_was_due():
     assert due_ns.tolist() == [1_050_000, 2_050_000, 3_000_000, 4_000_000, 5_000_000]
     waits_ns = np.array(clock.pushed_at_ns) - due_ns
     assert waits_ns.tolist() == [1000, 10_000_000, 9_051_000, 8_052_000, 7_053_000]
+
+
+def test_a_closed_loop_pushes_when_the_results_have_come():
+    batches = [pa.record_batch({"push": [number]}) for number in range(3)]
+    arrivals, clock = Arrivals(len(batches)), Clock()
+
+    class Slow(Clock):
+        """Brings results from another thread, later."""
+
+        def push(self, batch: pa.RecordBatch) -> None:
+            assert len(arrivals.batches) == batch.column("push")[0].as_py()
+            clock.ns += 1000
+            threading.Timer(0.01, arrivals, [batch]).start()
+
+    begun_ns = closed_loop(Slow(), arrivals, batches, now_ns=clock.now)
+    assert begun_ns.tolist() == [0, 1000, 2000]
+    assert arrivals.batches == batches
 
 
 def test_growth_is_a_slope():
