@@ -27,6 +27,7 @@ _PREFIXES = re.compile(
     r"^(?:DataFusion error|Error during planning|Schema error|SQL error|Execution error|"
     r"Optimizer rule '\w+' failed|type_coercion|caused by|Internal error|"
     r"Assertion failed: [^:]+|"
+    r"Invalid \(non-executable\) plan after Analyzer|"
     r"This feature is not implemented|Arrow error|Invalid argument error|Context|"
     r"check_analyzed_plan|Check optimizer-specific invariants[^:]*)\s*:?\s+"
 )
