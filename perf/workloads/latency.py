@@ -263,7 +263,11 @@ def _latency(
         rows_in=push_rows * n_pushes,
         rows_out=sum(batch.num_rows for batch in arrivals.batches),
         samples=(sample,),
-        metrics={"push_rows": push_rows, "pushes_per_second": pushes_per_second, **metrics},
+        metrics={
+            "push_rows": push_rows,
+            "pushes_per_second": pushes_per_second or n_pushes / sample.wall_seconds,
+            **metrics,
+        },
     )
 
 
