@@ -8,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from millstream.engine.state import short_frames
 from millstream.engine.state.frame_interfaces import Fold
 from millstream.engine.state.keyed_rows import KeyColumns, KeyedRows
 from millstream.engine.state.short_frames import ShortFrame
+from millstream.kernels.short_frames import copy_short_rings
 from millstream.kernels.sliding import ADD, GREATEST, LEAST
 
 Array = npt.NDArray[np.int64]
@@ -45,9 +47,10 @@ class Steps:
         return frames
 
     @property
-    def n_kept(self) -> int:
-        """Rows in the rings of all keys."""
-        return sum(min(len(values), self.width) for values in self.seen.values())
+    def n_slots(self) -> int:
+        """Slots that the rings of all keys need: powers of two from 2 on, or a full frame."""
+        sizes = (max(1 << (len(values) - 1).bit_length(), 2) for values in self.seen.values())
+        return sum(min(size, self.width) for size in sizes)
 
 
 def some_rows(rng: np.random.Generator, n_keys: int, n_rows: int) -> tuple[Array, Array]:
@@ -61,7 +64,25 @@ def locked(values: Array) -> Array:
     return values
 
 
+@pytest.fixture
+def packings(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Check what is copied, and list how many slots each packing copies of every key."""
+    found: list[list[int]] = []
+
+    def checked(groups: Array, sizes: Array, before: Array, places: Array, *slots: Array) -> None:
+        source, target = slots
+        assert (before + sizes <= len(source)).all()
+        assert (places[groups] + sizes <= len(target)).all()
+        if source is not target:
+            found.append(sizes.tolist())
+        copy_short_rings(groups, sizes, before, places, *slots)
+
+    monkeypatch.setattr(short_frames, "copy_short_rings", checked)
+    return found
+
+
 @pytest.mark.parametrize("preceding", [0, 1, 2, 9, 31])
+@pytest.mark.usefixtures("packings")
 def test_rings_of_many_keys(preceding: int) -> None:
     rng, steps = np.random.default_rng(preceding), Steps(preceding)
     folds = {operation: steps.frame.new_fold(operation, np.int64, "v") for operation in FOLDED}
@@ -88,11 +109,13 @@ def test_rings_of_many_keys(preceding: int) -> None:
             out = words.of(locked(values))
             assert out.tolist() == [frame[0] for frame in firsts.frames(keys, values)]
         steps.frame.close()
-    # At most twice the slots that the rows need, and a third of that left behind; five columns.
-    assert steps.frame.state_bytes <= 5 * 8 * (1 + 2 * steps.n_kept * 4 / 3)
+        # What rings that have moved left behind is a quarter at most.
+        n_columns = 1 if step < 12 else 3 if step < 20 else 5
+        slot_bytes = steps.frame.state_bytes / (8 * n_columns)
+        assert steps.n_slots < slot_bytes <= 1 + steps.n_slots * 4 / 3
 
 
-def test_keys_with_one_row_take_little_memory() -> None:
+def test_keys_with_one_row_take_little_memory(packings: list[list[int]]) -> None:
     steps = Steps(31)
     steps.frame.new_fold(ADD, np.int64, "v")
     keys = np.arange(100_000)
@@ -101,3 +124,20 @@ def test_keys_with_one_row_take_little_memory() -> None:
         steps.frame.close()
     # Two slots for each; a full frame has 32.
     assert steps.frame.state_bytes == 8 * (1 + 2 * len(keys))
+    # Room is doubled each time.
+    assert 1 <= len(packings) <= 10
+
+
+def test_rings_are_packed_once_many_have_moved(packings: list[list[int]]) -> None:
+    steps = Steps(9)
+    steps.frame.new_fold(ADD, np.int64, "v")
+    steps.open(np.repeat(np.arange(3000), 8))
+    steps.frame.close()
+    packings.clear()
+    # There is room for the larger rings of these, but a third of all slots would be left behind.
+    steps.open(np.arange(1700))
+    steps.frame.close()
+    assert steps.frame.state_bytes == 8 * (1 + 1700 * 10 + 1300 * 8)
+    (sizes,) = packings
+    assert sizes[:3000] == [8] * 3000
+    assert not any(sizes[3000:])

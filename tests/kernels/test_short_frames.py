@@ -49,8 +49,15 @@ class ShortRows:
             self._pack()
         ids, phases = np.array([key for key, _ in step], np.uint32), np.empty(len(step), np.uint8)
         growing = np.empty(len(step), np.uint32)
+        rows_before = np.minimum(self.next_phases, self.width)
         n_short, n_growing = phase_rows(ids, self.width, self.next_phases, phases, growing)
-        self._make_room(growing[:n_growing], ids, phases)
+        moved = self._make_room(growing[:n_growing], ids, phases)
+        rows = np.minimum(self.next_phases, self.width)
+        assert moved == [
+            key
+            for key in range(N_KEYS)
+            if self._capacity(rows[key]) != self._capacity(rows_before[key])
+        ]
         self.frames: list[list[Any]] = []
         for key, value in step:
             self.seen[key].append(value)
@@ -60,7 +67,12 @@ class ShortRows:
         assert n_short == self.n_kept - n_before
         return ids, phases, self.width, self.places
 
-    def _make_room(self, growing: Array, ids: Array, phases: Array) -> None:
+    def _capacity(self, n_rows: int) -> int:
+        if n_rows == 0:
+            return 0
+        return min(max(1 << (int(n_rows) - 1).bit_length(), 2), self.width)
+
+    def _make_room(self, growing: Array, ids: Array, phases: Array) -> list[int]:
         before, n_before = self.places.copy(), self.n_used
         moved, sizes = np.empty(len(growing), np.uint32), np.empty(len(growing), np.uint8)
         places_before = long(len(growing))
@@ -83,6 +95,7 @@ class ShortRows:
         self.rings = np.resize(self.rings, self.n_used)
         copy_short_rings(moved, sizes, places_before, self.places, self.rings, self.rings)
         self._check_ends()
+        return sorted(moved.tolist())
 
     def _pack(self) -> None:
         places, sizes = long(N_KEYS), np.empty(N_KEYS, np.uint8)

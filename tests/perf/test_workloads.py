@@ -13,7 +13,7 @@ from perf.answers import check_answer
 from perf.cases import Settings, throughput
 from perf.contenders import DataFusion, DuckDb, duckdb_answer
 from perf.nexmark.generator import FIRST_EVENT_MS, nexmark
-from perf.workloads import keys, over, pushes, scenarios, w1, windows
+from perf.workloads import keys, latency, over, pushes, scenarios, w1, windows
 from perf.workloads import nexmark as nexmark_suite
 from perf.workloads.latency import Arrivals, closed_loop, open_loop, percentiles
 from perf.workloads.memory import growth_bytes_per_million_rows
@@ -190,6 +190,21 @@ def test_a_closed_loop_pushes_when_the_results_have_come():
     begun_ns = closed_loop(Slow(), arrivals, batches, now_ns=clock.now)
     assert begun_ns.tolist() == [0, 1000, 2000]
     assert arrivals.batches == batches
+
+
+def test_filters_are_measured_one_push_at_a_time(monkeypatch):
+    monkeypatch.setattr(latency, "open_loop", None)
+    (chosen,) = (
+        measurement
+        for measurement in latency.SUITE.measurements(True)
+        if measurement.case == "filter, 1000 rows, one at a time"
+        and measurement.contender == "millstream p=1"
+    )
+    outcome = chosen.run(Settings(is_quick=True, repeats=1, rows=None))
+    assert outcome.rows_in == outcome.rows_out == 400_000
+    (sample,) = outcome.samples
+    assert outcome.metrics["pushes_per_second"] == 400 / sample.wall_seconds
+    assert 0 < outcome.metrics["p50_us"] <= outcome.metrics["p95_us"]
 
 
 def test_growth_is_a_slope():
