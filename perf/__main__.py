@@ -63,7 +63,7 @@ def _measure(
         repeats=repeats or (_REPEATS_QUICK if is_quick else _REPEATS),
         rows=rows,
     )
-    if not any(only in full_name for name in names for full_name in _names(name, settings)):
+    if not any(_n_chosen(name, settings, only) for name in names):
         raise typer.BadParameter(
             f"no case and contender of {', '.join(names)} contains {only!r}", param_hint="--only"
         )
@@ -90,15 +90,14 @@ def _measure(
     exit_by(results, console)
 
 
-def _names(name: str, settings: Settings) -> list[str]:
-    """Return what ``--only`` is compared with."""
+def _n_chosen(name: str, settings: Settings, only: str) -> int:
     measurements = suite(name).measurements(settings.is_quick)
-    return [f"{measurement.case} {measurement.contender}" for measurement in measurements]
+    return sum(only in measurement.full_name for measurement in measurements)
 
 
 def _with_progress(name: str, settings: Settings, n_processes: int, only: str) -> list[Result]:
     chosen = suite(name)
-    total = n_processes * sum(only in full_name for full_name in _names(name, settings))
+    total = n_processes * _n_chosen(name, settings, only)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),

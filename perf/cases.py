@@ -75,6 +75,11 @@ class Measurement:
     ran: str
     run: Callable[[Settings], Outcome]
 
+    @property
+    def full_name(self) -> str:
+        """What a choice of measurements is compared with."""
+        return f"{self.case} {self.contender}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suite:

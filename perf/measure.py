@@ -44,7 +44,7 @@ def run_suite(
     chosen = [
         measurement
         for measurement in suite.measurements(settings.is_quick)
-        if only in f"{measurement.case} {measurement.contender}"
+        if only in measurement.full_name
     ]
     reports: dict[tuple[str, str], list[Report]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="perf-") as folder:

@@ -34,7 +34,7 @@ _PREFIXES = re.compile(
 # What looks like a call after a comparison, as in ``a = SOME (b)``.
 _QUANTIFIERS = frozenset({"all", "some"})
 _SUBQUERY_IN_THE_WAY = re.compile(
-    r"Physical plan does not support logical expression (?:\w*Subquery|Exists)"
+    r"Physical plan does not support logical expression (\w*Subquery|Exists)"
 )
 _NO_RANGE = re.compile(r"Cannot run range queries on datatype: (.+?)\.?$", re.MULTILINE)
 # How an identifier looks where DataFusion shows its syntax tree.
@@ -234,7 +234,12 @@ def clean_message(message: str) -> str:
     )
     if candidates:
         return f"no function matches {candidates[1]}"
-    if _SUBQUERY_IN_THE_WAY.search(message):
+    if in_the_way := _SUBQUERY_IN_THE_WAY.search(message):
+        if in_the_way[1] == "ScalarSubquery":
+            return (
+                "a subquery for a value can compare columns from outside by = only, and has to"
+                " aggregate; use a join"
+            )
         return "a subquery cannot stand in this place; use it in WHERE, or a join"
     if no_range := _NO_RANGE.search(message):
         return f"rows ordered by a {no_range[1]} have no frame by values; add ROWS BETWEEN ..."

@@ -38,9 +38,9 @@ _NO_PHASES: U8 = np.empty(0, np.uint8)
 class ShortFrame:
     """A small number of preceding rows and the current one.
 
-    Each key has a ring of its latest values for each column that is folded, with no more room than
-    its rows have asked for. Folds of one column share it until its first NULL, which each of them
-    counts as something else.
+    Each key has a ring of its latest values for each column that is folded, with room for twice as
+    many at most. Folds of one column share it until its first NULL, which each of them counts as
+    something else.
 
     Args:
         columns: Where columns per key are made.
