@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 
 from millstream.engine.window_ends import WindowEnds
 
-__all__ = ["ROWS_MAX", "Closings"]
+__all__ = ["BOUNDED_ROWS_MAX", "ROWS_MAX", "Closings"]
 
 ROWS_MAX = 1 << 16
-"""Rows behind which nothing waits any more: a step costs less than they do. Windows of more rows
-closed at once are slower, since their groups do not fit into the caches."""
-
+"""Rows behind which nothing waits any more: a step costs less than they do."""
+BOUNDED_ROWS_MAX = 1 << 19
+"""The same of a bounded run, where nobody waits for a window's results. With as many rows again,
+groups of windows closed at once do not fit into the caches where each has few rows."""
 # Steps under way, from which on the next windows wait. With one alone, they would wait for all the
 # rows that were pushed behind its own.
 _STEPS_MAX = 2
@@ -49,7 +50,7 @@ class Closings:
         self._may_wait = may_wait
         self._n_under_way = n_under_way
         self._is_bounded = is_bounded
-        self._rows_max = min(ROWS_MAX, queue_rows)
+        self._rows_max = min(BOUNDED_ROWS_MAX if is_bounded else ROWS_MAX, queue_rows)
         self._n_rows = 0
         self._is_waiting = False
 

@@ -46,10 +46,17 @@ _INT64 = frozenset({lib.Type_INT64, lib.Type_TIMESTAMP, lib.Type_DATE64})
 
 
 class TimeBounds(NamedTuple):
-    """The least and the greatest event time of some rows."""
+    """What event times of some rows lie between.
+
+    Attributes:
+        least: The least of them.
+        greatest: The greatest of them.
+        do_ascend: Whether none is known to be less than the one before.
+    """
 
     least: int
     greatest: int
+    do_ascend: bool
 
 
 class Observation(NamedTuple):
@@ -134,12 +141,12 @@ class WatermarkTracker:
             return Observation(batch, None, self.watermark, source_partition, None, now)
         before = self._lift(self._max_times.get(source_partition, NO_WATERMARK))
         scan = scan_few_times if len(times) <= _FEW_ROWS else scan_times
-        max_time, n_behind, least, greatest = scan(times, before, self._delay)
+        max_time, n_behind, least, greatest, do_ascend = scan(times, before, self._delay)
         if n_behind > 0:
             others = self._least_of_others(source_partition, now)
             batch = self._with_row_watermarks(batch, times, before, others)
         watermark = max(self.watermark, self._least_after(source_partition, max_time, now))
-        bounds = TimeBounds(least, greatest)
+        bounds = TimeBounds(least, greatest, do_ascend)
         return Observation(batch, bounds, watermark, source_partition, max_time, now)
 
     def take(self, observed: Observation) -> None:

@@ -15,11 +15,12 @@ known by its end index ``e``: it ends at ``offset + e * step``, where pane ``e``
 
 from __future__ import annotations
 
-from millstream.kernels.compile import I64, U8, kernel, short_kernel
+from millstream.kernels.compile import I64, U8, inlined_kernel, kernel, short_kernel
 
 __all__ = [
     "NO_PANE",
     "count_expanded",
+    "cut_ascending",
     "cut_panes",
     "expand_panes",
     "first_open_windows",
@@ -47,7 +48,7 @@ def _watermark(max_time: int, delay: int) -> int:
 
 
 @kernel
-def scan_times(times: I64, max_time: int, delay: int) -> tuple[int, int, int, int]:
+def scan_times(times: I64, max_time: int, delay: int) -> tuple[int, int, int, int, bool]:
     """Follow the running watermark over a batch and count the rows that are behind it.
 
     The watermark before a row is the greatest time of all rows before it, minus the delay. Times
@@ -59,10 +60,12 @@ def scan_times(times: I64, max_time: int, delay: int) -> tuple[int, int, int, in
         delay: How far rows may be behind, 0 or more: unchecked.
 
     Returns:
-        The greatest time after the batch; the number of rows before their watermark; and the least
-        and the greatest time of the batch, INT64_MAX and INT64_MIN for no rows.
+        The greatest time after the batch; the number of rows before their watermark; the least and
+        the greatest time of the batch, INT64_MAX and INT64_MIN for no rows; and whether no time of
+        the batch is less than the one before.
     """
     n_behind = 0
+    do_ascend = True
     least_of_all = _INT64_MAX
     greatest_of_all = _INT64_MIN
     for first in range(0, times.shape[0], _BLOCK_ROWS):
@@ -73,6 +76,7 @@ def scan_times(times: I64, max_time: int, delay: int) -> tuple[int, int, int, in
             least = min(least, block[row])
             greatest = max(greatest, block[row])
             n_descents += block[row] < block[row - 1]
+        do_ascend = do_ascend and n_descents == 0 and block[0] >= times[max(first - 1, 0)]
         least_of_all = min(least_of_all, least)
         greatest_of_all = max(greatest_of_all, greatest)
         max_before = max_time
@@ -84,11 +88,11 @@ def scan_times(times: I64, max_time: int, delay: int) -> tuple[int, int, int, in
         for row in range(block.shape[0]):
             n_behind += block[row] < _watermark(max_before, delay)
             max_before = max(max_before, block[row])
-    return max_time, n_behind, least_of_all, greatest_of_all
+    return max_time, n_behind, least_of_all, greatest_of_all, do_ascend
 
 
 @short_kernel
-def scan_few_times(times: I64, max_time: int, delay: int) -> tuple[int, int, int, int]:
+def scan_few_times(times: I64, max_time: int, delay: int) -> tuple[int, int, int, int, bool]:
     """Do what :func:`scan_times` does, for up to some thousands of rows.
 
     Args:
@@ -198,6 +202,16 @@ def only_pane(times: I64, offset: int, size: int) -> int:
     return pane if pane == _pane(greatest, turns, shift, size) else _INT64_MIN
 
 
+@inlined_kernel
+def _bounds_of_pane(time: int, shift: int, size: int) -> tuple[int, int]:
+    """Return the least and the greatest int64 in the pane of a time."""
+    # A pane may begin before the least int64 or end behind the greatest.
+    n_before = (time % size - shift) % size
+    n_behind = size - 1 - n_before
+    first = max(time, _INT64_MIN + n_before) - n_before
+    return first, min(time, _INT64_MAX - n_behind) + n_behind
+
+
 @kernel
 def cut_panes(times: I64, offset: int, size: int, starts: I64, panes: I64) -> int:
     """Find the rows whose pane is not that of the row before.
@@ -216,19 +230,59 @@ def cut_panes(times: I64, offset: int, size: int, starts: I64, panes: I64) -> in
     shift = offset - turns * size
     n_cuts = 0
     first, last = _INT64_MAX, _INT64_MIN
-    for row in range(times.shape[0]):
-        time = times[row]
-        if time < first or time > last:
-            if n_cuts == starts.shape[0]:
-                return n_cuts + 1
-            # A pane may begin before the least int64 or end behind the greatest.
-            n_before = (time % size - shift) % size
-            first = max(time, _INT64_MIN + n_before) - n_before
-            n_behind = size - 1 - n_before
-            last = min(time, _INT64_MAX - n_behind) + n_behind
-            starts[n_cuts] = row
-            panes[n_cuts] = _pane(time, turns, shift, size)
-            n_cuts += 1
+    for first_row in range(0, times.shape[0], _BLOCK_ROWS):
+        block = times[first_row : first_row + _BLOCK_ROWS]
+        least = greatest = block[0]
+        for row in range(1, block.shape[0]):
+            least = min(least, block[row])
+            greatest = max(greatest, block[row])
+        if first <= least and greatest <= last:
+            continue
+        for row in range(block.shape[0]):
+            time = block[row]
+            if time < first or time > last:
+                if n_cuts == starts.shape[0]:
+                    return n_cuts + 1
+                first, last = _bounds_of_pane(time, shift, size)
+                starts[n_cuts] = first_row + row
+                panes[n_cuts] = _pane(time, turns, shift, size)
+                n_cuts += 1
+    return n_cuts
+
+
+@short_kernel
+def cut_ascending(times: I64, offset: int, size: int, starts: I64, panes: I64) -> int:
+    """Do what :func:`cut_panes` does, for times of which none is less than the one before.
+
+    Args:
+        times: int64[n_rows], event times.
+        offset: Where pane 0 begins.
+        size: Length of a pane, as for :func:`pane_indices`.
+        starts: int64[n_most], as for :func:`cut_panes`.
+        panes: int64[n_most], as for :func:`cut_panes`.
+
+    Returns:
+        As :func:`cut_panes`.
+    """
+    turns = offset // size
+    shift = offset - turns * size
+    n_cuts = 0
+    row = 0
+    while row < times.shape[0]:
+        if n_cuts == starts.shape[0]:
+            return n_cuts + 1
+        starts[n_cuts] = row
+        panes[n_cuts] = _pane(times[row], turns, shift, size)
+        n_cuts += 1
+        _, last = _bounds_of_pane(times[row], shift, size)
+        # The first row behind the pane is between these.
+        row, end = row + 1, times.shape[0]
+        while row < end:
+            middle = (row + end) // 2
+            if times[middle] <= last:
+                row = middle + 1
+            else:
+                end = middle
     return n_cuts
 
 

@@ -27,6 +27,7 @@ from millstream.kernels.splitting import find_changes
 from millstream.kernels.windows import (
     NO_PANE,
     count_expanded,
+    cut_ascending,
     cut_panes,
     expand_panes,
     first_open_windows,
@@ -147,13 +148,14 @@ class WindowGrid:
         if bounds is not None:
             pane = (bounds.least - window.offset) // window.step
             last = (bounds.greatest - window.offset) // window.step
-            self._room.check((pane, last), bounds)
+            self._room.check((pane, last), (bounds.least, bounds.greatest))
             if pane == last:
                 return pane
         times = event_times(rows.column(window.time_column))
         n_most = len(times) // self._cut_rows_least
         cuts = np.empty((2, n_most), np.int64)
-        n_cuts = cut_panes(times, window.offset, window.step, *cuts)
+        cut = cut_ascending if bounds is not None and bounds.do_ascend else cut_panes
+        n_cuts = cut(times, window.offset, window.step, *cuts)
         if n_cuts <= n_most:
             starts, of_runs = cuts[:, :n_cuts].tolist()
             self._room.check(of_runs, times)

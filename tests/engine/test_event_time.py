@@ -135,7 +135,7 @@ def test_a_batch_that_is_only_looked_at_changes_nothing(clock):
     first, again = seen.observe(batch, 3), seen.observe(batch, 3)
     assert first.batch["__ms_watermark"].to_pylist() == [NO_WATERMARK, 8, 18]
     assert first == again
-    assert (first.watermark, first.bounds) == (18, (10, 20))
+    assert (first.watermark, first.bounds) == (18, (10, 20, False))
     assert (seen.watermark, seen.max_time, seen.progress()) == (NO_WATERMARK, None, [])
     seen.take(again)
     assert (seen.watermark, seen.max_time) == (18, 20)
@@ -151,7 +151,8 @@ def test_event_times_of_every_type_are_read_from_where_a_slice_begins(type_, clo
     times = pa.array([time * day for time in (99, 4, 7, 5, 0)], storage)
     times = times.cast(type_)
     batch = pa.record_batch([["k"] * 5, times], ["k", "ts"]).slice(1, 3)
-    assert tracker(clock, type_).observe(batch, 0).bounds == (4 * day, 7 * day)
+    assert tracker(clock, type_).observe(batch, 0).bounds == (4 * day, 7 * day, False)
+    assert tracker(clock, type_).observe(batch.slice(0, 2), 0).bounds == (4 * day, 7 * day, True)
 
 
 def test_an_event_time_that_is_null_is_refused(clock):

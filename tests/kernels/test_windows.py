@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from millstream.kernels.windows import (
     count_expanded,
+    cut_ascending,
     cut_panes,
     expand_panes,
     first_open_windows,
@@ -63,6 +64,7 @@ def test_running_watermarks_and_rows_behind(times: I64Array, max_time: int, dela
         n_behind,
         min(times.tolist(), default=INT64.max),
         max(times.tolist(), default=INT64.min),
+        times.tolist() == sorted(times.tolist()),
     )
 
 
@@ -76,8 +78,17 @@ def test_rows_behind_over_many_blocks(delay: int, disorder: int) -> None:
     n_behind = int((times < np.array(expected)).sum())
     assert scan_times(read_only(times), 20, delay) == (
         *(times.max(), n_behind),
-        *(times.min(), times.max()),
+        *(times.min(), times.max(), bool((np.diff(times) >= 0).all())),
     )
+
+
+@pytest.mark.parametrize("row", [None, 1, 1023, 1024, 1025, 2048, 2999])
+def test_whether_times_ascend_over_many_blocks(row: int | None) -> None:
+    times = np.arange(3000) // 2 * 2
+    if row is not None:
+        times[row] = times[row - 1] - 1
+    for delay in (0, 100):
+        assert scan_times(read_only(times), NONE, delay)[4] == (row is None)
 
 
 sizes = st.integers(1, 9) | st.sampled_from([1000, 2**40, INT64.max])
@@ -101,6 +112,14 @@ def test_pane_is_the_floor_of_the_quotient(times: I64Array, offset: int, size: i
     if cuts:
         less = np.zeros(len(cuts) - 1, np.int64)
         assert cut_panes(read_only(times), offset, size, less, less.copy()) == len(cuts)
+    ascending = np.sort(times)
+    n_cuts = cut_panes(ascending, offset, size, starts, found)
+    for room in {n_cuts, max(n_cuts - 1, 0), len(times)}:
+        others, their = np.zeros(room, np.int64), np.zeros(room, np.int64)
+        assert cut_ascending(read_only(ascending), offset, size, others, their) == n_cuts
+        n = min(n_cuts, room)
+        assert others[:n].tolist() == starts[:n].tolist()
+        assert their[:n].tolist() == found[:n].tolist()
 
 
 @pytest.mark.parametrize("n_panes_per_block", [0.3, 1, 5, 8, 9, 300])
@@ -111,6 +130,11 @@ def test_panes_over_many_blocks(n_panes_per_block: float) -> None:
     least, greatest = pane_indices(read_only(times), 7, size, panes)
     assert panes.tolist() == [(time - 7) // size for time in times.tolist()]
     assert (least, greatest) == (panes.min(), panes.max())
+    cuts = np.flatnonzero(np.diff(panes, prepend=panes[0] - 1))
+    starts, found = np.zeros((2, 5000), np.int64)
+    assert cut_panes(read_only(times), 7, size, starts, found) == len(cuts)
+    assert starts[: len(cuts)].tolist() == cuts.tolist()
+    assert found[: len(cuts)].tolist() == panes[cuts].tolist()
 
 
 def ends_by_definition(pane: int, is_cumulate: bool, n_panes: int) -> list[int]:
