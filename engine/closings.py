@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 
 from millstream.engine.window_ends import WindowEnds
 
-__all__ = ["BOUNDED_ROWS_MAX", "ROWS_MAX", "Closings"]
+__all__ = ["FEWER_ROWS_MAX", "ROWS_MAX", "Closings"]
 
-ROWS_MAX = 1 << 16
-"""Rows behind which nothing waits any more: a step costs less than they do."""
-BOUNDED_ROWS_MAX = 1 << 19
-"""The same of a bounded run, where nobody waits for a window's results. With as many rows again,
-groups of windows closed at once do not fit into the caches where each has few rows."""
+ROWS_MAX = 1 << 19
+"""Rows behind which nothing waits any more: a step costs less than they do. With as many rows
+again, groups of windows closed at once do not fit into the caches where each has few rows."""
+FEWER_ROWS_MAX = 1 << 16
+"""The same of one partition, where a step costs least, in a job whose results are waited for."""
 # Steps under way, from which on the next windows wait. With one alone, they would wait for all the
 # rows that were pushed behind its own.
 _STEPS_MAX = 2
@@ -33,6 +33,7 @@ class Closings:
         may_wait: Whether windows may be closed together.
         n_under_way: Gives the number of steps without rows that are under way.
         is_bounded: Whether this is a bounded run.
+        n_partitions: Number of partitions.
         queue_rows: Rows that the queue of a partition may hold. Windows wait for no more, so that a
             partition which holds up the steps is soon noticed by whoever pushes.
     """
@@ -44,13 +45,15 @@ class Closings:
         may_wait: bool,
         n_under_way: Callable[[], int],
         is_bounded: bool,
+        n_partitions: int,
         queue_rows: int,
     ) -> None:
         self._ends = ends
         self._may_wait = may_wait
         self._n_under_way = n_under_way
         self._is_bounded = is_bounded
-        self._rows_max = min(BOUNDED_ROWS_MAX if is_bounded else ROWS_MAX, queue_rows)
+        rows_max = ROWS_MAX if is_bounded or n_partitions > 1 else FEWER_ROWS_MAX
+        self._rows_max = min(rows_max, queue_rows)
         self._n_rows = 0
         self._is_waiting = False
 

@@ -108,6 +108,7 @@ class Intake:
             may_wait=shape.may_close_later,
             n_under_way=lambda: flow.in_flight.steps,
             is_bounded=is_bounded,
+            n_partitions=len(partitions),
             queue_rows=flow.limits.rows,
         )
         self._queues = _Queues(partitions)

@@ -16,6 +16,7 @@ __all__ = [
     "add_pane",
     "add_pane_shortly",
     "are_same_words",
+    "combine_few",
     "combine_panes",
     "deal_groups",
     "fill_words",
@@ -188,33 +189,71 @@ def are_same_words(words: I64, others: I64) -> bool:
 
 
 @kernel
-def combine_panes(opcodes: I64, counts: int, panes: I64, n_keys: I64, combined: I64) -> int:
-    """Add the accumulators of panes up, key by key.
-
-    Args:
-        opcodes: int64[n_accumulators], opcodes of :mod:`millstream.kernels.aggregation`.
-        counts: The accumulator that counts rows.
-        panes: int64[n_panes, n_accumulators], addresses of arrays, at least one pane. The caller
-            keeps them alive. Unchecked.
-        n_keys: int64[n_panes], how many keys each pane knows.
-        combined: int64[n_accumulators, n_most], out: room for as many words as any pane has.
-
-    Returns:
-        How many keys have rows.
-    """
-    n_columns = opcodes.shape[0]
-    for index in range(n_columns):
-        sums = combined[index]
-        sums_at = int(np.int64(sums.ctypes.data))
+def _combine(
+    opcodes: I64, counts: int, panes: I64, n_keys: I64, first: int, stop: int, sums: I64
+) -> int:
+    """Add some panes up and return how many keys have rows."""
+    n_filled = 0
+    for index in range(opcodes.shape[0]):
+        at = pointer(sums[index], np.int64)
         n_filled = 0
-        for pane in range(panes.shape[0]):
+        for pane in range(first, stop):
             words, n_words = pointer(panes[pane, index], np.int64), n_keys[pane]
             n_added = min(n_filled, n_words)
-            _add(opcodes[index], n_added, panes[pane, index], sums_at)
+            _add(opcodes[index], n_added, panes[pane, index], sums[index])
             for key in range(n_added, n_words):
-                sums[key] = words[key]
+                at[key] = words[key]
             n_filled = max(n_filled, n_words)
     n_present = 0
-    for key in range(combined.shape[1]):
-        n_present += combined[counts, key] != 0
+    at = pointer(sums[counts], np.int64)
+    for key in range(n_filled):
+        n_present += at[key] != 0
     return n_present
+
+
+@kernel
+def combine_panes(
+    opcodes: I64,
+    counts: int,
+    bounds: I64,
+    panes: I64,
+    n_keys: I64,
+    sums: I64,
+    n_present: I64,
+) -> None:
+    """Add the accumulators of panes up, key by key: some panes for each of several sums.
+
+    Args:
+        opcodes: int64[n_accumulators], opcodes of :mod:`millstream.kernels.aggregation`, at least
+            one.
+        counts: The accumulator that counts rows.
+        bounds: int64[n_sums + 1], sum ``s`` is of the panes from ``bounds[s]`` to
+            ``bounds[s + 1]``, at least one.
+        panes: int64[n_panes, n_accumulators], addresses of arrays. The caller keeps them alive.
+            Unchecked.
+        n_keys: int64[n_panes], how many keys each pane knows.
+        sums: int64[n_sums, n_accumulators], addresses of arrays, which get as many words as any
+            pane of the sum has. Unchecked.
+        n_present: int64[n_sums], out: how many keys have rows.
+    """
+    for index in range(n_present.shape[0]):
+        n_present[index] = _combine(
+            opcodes, counts, panes, n_keys, bounds[index], bounds[index + 1], sums[index]
+        )
+
+
+@short_kernel
+def combine_few(
+    opcodes: I64,
+    counts: int,
+    bounds: I64,
+    panes: I64,
+    n_keys: I64,
+    sums: I64,
+    n_present: I64,
+) -> None:
+    """Do what :func:`combine_panes` does, for few words."""
+    for index in range(n_present.shape[0]):
+        n_present[index] = _combine(
+            opcodes, counts, panes, n_keys, bounds[index], bounds[index + 1], sums[index]
+        )

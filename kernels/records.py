@@ -11,7 +11,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from millstream.kernels.compile import F64, I64, U8, U32, kernel
+from millstream.kernels.compile import F64, I64, U8, U32, kernel, short_kernel
 from millstream.kernels.compile import _pointer as pointer
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "add_rows",
     "clear_records",
     "count_distinct",
+    "count_present",
     "deal_records",
     "find_range",
     "sample_keys",
@@ -377,7 +378,7 @@ def _choose(
 
 
 @kernel
-def deal_records(
+def _deal(
     records: I64,
     states: I64,
     base: int,
@@ -386,42 +387,87 @@ def deal_records(
     absent_share: int,
     clears: bool,
     chosen: U32,
-    dealt: I64,
+    dealt_at: int,
 ) -> int:
-    """Copy the groups of a pane, those of each partition side by side.
-
-    Args:
-        records: int64[n_columns, 3], per column of records their address, form, and words each. The
-            caller keeps them alive. Unchecked.
-        states: int64[n_states, 2], per row of ``dealt`` behind the first the column of records and
-            the word that it takes.
-        base: The key of the first record.
-        order: uint32[n_keys], the records in the order of the partitions that own their keys.
-        offsets: int64[n_partitions + 1], in: where each partition begins in ``order``; out: where
-            its groups begin in ``dealt``.
-        absent_share: Where at most one in so many records has no rows, up to the last one that has,
-            those without are groups too. 0 for never.
-        clears: Whether the records hold nothing afterwards, or are not needed any more.
-        chosen: uint32[n_keys], out: the record of each group.
-        dealt: int64[1 + n_states, n_keys], out: keys and states of the groups.
-
-    Returns:
-        How many groups have rows.
-    """
+    """Deal one pane; offsets are those of all records first, and those of its groups then."""
     counts, stride = pointer(records[0, 0], np.int64), records[0, 2]
     n_present = _choose(counts, stride, order, offsets, absent_share, chosen)
-    n_chosen = offsets[-1]
+    n_chosen, n_keys = offsets[-1], order.shape[0]
+    keys = pointer(dealt_at, np.int64)
     for first in range(0, n_chosen, _BLOCK_GROUPS):
         # Records of a block stay in the nearest cache while one state after the other is taken.
         stop = min(first + _BLOCK_GROUPS, n_chosen)
         for group in range(first, stop):
-            dealt[0, group] = base + np.int64(chosen[group])
+            keys[group] = base + np.int64(chosen[group])
         for state in range(states.shape[0]):
             column = states[state, 0]
             words = pointer(records[column, 0] + 8 * states[state, 1], np.int64)
             stride = records[column, 2]
+            dealt = pointer(dealt_at + 8 * n_keys * (1 + state), np.int64)
             for group in range(first, stop):
-                dealt[1 + state, group] = words[stride * np.int64(chosen[group])]
+                dealt[group] = words[stride * np.int64(chosen[group])]
         for column in range(records.shape[0] if clears else 0):
             _clear_chosen(records[column, 0], records[column, 1], chosen, first, stop)
+    return n_present
+
+
+@kernel
+def deal_records(
+    records: I64,
+    states: I64,
+    base: int,
+    order: U32,
+    starts: I64,
+    absent_share: int,
+    clears: U8,
+    chosen: U32,
+    dealt: I64,
+    offsets: I64,
+    n_present: I64,
+) -> None:
+    """Copy the groups of panes, those of each partition side by side.
+
+    Args:
+        records: int64[n_panes, n_columns, 3], per pane and column of records their address, form,
+            and words each. The caller keeps them alive. Unchecked.
+        states: int64[n_states, 2], per row of ``dealt`` behind the first the column of records and
+            the word that it takes.
+        base: The key of the first record.
+        order: uint32[n_keys], the records in the order of the partitions that own their keys.
+        starts: int64[n_partitions + 1], where each partition begins in ``order``, and the end.
+        absent_share: Where at most one in so many records has no rows, up to the last one that has,
+            those without are groups too. 0 for never.
+        clears: uint8[n_panes], whether the records of a pane hold nothing afterwards, or are not
+            needed any more.
+        chosen: uint32[n_keys], scratch.
+        dealt: int64[n_panes], addresses of int64[1 + n_states, n_keys], out: keys and states of
+            the groups. Unchecked.
+        offsets: int64[n_panes, n_partitions + 1], out: where the groups of each partition begin.
+        n_present: int64[n_panes], out: how many groups have rows.
+    """
+    for pane in range(records.shape[0]):
+        offsets[pane] = starts
+        n_present[pane] = _deal(
+            records[pane],
+            states,
+            base,
+            order,
+            offsets[pane],
+            absent_share,
+            clears[pane] != 0,
+            chosen,
+            dealt[pane],
+        )
+
+
+@short_kernel
+def count_present(counts: I64) -> int:
+    """Return how many of some words are not 0.
+
+    Args:
+        counts: int64[n], at any distance from each other.
+    """
+    n_present = 0
+    for index in range(counts.shape[0]):
+        n_present += counts[index] != 0
     return n_present

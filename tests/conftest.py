@@ -47,5 +47,5 @@ def windows_are_closed_at_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(closings, "ROWS_MAX", 0)
-        patch.setattr(closings, "BOUNDED_ROWS_MAX", 0)
+        patch.setattr(closings, "FEWER_ROWS_MAX", 0)
         yield

@@ -20,7 +20,7 @@ from millstream.engine.operators.emission import emit_together
 from millstream.engine.operators.grouping import held_windows
 from millstream.engine.operators.partials import PartialColumns
 from millstream.engine.operators.windowing import ALL_WINDOWS, WindowGrid
-from millstream.engine.state.dense_panes import DensePanes
+from millstream.engine.state.dense_panes import DensePanes, PaneGroups
 from millstream.engine.state.pane_runs import PaneRuns, WindowGroups
 from millstream.engine.state.pane_windows import PaneWindows
 from millstream.engine.state.pane_words import PaneWords
@@ -126,12 +126,15 @@ class SlidingAggregate:
                 out.emit(self._results(groups))
             return
         first_panes = self._grid.first_panes(np.array(last_panes, np.int64)).tolist()
-        found = map(self._window, first_panes, last_panes)
+        panes = list(zip(first_panes, last_panes, strict=True))
+        dense: list[PaneGroups | None] = [None] * len(panes)
+        if self._windows is not None:
+            dense = self._windows.windows(panes)
+        found = [self._window(*some, groups) for some, groups in zip(panes, dense, strict=True)]
         emit_together([self._results(groups) for groups in found if groups is not None], out)
 
-    def _window(self, first: int, last: int) -> WindowGroups | None:
-        """Put one window together; None if nothing counts in it."""
-        dense = None if self._windows is None else self._windows.window(first, last)
+    def _window(self, first: int, last: int, dense: PaneGroups | None) -> WindowGroups | None:
+        """Put one window together of dense groups and others; None if nothing counts in it."""
         if dense is None:
             return self._runs.window(first, last)
         if not self._runs.has_groups(first, last):

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.engine.columns import array_from_buffers
+from millstream.engine.state.pane_sums import rows_at
 from millstream.engine.state.word_states import STATE_DTYPE
 from millstream.engine.state.words import Words, WordSpec
 from millstream.kernels.compile import I64, U32
@@ -33,6 +34,7 @@ class DensePane:
     Attributes:
         n_keys_before: How many keys there were before the pane.
         is_adopted: Whether memory came with partial groups, and may be a part of more.
+        n_present: How many keys have rows, or None if nobody has counted them.
     """
 
     __slots__ = (
@@ -44,6 +46,7 @@ class DensePane:
         "_words",
         "is_adopted",
         "n_keys_before",
+        "n_present",
     )
 
     def __init__(self, words: Words, specs: Sequence[WordSpec]) -> None:
@@ -51,6 +54,7 @@ class DensePane:
         self._specs = specs
         self.n_keys_before = 0
         self.is_adopted = False
+        self.n_present: int | None = None
         self._capacity = 0
         # int64[n_accumulators, n_groups], each row in one piece.
         self._block: I64 | None = None
@@ -82,7 +86,7 @@ class DensePane:
         """
         if self._addresses is None:
             block = self._block
-            self._addresses = self._words.addresses() if block is None else _rows_at(block)
+            self._addresses = self._words.addresses() if block is None else rows_at(block)
         return self._addresses
 
     def take(self, group_ids: U32 | slice) -> list[pa.Array]:
@@ -99,15 +103,19 @@ class DensePane:
     def clear(self) -> None:
         """Forget all groups, and use the memory for others; nobody else may have it."""
         self._words.clear()
-        self._block = self._addresses = None
+        self._block = self._addresses = self.n_present = None
 
-    def copy(self, block: I64) -> None:
-        """Do what :meth:`adopt` does with accumulators that others go on to use."""
-        n_keys = block.shape[1]
+    def begin(self, n_keys: int) -> I64:
+        """Begin with accumulators of the first keys, which the caller puts here.
+
+        Returns:
+            int64[n_accumulators, n_keys], out. None is NULL.
+        """
+        shape = len(self._specs), n_keys
         if self._room is None or self._room.shape[1] < n_keys:
-            self._room = np.empty(block.shape, np.int64)
+            self._room = np.empty(shape, np.int64)
         self._block, self._addresses = self._room[:, :n_keys], None
-        np.copyto(self._block, block)
+        return self._block
 
     def adopt(self, block: I64) -> None:
         """Begin with accumulators of the first keys: int64[n_accumulators, n_keys].
@@ -118,16 +126,17 @@ class DensePane:
 
     def add_in_order(self, opcodes: I64, block: I64) -> None:
         """Add accumulators of the first keys by these opcodes."""
-        n_keys = block.shape[1]
+        n_keys, self.n_present = block.shape[1], None
         if self._block is None or n_keys > self._block.shape[1]:
             self._leave_block()
             self._reserve(n_keys)
             self._words.make_room(n_keys)
         add = add_pane_shortly if n_keys <= _FEW_KEYS else add_pane
-        add(opcodes, _rows_at(block), self.addresses(), n_keys)
+        add(opcodes, rows_at(block), self.addresses(), n_keys)
 
     def add(self, places: I64, bounds: I64, group_ids: U32, n_keys: int) -> None:
         """Add rows: see :meth:`Words.update_at`."""
+        self.n_present = None
         self._leave_block()
         self._reserve(n_keys)
         # Of a key without rows nobody asks, so that it does not matter what is noted of it.
@@ -135,6 +144,7 @@ class DensePane:
 
     def merge(self, states: Sequence[pa.Array], group_ids: U32, n_keys: int) -> None:
         """Add accumulators: see :meth:`Words.merge`."""
+        self.n_present = None
         self._leave_block()
         self._reserve(n_keys)
         self._words.merge(states, group_ids, n_keys)
@@ -155,9 +165,3 @@ class DensePane:
 def _capacity(before: int, n_keys: int) -> int:
     # A new pane will hardly get more keys than there are.
     return max(_CAPACITY_LEAST, n_keys, 2 * before)
-
-
-def _rows_at(block: I64) -> I64:
-    """Return the addresses of the rows of int64[n_rows, n]."""
-    at, stride = block.ctypes.data, block.strides[0]
-    return np.array([at + row * stride for row in range(len(block))], np.int64)

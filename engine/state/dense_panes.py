@@ -17,6 +17,7 @@ import pyarrow as pa
 from millstream.engine.column_memory import new_columns
 from millstream.engine.state.dense_pane import DensePane
 from millstream.engine.state.key_table import KeyPart, KeyTable
+from millstream.engine.state.pane_sums import PaneParts, add_up, rows_at
 from millstream.engine.state.pane_words import KeyOwners, PaneWords, state_kinds, state_places
 from millstream.engine.state.rooms import IdRoom
 from millstream.engine.state.words import Words, WordSpec
@@ -178,7 +179,7 @@ class DensePanes:
 
     def add_words(self, parts: Sequence[PaneWords]) -> None:
         """Add partial groups, to whose words nobody else writes any more."""
-        parts = [part.present() for part in parts if not self._add_in_order(part)]
+        parts = [part.present() for part in self._add_in_order(parts)]
         if not parts:
             return
         bounds = _bounds(part.n_groups for part in parts)
@@ -224,15 +225,13 @@ class DensePanes:
         self.take_from(limit)
         return self.close(limit)
 
-    def sums_at(self, number: int) -> tuple[I64, int]:
+    def sums_at(self, number: int) -> PaneParts:
         """Tell where a pane has its accumulators, those of ``opcodes``.
 
-        Returns:
-            int64[n_accumulators], addresses of 64-bit words, good until something is added to
-            the pane or it is given away; and for how many keys there are words.
+        They are good until something is added to the pane or it is given away.
         """
         pane = self._panes[number]
-        return pane.addresses(), pane.n_groups
+        return PaneParts(pane.addresses(), pane.n_groups)
 
     def groups_of(self, number: int, sums: I64, n_groups: int) -> PaneGroups:
         """Return groups whose accumulators were summed up elsewhere.
@@ -268,22 +267,52 @@ class DensePanes:
         """Take rows of this pane and later ones only."""
         self._takes_from = max(self._takes_from, pane)
 
-    def _add_in_order(self, part: PaneWords) -> bool:
-        """Add groups in one go if their keys are numbered in their order, else return False."""
-        n_keys_before = self.n_keys
-        states = part.words[len(part.words) - self._n_states :]
-        assert part.rows is None or not self.counts_rows, "absent groups have a count of 0"
-        if not self._table.are_in_order(part.keys(self._n_states)):
-            return False
-        if self.counts_rows:
-            states = np.concatenate([states, np.ones((1, part.n_groups), np.int64)])
-        if part.pane in self._panes:
-            self._panes[part.pane].add_in_order(self.opcodes, states)
-        elif self._keeps_panes:
-            self._pane(part.pane, n_keys_before).copy(states)
+    def _add_in_order(self, parts: Sequence[PaneWords]) -> list[PaneWords]:
+        """Add groups in one go whose keys are numbered in their order; return the others."""
+        others: list[PaneWords] = []
+        new: dict[int, tuple[int, list[I64]]] = {}
+        for part in parts:
+            n_keys_before = self.n_keys
+            assert part.rows is None or not self.counts_rows, "absent groups have a count of 0"
+            if not self._table.are_in_order(part.keys(self._n_states)):
+                others.append(part)
+                continue
+            states = part.words[len(part.words) - self._n_states :]
+            if self.counts_rows:
+                states = np.concatenate([states, np.ones((1, part.n_groups), np.int64)])
+            if part.pane in self._panes:
+                self._panes[part.pane].add_in_order(self.opcodes, states)
+            else:
+                new.setdefault(part.pane, (n_keys_before, []))[1].append(states)
+        if new:
+            self._begin(new)
+        return others
+
+    def _begin(self, new: dict[int, tuple[int, list[I64]]]) -> None:
+        """Make panes of partial groups: per pane how many keys there were, and the groups."""
+        self._look_at_latest()
+        blocks = [of_pane for _, of_pane in new.values()]
+        panes = [self._make(number, n_keys) for number, (n_keys, _) in new.items()]
+        if self._keeps_panes:
+            self._copy(panes, blocks)
         else:
-            self._pane(part.pane, n_keys_before).adopt(states)
-        return True
+            for pane, (first, *others) in zip(panes, blocks, strict=True):
+                pane.adopt(first)
+                for block in others:
+                    pane.add_in_order(self.opcodes, block)
+        for pane in panes[:-1]:
+            self._look_at(self._count(pane))
+
+    def _copy(self, panes: Sequence[DensePane], blocks: Sequence[Sequence[I64]]) -> None:
+        """Let panes begin with the sums of some blocks each."""
+        parts = [[PaneParts(rows_at(block), block.shape[1]) for block in some] for some in blocks]
+        sums = [
+            pane.begin(max(part.n_keys for part in some))
+            for pane, some in zip(panes, parts, strict=True)
+        ]
+        counted = add_up(self.opcodes, self.count_row, parts, sums)
+        for pane, n_groups in zip(panes, counted, strict=True):
+            pane.n_present = n_groups
 
     def _add(
         self, group_ids: U32, bounds: I64, panes: Sequence[int], places: I64, n_keys_before: int
@@ -300,17 +329,26 @@ class DensePanes:
     def _pane(self, number: int, n_keys: int) -> DensePane:
         pane = self._panes.get(number)
         if pane is None:
-            if self._panes:
-                # However long panes wait for their end: not one more if they have too much room.
-                latest = next(reversed(self._panes.values()))
-                self._look_at(int(np.count_nonzero(latest.counts(self.count_row))))
-            if self._free:
-                pane = self._free.pop()
-            else:
-                pane = DensePane(self._words.anew(), self._specs)
-            pane.n_keys_before = n_keys
-            self._panes[number] = pane
+            self._look_at_latest()
+            pane = self._make(number, n_keys)
         return pane
+
+    def _make(self, number: int, n_keys: int) -> DensePane:
+        pane = self._free.pop() if self._free else DensePane(self._words.anew(), self._specs)
+        pane.n_keys_before = n_keys
+        self._panes[number] = pane
+        return pane
+
+    def _count(self, pane: DensePane) -> int:
+        """Count the groups of a pane."""
+        if pane.n_present is None:
+            pane.n_present = int(np.count_nonzero(pane.counts(self.count_row)))
+        return pane.n_present
+
+    def _look_at_latest(self) -> None:
+        # However long panes wait for their end: not one more if they have too much room.
+        if self._panes:
+            self._look_at(self._count(next(reversed(self._panes.values()))))
 
     def _look_at(self, n_groups: int) -> None:
         """Leave these keys if few of them occur in a pane that has had most of its rows."""
@@ -350,7 +388,7 @@ class DensePanes:
         counts = pane.counts(self.count_row)
         n_keys, owners = len(counts), self._owners
         of_keys = owners.of(self._table)[:n_keys]
-        columns = np.concatenate([_rows_at(keys), pane.addresses()[: self._n_states]])
+        columns = np.concatenate([rows_at(keys), pane.addresses()[: self._n_states]])
         dealt = new_columns(len(columns), n_keys)
         n_old = int(np.count_nonzero(counts[: pane.n_keys_before]))
         is_ordered = owners.n_ordered == n_keys
@@ -365,9 +403,3 @@ class DensePanes:
 
 def _bounds(n_rows: Iterable[int]) -> I64:
     return np.array([*accumulate(n_rows, initial=0)], np.int64)
-
-
-def _rows_at(words: I64) -> I64:
-    """Return the addresses of the rows of int64[n_rows, n]."""
-    at: I64 = words.ctypes.data + words.strides[0] * np.arange(len(words))
-    return at

@@ -16,8 +16,8 @@ import numpy as np
 
 from millstream.engine.column_memory import new_columns
 from millstream.engine.state.dense_panes import DensePanes, PaneGroups
+from millstream.engine.state.pane_sums import PaneParts, add_up, rows_at
 from millstream.kernels.compile import I64
-from millstream.kernels.panes import combine_panes
 
 __all__ = ["PaneWindows"]
 
@@ -28,17 +28,15 @@ _NO_PANE = -(1 << 63)
 
 
 class _Sums(NamedTuple):
-    """Accumulators by key: int64[n_accumulators, n_keys].
+    """Accumulators by key.
 
     Attributes:
-        at: int64[n_accumulators], addresses of the rows.
-        n_keys: Keys from the first on that there are sums of.
-        words: The memory, or None if somebody else has it.
+        part: Where they lie.
+        words: The memory, or None if somebody else has it: int64[n_accumulators, n_keys].
         n_groups: How many keys have rows, where the memory is here.
     """
 
-    at: I64
-    n_keys: int
+    part: PaneParts
     words: I64 | None = None
     n_groups: int = 0
 
@@ -65,7 +63,7 @@ class PaneWindows:
     @property
     def n_groups(self) -> int:
         """Number of groups at most."""
-        return self._panes.n_groups + sum(sums.n_keys for sums in self._front.values())
+        return self._panes.n_groups + sum(sums.part.n_keys for sums in self._front.values())
 
     @property
     def state_bytes(self) -> int:
@@ -78,22 +76,29 @@ class PaneWindows:
         """Return the panes that have groups, ascending."""
         return sorted({*self._front_panes, *self._panes.numbers()})
 
-    def window(self, first: int, last: int) -> PaneGroups | None:
-        """Put a window together; None if it has no groups here.
+    def windows(self, panes: Sequence[tuple[int, int]]) -> list[PaneGroups | None]:
+        """Put windows together; None for one that has no groups here.
 
         Args:
-            first: Its first pane.
-            last: Its last pane, not before that of the window asked for last.
+            panes: Their first and last panes, at least one, by the last ones, which are not before
+                that of the window asked for last.
         """
-        self._panes.take_from(last + 1)
-        parts = self._summed(first, last) if self._keeps_sums else self._of_panes(first, last)
-        if not parts:
-            return None
-        sums = parts[0]
-        if len(parts) > 1 or sums.words is None:
-            sums = self._sum(parts, leaves=True)
-        assert sums.words is not None, "sums of its own"
-        return self._panes.groups_of(last, sums.words, sums.n_groups)
+        self._panes.take_from(panes[-1][1] + 1)
+        if self._keeps_sums:
+            of_windows = [self._summed(first, last) for first, last in panes]
+        else:
+            of_windows = [self._of_panes(first, last) for first, last in panes]
+        to_make = [parts for parts in of_windows if _is_to_make(parts)]
+        made = iter(self._made(to_make, leaves=True))
+        found: list[PaneGroups | None] = []
+        for (_, last), parts in zip(panes, of_windows, strict=True):
+            if not parts:
+                found.append(None)
+                continue
+            sums = next(made) if _is_to_make(parts) else parts[0]
+            assert sums.words is not None, "sums of its own"
+            found.append(self._panes.groups_of(last, sums.words, sums.n_groups))
+        return found
 
     def drop(self, limit: int) -> None:
         """Forget the panes below a limit, which are in no window any more."""
@@ -107,7 +112,7 @@ class PaneWindows:
 
     def _of_panes(self, first: int, last: int) -> list[_Sums]:
         numbers = [pane for pane in self._panes.numbers() if first <= pane <= last]
-        return [_Sums(*self._panes.sums_at(pane)) for pane in sorted(numbers)]
+        return [_Sums(self._panes.sums_at(pane)) for pane in sorted(numbers)]
 
     def _summed(self, first: int, last: int) -> list[_Sums]:
         if first > self._middle + 1:
@@ -128,7 +133,7 @@ class PaneWindows:
         self._front.clear()
         later: list[_Sums] = []
         for pane in reversed(numbers):
-            sums = self._sum([_Sums(*self._panes.sums_at(pane)), *later])
+            sums = self._sum([_Sums(self._panes.sums_at(pane)), *later])
             later = [sums]
             self._front[pane] = sums
             # The sum is all that is asked for from now on.
@@ -137,12 +142,23 @@ class PaneWindows:
         self._middle = self._back_last = last
         self._back = None
 
-    def _sum(self, parts: Sequence[_Sums], *, leaves: bool = False) -> _Sums:
-        """Add sums up, in memory that leaves with a window or stays here."""
-        n_keys = np.array([part.n_keys for part in parts], np.int64)
-        shape = len(self._panes.opcodes), int(n_keys.max())
-        words = new_columns(*shape) if leaves else np.empty(shape, np.int64)
-        at = np.array([part.at for part in parts])
-        n_groups = combine_panes(self._panes.opcodes, self._panes.count_row, at, n_keys, words)
-        rows_at = words.ctypes.data + words.strides[0] * np.arange(len(words))
-        return _Sums(rows_at, words.shape[1], words, n_groups)
+    def _sum(self, parts: Sequence[_Sums]) -> _Sums:
+        """Add sums up, in memory that stays here."""
+        return self._made([parts], leaves=False)[0]
+
+    def _made(self, of_sums: Sequence[Sequence[_Sums]], *, leaves: bool) -> list[_Sums]:
+        """Add sums up for each of several ones, in memory that leaves with a window or stays."""
+        parts = [[sums.part for sums in some] for some in of_sums]
+        n_rows = len(self._panes.opcodes)
+        shapes = [(n_rows, max(part.n_keys for part in some)) for some in parts]
+        rooms = [new_columns(*shape) if leaves else np.empty(shape, np.int64) for shape in shapes]
+        counted = add_up(self._panes.opcodes, self._panes.count_row, parts, rooms)
+        return [
+            _Sums(PaneParts(rows_at(words), words.shape[1]), words, n_groups)
+            for words, n_groups in zip(rooms, counted, strict=True)
+        ]
+
+
+def _is_to_make(parts: Sequence[_Sums]) -> bool:
+    """Whether a window has sums yet to be added up, or memory that somebody else has."""
+    return len(parts) > 1 or (len(parts) == 1 and parts[0].words is None)

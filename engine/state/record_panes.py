@@ -7,7 +7,7 @@ grows where that takes no more room than rows have been seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ from millstream.kernels.records import (
     RecordColumn,
     add_rows,
     clear_records,
+    count_present,
     deal_records,
 )
 
@@ -44,6 +45,8 @@ _STRAYS_MAX = 1 << 10
 _ABSENT_SHARE = 8
 # Panes whose memory is kept for the next ones, and bytes of each of them.
 _FREE_MAX, _FREE_BYTES_MAX = 2, 1 << 23
+# The groups of so many keys are counted while the GIL is kept.
+_FEW_KEYS = 1 << 14
 _WORD_BYTES = 8
 _NO_ROWS: I64 = np.empty(0, np.int64)
 
@@ -173,7 +176,7 @@ class RecordPanes:
         if self._owners.n_partitions != n_partitions:
             self._owners = _Owners(n_partitions)
         absent_share = 0 if self._layout.rows is None else _ABSENT_SHARE
-        dealt = list(self._deal(limit, self._owners, absent_share, new_columns))
+        dealt = self._deal(limit, self._owners, absent_share, new_columns)
         self._begin_anew()
         return dealt
 
@@ -263,7 +266,8 @@ class RecordPanes:
         if self._panes:
             # However long panes wait for their end: not one more if they have too much room.
             latest = next(reversed(self._panes.values()))
-            self._look_at(latest, latest.n_groups())
+            if not latest.is_looked_at:
+                self._look_at(latest, latest.n_groups())
         if self._is_leaving:
             return False
         pane = self._free.pop() if self._free else _Pane(self._layout, self._range.n_keys)
@@ -287,37 +291,48 @@ class RecordPanes:
 
     def _deal(
         self, limit: int, owners: _Owners, absent_share: int, room: Callable[[int, int], I64]
-    ) -> Iterator[DealtPane]:
-        states = self._layout.states
-        for number in sorted(number for number in self._panes if number < limit):
-            pane = self._panes.pop(number)
-            order, starts = owners.of(self._column, self._range.base, self._range.n_keys)
-            offsets = starts.copy()
-            chosen = np.empty(self._range.n_keys, np.uint32)
-            dealt = room(1 + len(states), self._range.n_keys)
-            is_kept = len(self._free) < _FREE_MAX and pane.nbytes <= _FREE_BYTES_MAX
-            n_groups = deal_records(
-                pane.columns,
-                states,
-                self._range.base,
-                order,
-                offsets,
-                absent_share,
-                is_kept,
-                chosen,
-                dealt,
-            )
-            self._look_at(pane, n_groups)
-            if is_kept:
-                pane.is_looked_at = False
-                pane.n_rows = 0
-                self._free.append(pane)
-            rows = None
-            if offsets[-1] > n_groups and self._layout.rows is not None:
-                rows = 1 + self._layout.rows
-            bounds = pairwise(offsets.tolist())
-            parts = [PaneWords(number, dealt[:, start:stop], rows) for start, stop in bounds]
-            yield DealtPane(n_groups, parts)
+    ) -> list[DealtPane]:
+        numbers = sorted(number for number in self._panes if number < limit)
+        if not numbers:
+            return []
+        panes = [self._panes[number] for number in numbers]
+        n_keys, n_rows = self._range.n_keys, 1 + len(self._layout.states)
+        n_kept = _FREE_MAX - len(self._free) if panes[0].nbytes <= _FREE_BYTES_MAX else 0
+        kept = panes[: max(n_kept, 0)]
+        order, starts = owners.of(self._column, self._range.base, n_keys)
+        dealt = [room(n_rows, n_keys) for _ in panes]
+        clears = np.zeros(len(panes), np.uint8)
+        clears[: len(kept)] = 1
+        offsets = np.empty((len(panes), len(starts)), np.int64)
+        n_present = np.empty(len(panes), np.int64)
+        deal_records(
+            np.array([pane.columns for pane in panes]),
+            self._layout.states,
+            self._range.base,
+            order,
+            starts,
+            absent_share,
+            clears,
+            np.empty(n_keys, np.uint32),
+            np.array([words.ctypes.data for words in dealt], np.int64),
+            offsets,
+            n_present,
+        )
+        for number, n_groups in zip(numbers, n_present.tolist(), strict=True):
+            self._look_at(self._panes.pop(number), n_groups)
+        for pane in kept:
+            pane.is_looked_at = False
+            pane.n_rows = 0
+        self._free += kept
+        of_panes = zip(numbers, dealt, n_present.tolist(), offsets.tolist(), strict=True)
+        return [self._dealt(*of_pane) for of_pane in of_panes]
+
+    def _dealt(self, number: int, words: I64, n_groups: int, offsets: list[int]) -> DealtPane:
+        rows = None
+        if offsets[-1] > n_groups and self._layout.rows is not None:
+            rows = 1 + self._layout.rows
+        parts = [PaneWords(number, words[:, start:stop], rows) for start, stop in pairwise(offsets)]
+        return DealtPane(n_groups, parts)
 
     def _begin_anew(self) -> None:
         """Forget the range and all texts, if they are too many and no pane has any of them."""
@@ -356,7 +371,8 @@ class _Pane:
     def n_groups(self) -> int:
         """Count the keys that have rows."""
         (_, width), array = self._layout.forms[0], self.arrays[0]
-        return int(np.count_nonzero(array[::width]))
+        counts = array[::width]
+        return int(count_present(counts) if len(counts) <= _FEW_KEYS else np.count_nonzero(counts))
 
     def move(self, offset: int, n_before: int, n_keys: int) -> None:
         """Make room for so many keys, with the records that there are behind the first ones."""

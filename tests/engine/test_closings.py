@@ -14,17 +14,24 @@ from millstream.planner.nodes import WatermarkBound, Window
 from tests.engine.stalling import SCHEMA, TIMEOUT_SECONDS, WINDOWS, Gate, session, wait_until
 
 N_WINDOWS = 40
-ROWS_MAX, BOUNDED_ROWS_MAX = 1 << 16, 1 << 19
+FEWER_ROWS_MAX, ROWS_MAX = 1 << 16, 1 << 19
 KEYS = (1, 2, 3)
 
 
 @pytest.fixture(autouse=True)
 def windows_may_wait(monkeypatch):
     monkeypatch.setattr(module, "ROWS_MAX", ROWS_MAX)
-    monkeypatch.setattr(module, "BOUNDED_ROWS_MAX", BOUNDED_ROWS_MAX)
+    monkeypatch.setattr(module, "FEWER_ROWS_MAX", FEWER_ROWS_MAX)
 
 
-def closings(*, n_under_way=lambda: 0, may_wait=True, is_bounded=False, queue_rows=10 * ROWS_MAX):
+def closings(
+    *,
+    n_under_way=lambda: 0,
+    may_wait=True,
+    is_bounded=False,
+    n_partitions=2,
+    queue_rows=10 * ROWS_MAX,
+):
     window = Window("tumble", "ts", pa.int64(), 10, 10, 0)
     ends = WindowEnds([(window, 0, (WatermarkBound("t"),))])
     made = Closings(
@@ -32,6 +39,7 @@ def closings(*, n_under_way=lambda: 0, may_wait=True, is_bounded=False, queue_ro
         may_wait=may_wait,
         n_under_way=n_under_way,
         is_bounded=is_bounded,
+        n_partitions=n_partitions,
         queue_rows=queue_rows,
     )
     made.are_closed({"t": 5})
@@ -65,6 +73,13 @@ def test_windows_wait_for_no_more_rows_than_a_step_is_worth():
     assert due(made, 33, 34, n_rows=ROWS_MAX) == [False, False]
 
 
+def test_on_one_partition_windows_wait_for_fewer_rows_but_in_a_bounded_run():
+    made = closings(n_under_way=lambda: 99, n_partitions=1)
+    assert due(made, 10, 20, n_rows=FEWER_ROWS_MAX // 2) == [False, True]
+    made = closings(is_bounded=True, n_partitions=1)
+    assert due(made, 10, 20, n_rows=ROWS_MAX // 2) == [False, True]
+
+
 def test_windows_wait_for_no_more_rows_than_a_queue_holds():
     made = closings(n_under_way=lambda: 99, queue_rows=100)
     assert due(made, 10, 20, n_rows=50) == [False, True]
@@ -72,7 +87,7 @@ def test_windows_wait_for_no_more_rows_than_a_queue_holds():
 
 def test_a_bounded_run_waits_for_rows_whatever_is_under_way():
     made = closings(is_bounded=True)
-    assert due(made, 10, 20, n_rows=BOUNDED_ROWS_MAX // 2) == [False, True]
+    assert due(made, 10, 20, n_rows=ROWS_MAX // 2) == [False, True]
     assert due(made, 30, n_rows=1) == [False]
     assert not made.wait_for_steps
 
@@ -184,7 +199,7 @@ def windows_of(table):
 @pytest.mark.parametrize("partitions", [1, 2, 3])
 @pytest.mark.parametrize("n_rows", [1, 30])
 def test_a_bounded_run_gives_rows_in_the_same_order_each_time(partitions, n_rows, monkeypatch):
-    monkeypatch.setattr(module, "BOUNDED_ROWS_MAX", 100)
+    monkeypatch.setattr(module, "ROWS_MAX", 100)
     made = session(partitions)
     table = pa.Table.from_batches([batch_of(window, n_rows) for window in range(900 // n_rows)])
     query = made.sql(WINDOWS)

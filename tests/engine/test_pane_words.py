@@ -360,7 +360,9 @@ def test_windows_out_of_panes_are_those_of_dictionaries(
 ) -> None:
     k = data.draw(st.integers(1, 20))
     with patch.object(pane_windows, "_FEW_PANES", few_panes):
-        panes = DensePanes([pa.int64()], WINDOW_SPECS, merges=True)
+        panes = DensePanes(
+            [pa.int64()], WINDOW_SPECS, merges=True, keeps_panes=data.draw(st.booleans())
+        )
         windows = PaneWindows(panes, k)
     asks_for_empty_windows, room = data.draw(st.booleans()), data.draw(little_rooms)
 
@@ -375,25 +377,29 @@ def test_windows_out_of_panes_are_those_of_dictionaries(
         keys = st.integers(0, 2 + 2 * number)
         new = st.lists(st.tuples(keys, st.integers(-9, 9)), min_size=1, max_size=8)
         # Panes ahead, in any order, with gaps, some of them again and again.
-        for ahead in data.draw(st.lists(st.integers(0, k + 3), max_size=6)):
-            pane = limit + ahead
-            assert panes.takes(pane) is panes.takes_rows
+        for of_step in data.draw(st.lists(st.lists(st.integers(0, k + 3)), max_size=6)):
+            assert all(panes.takes(limit + ahead) is panes.takes_rows for ahead in of_step)
             if panes.takes_rows:
-                added = data.draw(new)
+                step = [(limit + ahead, data.draw(new)) for ahead in of_step]
                 with patch.object(dense_panes, "_LITTLE_ROOM", room):
-                    panes.add_words([int_words(pane, added)])
-                rows[pane] += added
+                    panes.add_words([int_words(pane, added) for pane, added in step])
+                for pane, added in step:
+                    rows[pane] += added
         least, limit = limit, limit + data.draw(st.integers(1, k + 4))
-        for last in range(least, limit):
-            first = first_of(last)
-            expected = window_by_definition(rows, first, last)
-            if expected or asks_for_empty_windows:
-                groups = windows.window(first, last)
+        asked = [(first_of(last), last) for last in range(least, limit)]
+        defined = {some: window_by_definition(rows, *some) for some in asked}
+        if not asks_for_empty_windows:
+            asked = [some for some in asked if defined[some]]
+        while asked:
+            n_asked = data.draw(st.integers(1, len(asked)))
+            together, asked = asked[:n_asked], asked[n_asked:]
+            for some, groups in zip(together, windows.windows(together), strict=True):
+                expected = defined[some]
                 assert (groups is None) is (not expected)
                 assert window_of(groups) == expected
                 results.append((groups, expected))
                 # What came now would be missing in windows that were put together before.
-                assert not panes.takes(last)
+                assert not panes.takes(some[1])
         windows.drop(first_of(limit))
         left = [pane for pane in sorted(rows) if pane >= first_of(limit)]
         assert windows.panes() == left
@@ -407,13 +413,14 @@ def test_windows_out_of_panes_are_those_of_dictionaries(
 def test_a_pane_has_a_part_in_few_sums_however_many_windows_it_is_in() -> None:
     panes = DensePanes([pa.int64()], WINDOW_SPECS, merges=True)
     windows = PaneWindows(panes, 100)
-    with patch.object(pane_windows, "combine_panes", wraps=pane_windows.combine_panes) as combined:
+    with patch.object(pane_windows, "add_up", wraps=pane_windows.add_up) as added:
         for last in range(500):
             panes.add_words([int_words(last, [(1, last)])])
-            windows.window(last - 99, last)
+            windows.windows([(last - 99, last)])
             windows.drop(last - 98)
     # Three sums, of two parts each.
-    assert 0 < sum(len(call.args[2]) for call in combined.call_args_list) <= 6 * 500
+    n_parts = sum(len(some) for call in added.call_args_list for some in call.args[2])
+    assert 0 < n_parts <= 6 * 500
 
 
 @pytest.mark.parametrize("few_panes", [0, 8])
@@ -428,7 +435,7 @@ def test_a_table_with_too_many_keys_is_begun_anew_once_nothing_is_left(few_panes
     # The pane before has hardly a key of them all.
     assert not panes.takes(3)
     for last in range(5):
-        found = window_of(windows.window(last - 2, last))
+        found = window_of(windows.windows([(last - 2, last)])[0])
         assert found == window_by_definition(rows, last - 2, last)
         assert panes.n_keys == 100
         windows.drop(last - 1)
@@ -437,8 +444,8 @@ def test_a_table_with_too_many_keys_is_begun_anew_once_nothing_is_left(few_panes
     # The same keys have other numbers now.
     panes.add_words([int_words(5, [(9, 3), (7, 4)])])
     panes.add_words([int_words(6, [(7, 5)])])
-    assert window_of(windows.window(3, 5)) == {9: (3, 3, 0.75), 7: (4, 4, 1.0)}
-    assert window_of(windows.window(4, 6)) == {9: (3, 3, 0.75), 7: (9, 5, 1.0)}
+    found = [window_of(groups) for groups in windows.windows([(3, 5), (4, 6)])]
+    assert found == [{9: (3, 3, 0.75), 7: (4, 4, 1.0)}, {9: (3, 3, 0.75), 7: (9, 5, 1.0)}]
 
 
 def test_panes_that_are_left_take_nothing_any_more() -> None:

@@ -63,7 +63,7 @@ def run_whole(
     # Inputs are so short that all windows would be closed at their end.
     closing_rows_max = (0, 3 * rows, _CLOSING_ROWS_MAX)[(longest + rows) % 3]
     with (
-        mock.patch.object(closings, "BOUNDED_ROWS_MAX", closing_rows_max),
+        mock.patch.object(closings, "ROWS_MAX", closing_rows_max),
         mock.patch.object(queries, "_SPLIT_ROWS_LEAST", _SPLIT_ROWS_LEAST[longest % 2]),
     ):
         return Outcome(query.run(dict(inputs), batch_rows=rows, strategy=strategy), None)
@@ -82,6 +82,7 @@ def push_through(
     received: list[pa.RecordBatch] = []
     with (
         mock.patch.object(closings, "ROWS_MAX", _CLOSING_ROWS_MAX),
+        mock.patch.object(closings, "FEWER_ROWS_MAX", _CLOSING_ROWS_MAX),
         mock.patch.object(queries, "_SPLIT_ROWS_LEAST", _SPLIT_ROWS_LEAST[len(pieces) % 2]),
         query.start(sink=received.append, strategy=strategy) as job,
     ):

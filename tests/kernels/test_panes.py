@@ -20,6 +20,7 @@ from millstream.kernels.panes import (
     add_pane,
     add_pane_shortly,
     are_same_words,
+    combine_few,
     combine_panes,
     deal_groups,
     fill_words,
@@ -134,13 +135,45 @@ EDGES: dict[type[np.generic], list[Any]] = {
 
 
 def combined(opcodes: Sequence[Opcode], panes: Sequence[Sequence[npt.NDArray[Any]]]) -> Any:
-    """Return the sums in the types of their opcodes, and what the kernel returned."""
+    """Return the sums in the types of their opcodes, and how many keys have rows.
+
+    Sums of all panes but the first, and of all but the last, are made beside it.
+    """
     n_keys = np.array([len(states[0]) for states in panes], np.int64)
-    sums = np.full((len(opcodes), n_keys.max()), UNTOUCHED, np.int64)
     at = np.array([addresses(states) for states in panes])
-    n_present = combine_panes(np.array(opcodes, np.int64), len(opcodes) - 1, at, n_keys, sums)
-    rows = [row.view(STATE_DTYPE[opcode]) for opcode, row in zip(opcodes, sums, strict=True)]
-    return rows, n_present
+    some = [range(len(panes))]
+    if len(panes) > 1:
+        some += [range(1, len(panes)), range(len(panes) - 1)]
+    places = np.concatenate([np.array(part, np.int64) for part in some])
+    bounds = np.cumsum([0, *map(len, some)])
+    found = []
+    for combine in (combine_panes, combine_few):
+        # One key more than there is room for.
+        shape = len(opcodes), n_keys.max() + 1
+        sums = [np.full(shape, UNTOUCHED, np.int64) for _ in some]
+        sums_at = np.array([addresses(list(words)) for words in sums])
+        n_present = np.full(len(some), UNTOUCHED, np.int64)
+        combine(
+            np.array(opcodes, np.int64), len(opcodes) - 1, bounds, at[places], n_keys[places],
+            sums_at, n_present,
+        )  # fmt: skip
+        for part, words, n in zip(some, sums, n_present.tolist(), strict=True):
+            n_most = max(n_keys[list(part)])
+            assert (words[:, n_most:] == UNTOUCHED).all()
+            assert n == np.count_nonzero(words[-1, :n_most])
+        found.append((np.array([words.tobytes() for words in sums]), n_present))
+        if len(some) > 1 and combine is combine_few:
+            # Each sum as if it were made alone.
+            alone, n_alone = combined(opcodes, [panes[index] for index in some[1]])
+            assert n_present[1] == n_alone
+            for row, words in zip(alone, sums[1], strict=True):
+                assert row.tobytes() == words[: len(row)].tobytes()
+    assert (found[0][0] == found[1][0]).all()
+    rows = [
+        row[: n_keys.max()].view(STATE_DTYPE[opcode])
+        for opcode, row in zip(opcodes, sums[0], strict=True)
+    ]
+    return rows, int(n_present[0])
 
 
 def combined_by_definition(

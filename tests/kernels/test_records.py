@@ -22,6 +22,7 @@ from millstream.kernels.records import (
     add_rows,
     clear_records,
     count_distinct,
+    count_present,
     deal_records,
     find_range,
     sample_keys,
@@ -237,68 +238,79 @@ def test_a_sample_is_of_all_parts_at_even_distances(sizes: list[int], n_most: in
 
 def check_dealt(
     forms: Sequence[RecordForm],
-    counts: I64,
+    counts: Sequence[I64],
     owners: I64,
     n_partitions: int,
     *,
     share: int,
-    clears: bool,
+    clears: Sequence[bool],
 ) -> None:
-    """Deal records of these keys out, and hold the groups against a definition."""
-    n_keys = len(counts)
-    columns = [Column(form, ValueKind.I64, n_keys) for form in forms]
-    for number, column in enumerate(columns):
-        width = N_WORDS[column.form]
-        column.records[::width] = counts
-        for word in range(1, width):
-            column.records[word::width] = 10_000 * (10 * number + word) + np.arange(n_keys)
-    before = [column.records.copy() for column in columns]
+    """Deal records of some panes of these keys out, and hold the groups against a definition."""
+    n_keys, n_panes = len(owners), len(counts)
+    panes = [[Column(form, ValueKind.I64, n_keys) for form in forms] for _ in counts]
+    for pane, of_pane in enumerate(panes):
+        for number, column in enumerate(of_pane):
+            width = N_WORDS[column.form]
+            column.records[::width] = counts[pane]
+            for word in range(1, width):
+                first = 10_000 * (100 * pane + 10 * number + word)
+                column.records[word::width] = first + np.arange(n_keys)
+    before = [[column.records.copy() for column in of_pane] for of_pane in panes]
     order = np.argsort(owners, kind="stable").astype(np.uint32)
     n_of = np.bincount(owners, minlength=n_partitions)
-    offsets = np.concatenate([[0], np.cumsum(n_of)]).astype(np.int64)
-    states = [(c, w) for c, column in enumerate(columns) for w in range(N_WORDS[column.form])]
+    starts = np.concatenate([[0], np.cumsum(n_of)]).astype(np.int64)
+    states = [(c, w) for c, form in enumerate(forms) for w in range(N_WORDS[form])]
     chosen = np.empty(n_keys, np.uint32)
-    dealt = np.full((1 + len(states), n_keys), UNTOUCHED, np.int64)
-    table = [(address(column.records), column.form, N_WORDS[column.form]) for column in columns]
-    n_present = deal_records(
-        np.array(table, np.int64), np.array(states, np.int64), 7, order, offsets, share, clears,
-        chosen, dealt,
+    dealt = [np.full((1 + len(states), n_keys), UNTOUCHED, np.int64) for _ in counts]
+    offsets = np.full((n_panes, n_partitions + 1), UNTOUCHED, np.int64)
+    n_present = np.full(n_panes, UNTOUCHED, np.int64)
+    table = [
+        [(address(column.records), column.form, N_WORDS[column.form]) for column in of_pane]
+        for of_pane in panes
+    ]
+    deal_records(
+        np.array(table, np.int64), np.array(states, np.int64), 7, order, starts, share,
+        np.array(clears, np.uint8), chosen, np.array([address(words) for words in dealt]),
+        offsets, n_present,
     )  # fmt: skip
-    present = [key for key in range(n_keys) if counts[key] > 0]
-    n_used = max(present, default=-1) + 1
-    takes_all = share > 0 and (n_used - len(present)) * share <= n_used
-    groups = range(n_used) if takes_all else present
-    expected = [[key for key in groups if owners[key] == p] for p in range(n_partitions)]
-    assert n_present == len(present)
-    assert offsets[0] == 0
-    assert np.diff(offsets).tolist() == [len(keys) for keys in expected]
-    in_order = [key for keys in expected for key in keys]
-    n_groups = len(in_order)
-    assert dealt[0, :n_groups].tolist() == [7 + key for key in in_order]
-    for row, (number, word) in enumerate(states, 1):
-        words = before[number][word :: N_WORDS[columns[number].form]]
-        assert dealt[row, :n_groups].tolist() == words[in_order].tolist()
-    assert (dealt[:, n_groups:] == UNTOUCHED).all()
-    for column, was in zip(columns, before, strict=True):
-        empty = by_definition(column.form, [])
-        if clears:
-            # The next pane begins with nothing.
-            assert all(column.row(key) == empty for key in present)
-        else:
-            assert column.records.tolist() == was.tolist()
+    for pane, of_pane in enumerate(panes):
+        present = [key for key in range(n_keys) if counts[pane][key] > 0]
+        n_used = max(present, default=-1) + 1
+        takes_all = share > 0 and (n_used - len(present)) * share <= n_used
+        groups = range(n_used) if takes_all else present
+        expected = [[key for key in groups if owners[key] == p] for p in range(n_partitions)]
+        assert n_present[pane] == len(present)
+        assert offsets[pane, 0] == 0
+        assert np.diff(offsets[pane]).tolist() == [len(keys) for keys in expected]
+        in_order = [key for keys in expected for key in keys]
+        n_groups = len(in_order)
+        assert dealt[pane][0, :n_groups].tolist() == [7 + key for key in in_order]
+        for row, (number, word) in enumerate(states, 1):
+            words = before[pane][number][word :: N_WORDS[forms[number]]]
+            assert dealt[pane][row, :n_groups].tolist() == words[in_order].tolist()
+        assert (dealt[pane][:, n_groups:] == UNTOUCHED).all()
+        for column, was in zip(of_pane, before[pane], strict=True):
+            empty = by_definition(column.form, [])
+            if clears[pane]:
+                # The next pane begins with nothing.
+                assert all(column.row(key) == empty for key in present)
+            else:
+                assert column.records.tolist() == was.tolist()
 
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_groups_are_dealt_out_by_partition(data: st.DataObject) -> None:
     n_keys, n_partitions = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 4))
+    counts = hnp.arrays(np.int64, n_keys, elements=st.integers(0, 2))
+    panes = data.draw(st.lists(st.tuples(counts, st.booleans()), min_size=1, max_size=3))
     check_dealt(
         data.draw(st.lists(st.sampled_from(list(RecordForm)), min_size=1, max_size=2)),
-        data.draw(hnp.arrays(np.int64, n_keys, elements=st.integers(0, 2))),
+        [counts for counts, _ in panes],
         data.draw(hnp.arrays(np.int64, n_keys, elements=st.integers(0, n_partitions - 1))),
         n_partitions,
         share=data.draw(st.sampled_from([0, 1, 2, 4])),
-        clears=data.draw(st.booleans()),
+        clears=[clears for _, clears in panes],
     )
 
 
@@ -306,10 +318,15 @@ def test_groups_are_dealt_out_by_partition(data: st.DataObject) -> None:
 @pytest.mark.parametrize("share_absent", [0.0, 0.1, 0.5])
 def test_groups_of_many_keys_are_dealt_out_in_blocks(n_keys: int, share_absent: float) -> None:
     rng = np.random.default_rng(n_keys)
-    counts = (rng.random(n_keys) >= share_absent).astype(np.int64)
+    counts = [(rng.random(n_keys) >= share_absent).astype(np.int64) for _ in range(2)]
     owners = rng.integers(0, 3, n_keys)
-    for clears in (False, True):
+    for clears in ((False, True), (True, False)):
         check_dealt(list(RecordForm), counts, owners, 3, share=8, clears=clears)
+
+
+@given(hnp.arrays(np.int64, st.integers(0, 40), elements=st.integers(-1, 1)), st.integers(1, 4))
+def test_words_that_are_not_0_are_counted(words: I64, width: int) -> None:
+    assert count_present(words[::width]) == np.count_nonzero(words[::width])
 
 
 def test_records_are_cleared_from_one_to_another() -> None:
