@@ -17,6 +17,7 @@ from millstream.engine.operators.dense_lane import AnyRows, DenseLane, Located
 from millstream.engine.operators.emission import emit_together
 from millstream.engine.operators.grouping import Grouping
 from millstream.engine.operators.partials import PartialColumns, PartialGroups
+from millstream.engine.operators.window_lane import WindowLane
 from millstream.engine.operators.windowing import PaneCuts, pane_words, word_per_row
 from millstream.engine.row_order import in_order, together
 from millstream.engine.row_watermarks import RowWatermarks
@@ -59,7 +60,7 @@ class _Emitting:
     ) -> None:
         self._grouping = grouping
         # Windows whose groups are kept densely, and not in the state.
-        self._dense: DensePanes | None = None
+        self._dense: DensePanes | WindowLane | None = None
         self._counters = counters
         self._changelog = changelog
         self._owns_global_group = owns_global_group
@@ -269,10 +270,10 @@ class SingleAggregate(_Emitting):
         n_words = 0 if node.window is None else 1
         grouping = Grouping(node, node.input.schema, functions, n_words, merges=False)
         super().__init__(grouping, counters, changelog, owns_global_group=owns_global_group)
-        self._lane: DenseLane | None = None
-        if self._may_be_dense:
-            self._lane = DenseLane.for_node(node, grouping.calls, grouping.grid, has_records=False)
-        self._dense = None if self._lane is None else self._lane.panes
+        self._lane: WindowLane | None = None
+        if self._may_be_dense and grouping.grid is not None:
+            self._lane = WindowLane.for_node(node, grouping.calls, grouping.grid)
+        self._dense = self._lane
         # Groups whose results come at the end of the input.
         self._last: DenseLane | None = None
         if node.window is None and node.emit == "final":

@@ -122,14 +122,21 @@ class DenseLane:
 
     def add_all(self, located: Sequence[Located[AnyRows]]) -> bool:
         """Add all of some rows or, returning False, none of them."""
-        pieces: list[tuple[pa.RecordBatch | SourceRows, int]] = []
+        pieces: list[_Piece] = []
         for rows, panes in located:
             runs = self._runs(rows, panes)
             if runs is None:
                 return False
-            pieces += runs
+            pieces += [(part, pane) for part, pane in runs if part.num_rows > 0]
         takes = self.panes.takes
-        return not pieces or (all(takes(pane) for _, pane in pieces) and self._add(pieces))
+        if not all(takes(pane) and not self._have_nulls(rows) for rows, pane in pieces):
+            return False
+        if self.records is not None:
+            pieces = self._add_records(self.records, pieces)
+        if pieces:
+            is_added = self._add(pieces)
+            assert is_added, "values are not NULL"
+        return True
 
     def _runs(
         self, rows: AnyRows, panes: Word | PaneCuts
