@@ -56,7 +56,7 @@ class Conformer:
         whose dictionary has a NULL among its values is encoded anew.
 
         Args:
-            data: A RecordBatch, a Table, an object with ``__arrow_c_stream__`` or
+            data: A RecordBatch or a list of them, a Table, an object with ``__arrow_c_stream__`` or
                 ``__arrow_c_array__``, a dict of columns, a dict of values that is one row, or a
                 list of such rows. Floats of Python are rounded to the precision of the column.
 
@@ -83,7 +83,9 @@ class Conformer:
             else:
                 yield self._from_rows([data])
         elif isinstance(data, list | tuple):
-            if data:
+            if data and all(isinstance(item, pa.RecordBatch) for item in data):
+                yield from data
+            elif data:
                 yield self._from_rows(data)
         elif hasattr(data, "__arrow_c_stream__"):
             yield from self._from_stream(data)

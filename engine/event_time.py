@@ -7,7 +7,8 @@ the row before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,12 @@ from pyarrow import lib
 from millstream.engine.columns import array_from_buffers, event_times
 from millstream.errors import SchemaError, SourceError
 from millstream.kernels.compile import I64
-from millstream.kernels.windows import running_watermarks, scan_few_times, scan_times
+from millstream.kernels.windows import (
+    running_watermarks,
+    scan_batches,
+    scan_few_times,
+    scan_times,
+)
 from millstream.planner.catalog import StreamDefinition
 from millstream.planner.nodes import HIDDEN_PREFIX
 
@@ -41,6 +47,7 @@ WATERMARK_COLUMN = HIDDEN_PREFIX + "watermark"
 # Times that are looked through before another thread would have noticed that the GIL is free.
 _FEW_ROWS = 1 << 14
 
+_WORD_BYTES = 8
 # Types of event times whose values are kept as int64.
 _INT64 = frozenset({lib.Type_INT64, lib.Type_TIMESTAMP, lib.Type_DATE64})
 
@@ -121,6 +128,8 @@ class WatermarkTracker:
         self._max_times = dict.fromkeys(declared, NO_WATERMARK)
         self._last_seen = dict.fromkeys(declared, clock())
         self.watermark = NO_WATERMARK
+        # Batches to come, the greatest time before each, and what scans would find.
+        self._ahead: deque[tuple[pa.RecordBatch, int, Sequence[int]]] = deque()
 
     def observe(self, batch: pa.RecordBatch, source_partition: int) -> Observation:
         """Look at the rows of a batch, which changes nothing until :meth:`take`.
@@ -140,17 +149,53 @@ class WatermarkTracker:
         if times is None or self._delay is None:
             return Observation(batch, None, self.watermark, source_partition, None, now)
         before = self._lift(self._max_times.get(source_partition, NO_WATERMARK))
-        scan = scan_few_times if len(times) <= _FEW_ROWS else scan_times
-        max_time, n_behind, least, greatest, do_ascend = scan(times, before, self._delay)
+        scanned = self._scanned_before(batch, before)
+        if scanned is None:
+            scan = scan_few_times if len(times) <= _FEW_ROWS else scan_times
+            scanned = scan(times, before, self._delay)
+        max_time, n_behind, least, greatest, do_ascend = scanned
         if n_behind > 0:
             others = self._least_of_others(source_partition, now)
             batch = self._with_row_watermarks(batch, times, before, others)
         watermark = max(self.watermark, self._least_after(source_partition, max_time, now))
-        bounds = TimeBounds(least, greatest, do_ascend)
+        bounds = TimeBounds(least, greatest, bool(do_ascend))
         return Observation(batch, bounds, watermark, source_partition, max_time, now)
+
+    def look_ahead(self, batches: Sequence[pa.RecordBatch], source_partition: int) -> None:
+        """Look through the event times of batches that come next, all in one go.
+
+        What is found out is used where they are observed in this order, and nothing else comes in
+        between that makes a difference.
+
+        Args:
+            batches: Rows of the stream's schema, each at least one.
+            source_partition: Partition of the source that they come from.
+        """
+        self._ahead.clear()
+        if self._delay is None or not self._is_int64:
+            return
+        # To look through fewer rows by themselves keeps the GIL, which takes less time.
+        if len(batches) < 2 or max(batch.num_rows for batch in batches) <= _FEW_ROWS:
+            return
+        columns = [batch.column(self._place) for batch in batches]
+        if any(column.null_count > 0 for column in columns):
+            # Whoever observes the batch says which row it is.
+            return
+        places = [
+            (column.buffers()[1].address + _WORD_BYTES * column.offset, len(column))
+            for column in columns
+        ]
+        before = self._lift(self._max_times.get(source_partition, NO_WATERMARK))
+        found = np.empty((len(batches), 5), np.int64)
+        scan_batches(np.array(places, np.int64), before, self._delay, found)
+        for batch, scanned in zip(batches, found.tolist(), strict=True):
+            self._ahead.append((batch, before, scanned))
+            before = scanned[0]
 
     def take(self, observed: Observation) -> None:
         """Advance by a batch that was observed; none may have been taken in between."""
+        if self._ahead:
+            self._ahead.popleft()
         if observed.max_time is not None:
             self._max_times[observed.source_partition] = observed.max_time
             self._last_seen[observed.source_partition] = observed.seen_at
@@ -204,11 +249,21 @@ class WatermarkTracker:
                 f" {source_partition}"
             )
 
+    def _scanned_before(self, batch: pa.RecordBatch, before: int) -> Sequence[int] | None:
+        """Return what is known of a batch if what has come before it is what was expected."""
+        if self._ahead:
+            expected, time, scanned = self._ahead[0]
+            if expected is batch and time == before:
+                return scanned
+            self._ahead.clear()
+        return None
+
     def _times(self, batch: pa.RecordBatch) -> I64:
         column = batch.column(self._place)
         if self._is_int64 and column.null_count == 0:
             # What event_times gives, without its questions: each takes as long as the scan.
-            times = np.frombuffer(column.buffers()[1], np.int64, len(column), 8 * column.offset)
+            start = _WORD_BYTES * column.offset
+            times = np.frombuffer(column.buffers()[1], np.int64, len(column), start)
             times.setflags(write=False)
             return times
         try:

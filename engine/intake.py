@@ -153,6 +153,13 @@ class Intake:
         self._flow.admitted(owners, n_rows, deadline)
         return True
 
+    def look_ahead(
+        self, stream: str, batches: Sequence[pa.RecordBatch], source_partition: int
+    ) -> None:
+        """Look at micro-batches, none of them empty, that will be pushed one after the other."""
+        with self.lock:
+            self.trackers[stream].look_ahead(batches, source_partition)
+
     def advance_watermark(self, stream: str, watermark: int) -> None:
         """Raise the watermark of a stream, waiting for room."""
         self._check_running()

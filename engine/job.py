@@ -28,6 +28,9 @@ from millstream.planner.catalog import StreamDefinition
 
 __all__ = ["Job"]
 
+# Micro-batches that are looked at before the first of them is taken in.
+_LOOK_AHEAD = 8
+
 _running: weakref.WeakSet[Runtime] = weakref.WeakSet()
 
 
@@ -89,7 +92,7 @@ class Job:
 
         Args:
             stream: Name of a stream that the query reads.
-            data: A RecordBatch, a Table, anything with ``__arrow_c_stream__`` or
+            data: A RecordBatch or a list of them, a Table, anything with ``__arrow_c_stream__`` or
                 ``__arrow_c_array__``, a row as dict or a list of such rows. Each record batch in it
                 is one micro-batch; rows that are pushed one by one are gathered while others are
                 being processed. Columns are matched by name and types that fit are cast. Arrow data
@@ -116,13 +119,28 @@ class Job:
             buffer.add(data)
             return
         has_room = self._flush_rows(deadline)
-        for batch in self._conformers[stream].conform(data):
-            if has_room and batch.num_rows > 0:
-                has_room = self._runtime.intake.push(stream, batch, source_partition, deadline)
-            if not has_room:
-                raise SourceError(
-                    f"push to stream {stream!r} found no room within {timeout} seconds"
-                )
+        batches = self._conformers[stream].conform(data)
+        if has_room:
+            has_room = self._push_all(stream, batches, source_partition, deadline)
+        if batches and not has_room:
+            raise SourceError(f"push to stream {stream!r} found no room within {timeout} seconds")
+
+    def _push_all(
+        self,
+        stream: str,
+        batches: Sequence[pa.RecordBatch],
+        source_partition: int,
+        deadline: Deadline,
+    ) -> bool:
+        """Let the intake have batches; return whether there was room for all in time."""
+        intake = self._runtime.intake
+        batches = [batch for batch in batches if batch.num_rows > 0]
+        for first in range(0, len(batches), _LOOK_AHEAD):
+            some = batches[first : first + _LOOK_AHEAD]
+            intake.look_ahead(stream, some, source_partition)
+            if not all(intake.push(stream, batch, source_partition, deadline) for batch in some):
+                return False
+        return True
 
     def try_push(self, stream: str, data: Any, *, source_partition: int = 0) -> bool:
         """Hand over rows if there is room for all of them right now, as one micro-batch.

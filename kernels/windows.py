@@ -15,7 +15,9 @@ known by its end index ``e``: it ends at ``offset + e * step``, where pane ``e``
 
 from __future__ import annotations
 
-from millstream.kernels.compile import I64, U8, inlined_kernel, kernel, short_kernel
+import numpy as np
+
+from millstream.kernels.compile import I64, U8, address_array, inlined_kernel, kernel, short_kernel
 
 __all__ = [
     "NO_PANE",
@@ -28,6 +30,7 @@ __all__ = [
     "only_pane",
     "pane_indices",
     "running_watermarks",
+    "scan_batches",
     "scan_few_times",
     "scan_times",
 ]
@@ -89,6 +92,28 @@ def scan_times(times: I64, max_time: int, delay: int) -> tuple[int, int, int, in
             n_behind += block[row] < _watermark(max_before, delay)
             max_before = max(max_before, block[row])
     return max_time, n_behind, least_of_all, greatest_of_all, do_ascend
+
+
+@kernel
+def scan_batches(places: I64, max_time: int, delay: int, found: I64) -> None:
+    """Do what :func:`scan_times` does, for batches that come one after the other.
+
+    Args:
+        places: int64[n_batches, 2], the address of the int64 event times of each, and how many. The
+            caller keeps them alive. Unchecked.
+        max_time: Greatest time before the first batch, or INT64_MIN.
+        delay: How far rows may be behind, 0 or more: unchecked.
+        found: int64[n_batches, 5], out: what :func:`scan_times` returns for each.
+    """
+    for batch in range(places.shape[0]):
+        times = address_array(places[batch, 0], places[batch, 1], np.int64)
+        scanned = scan_times(times, max_time, delay)
+        max_time = scanned[0]
+        found[batch, 0] = max_time
+        found[batch, 1] = scanned[1]
+        found[batch, 2] = scanned[2]
+        found[batch, 3] = scanned[3]
+        found[batch, 4] = scanned[4]
 
 
 @short_kernel
