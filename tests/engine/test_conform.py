@@ -65,6 +65,7 @@ def test_a_batch_of_the_schema_comes_back_as_it_is() -> None:
         pa.Table.from_pylist(ROWS, SCHEMA).to_reader(),
         ArrowObject(pa.Table.from_pylist(ROWS, SCHEMA), "__arrow_c_stream__"),
         ArrowObject(pa.RecordBatch.from_pylist(ROWS, SCHEMA), "__arrow_c_array__"),
+        [pa.RecordBatch.from_pylist([row], SCHEMA) for row in ROWS],
         ROWS,
         tuple(ROWS),
         pa.Table.from_pylist(ROWS, SCHEMA).to_pydict(),
@@ -363,6 +364,10 @@ def test_a_required_column_takes_nullable_data_without_nulls() -> None:
             "stream 's': columns must have one length: symbol 1, price 2, size 1",
         ),
         ([ROWS[0], 5], "stream 's': rows must be dicts: int in row 1"),
+        (
+            [pa.RecordBatch.from_pylist(ROWS, SCHEMA), ROWS[0]],
+            "stream 's': rows must be dicts: RecordBatch in row 0",
+        ),
         (5, "stream 's' takes Arrow data, a dict or a list of dicts: int"),
         ("path", "stream 's' takes Arrow data, a dict or a list of dicts: str"),
     ],

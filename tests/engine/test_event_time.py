@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pyarrow as pa
 import pytest
 from datafusion import Accumulator
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import millstream as ms
+from millstream.engine import event_time
 from millstream.engine.event_time import NO_WATERMARK, WatermarkTracker
+from millstream.kernels.windows import scan_times
 from millstream.planner.catalog import StreamDefinition
 
 SCHEMA = pa.schema({"k": pa.string(), "v": pa.int64(), "ts": pa.timestamp("s")})
@@ -229,3 +235,73 @@ def test_explain_is_a_query_whose_result_is_the_plan():
     with pytest.raises(ms.SqlError) as error:
         made.sql("EXPLAIN SELECT nope FROM t")
     assert (error.value.line, error.value.column) == (1, 16)
+
+
+@pytest.mark.parametrize("type_", [pa.int64(), pa.timestamp("ns"), pa.int32()])
+@settings(max_examples=100)
+@given(data=st.data())
+def test_to_look_ahead_changes_nothing(type_, data):
+    clock = Clock()
+    plain, ahead = tracker(clock, type_), tracker(clock, type_)
+    n_scans = 0
+
+    def spied(*given):
+        nonlocal n_scans
+        n_scans += 1
+        return scan_times(*given)
+
+    with (
+        patch.object(event_time, "_FEW_ROWS", 0),
+        patch.object(event_time, "scan_times", spied),
+    ):
+        for _ in range(data.draw(st.integers(1, 4))):
+            of_batches = st.lists(st.integers(0, 50), min_size=1, max_size=4)
+            batches = [
+                pa.record_batch([["k"] * len(times), pa.array(times, type_)], ["k", "ts"])
+                for times in data.draw(st.lists(of_batches, max_size=4))
+            ]
+            partition = data.draw(st.integers(0, 1))
+            ahead.look_ahead(batches, partition)
+            disturbance, place = data.draw(st.tuples(st.integers(0, 6), st.integers(0, 3)))
+            n_before = n_scans
+            for number, batch in enumerate(batches):
+                if number == place and disturbance == 1:
+                    watermark = plain.watermark + 5
+                    plain.advance(watermark)
+                    ahead.advance(watermark)
+                elif number == place and disturbance == 2:
+                    # Another thread pushes, perhaps for the same partition.
+                    other = data.draw(st.integers(0, 1))
+                    for seen in (plain, ahead):
+                        seen.take(seen.observe(batches[0], other))
+                elif number == place and disturbance == 3:
+                    # There was no room for it at first, or never.
+                    assert ahead.observe(batch, partition) == plain.observe(batch, partition)
+                    if data.draw(st.booleans()):
+                        continue
+                expected, observed = (
+                    plain.observe(batch, partition),
+                    ahead.observe(batch, partition),
+                )
+                assert observed[1:] == expected[1:]
+                assert observed.batch.equals(expected.batch)
+                plain.take(expected)
+                ahead.take(observed)
+                assert ahead.watermark == plain.watermark
+                assert ahead.max_time == plain.max_time
+            if len(batches) > 1 and disturbance == 0 and type_ != pa.int32():
+                # Each batch has been looked through by the plain one alone.
+                assert n_scans - n_before == len(batches)
+
+
+def test_a_null_time_is_told_of_by_its_batch(clock):
+    seen = tracker(clock, pa.int64())
+    first, second = (
+        pa.record_batch([["k"] * 2, pa.array(times, pa.int64())], ["k", "ts"])
+        for times in ([1, 2], [5, None])
+    )
+    with patch.object(event_time, "_FEW_ROWS", 0):
+        seen.look_ahead([first, second], 0)
+        seen.take(seen.observe(first, 0))
+        with pytest.raises(ms.SchemaError, match="row 1"):
+            seen.observe(second, 0)

@@ -252,6 +252,18 @@ def test_counters_tell_where_rows_are():
     assert "finished: 5 rows in = 3 processed + 2 late + 0 dead-lettered" in str(job.stats())
 
 
+def test_each_batch_of_a_list_is_a_micro_batch():
+    sink = ms.CollectSink()
+    batches = [rows(("a", 1, 5)), rows(("a", 1, 25), ("a", 1, 7)), rows()]
+    with session(1).sql(WINDOWS).start(sink) as job:
+        job.push("t", batches)
+        job.push("t", [])
+        job.push("t", tuple(batches[:1]))
+    stats = job.stats()
+    assert (stats.partitions[0].batches_in, stats.rows_in, stats.rows_late) == (3, 4, 2)
+    assert sum(sink.table()["n"].to_pylist()) == 2
+
+
 # What is refused, and that the job goes on
 
 BAD_PUSHES = {

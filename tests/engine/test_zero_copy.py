@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+from unittest.mock import patch
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 import millstream as ms
 from millstream.engine.operators.aggregate import SingleAggregate
+from millstream.engine.state import record_panes
 
 SCHEMA = pa.schema([("ts", pa.timestamp("us")), ("k", pa.int64()), ("v", pa.float64())])
 
@@ -67,7 +71,8 @@ def test_a_table_is_cut_into_micro_batches_without_a_copy() -> None:
 def test_a_closed_window_gives_its_arrays_away() -> None:
     out: list[pa.RecordBatch] = []
     query = session_of().sql(
-        "SELECT k, count(*) AS n, sum(v) AS s, max(v) AS m FROM t GROUP BY k"
+        # Keys that are doubles have no records.
+        "SELECT v, count(*) AS n, sum(k) AS s, max(k) AS m FROM t GROUP BY v"
         " WINDOW TUMBLING(ts, INTERVAL '10' SECOND) EMIT FINAL"
     )
     with query.start(out.append) as job:
@@ -79,7 +84,7 @@ def test_a_closed_window_gives_its_arrays_away() -> None:
             (before,) = job._runtime.ask(state_addresses, [0], 5.0)
             assert before == []
             (batch,) = out
-            assert batch.num_rows == 100
+            assert batch.num_rows == 1000
             assert addresses(batch) == held
             # And nobody else writes to them from now on. The keys, which are written once, may be
             # those of other windows too.
@@ -99,12 +104,12 @@ def test_windows_in_the_state_give_their_arrays_away_too(is_dense) -> None:
     # The way of windows that are not kept densely, here because of a NULL.
     out: list[pa.RecordBatch] = []
     query = session_of().sql(
-        "SELECT k, count(v) AS n FROM t GROUP BY k WINDOW TUMBLING(ts, INTERVAL '10' SECOND)"
+        "SELECT v, count(k) AS n FROM t GROUP BY v WINDOW TUMBLING(ts, INTERVAL '10' SECOND)"
     )
     batch = batch_of(1000, 0)
     if not is_dense:
-        nulls = pa.array([None, *range(999)], pa.float64())
-        batch = pa.record_batch([batch["ts"], batch["k"], nulls], schema=SCHEMA)
+        nulls = pa.array([None, *range(999)], pa.int64())
+        batch = pa.record_batch([batch["ts"], nulls, batch["v"]], schema=SCHEMA)
     with query.start(out.append) as job:
         job.push("t", batch)
         (held,) = job._runtime.ask(state_addresses, [0], 5.0)
@@ -114,8 +119,33 @@ def test_windows_in_the_state_give_their_arrays_away_too(is_dense) -> None:
         assert (dense > 0) is is_dense
         job.advance_watermark("t", np.datetime64(10, "s"))
     (result,) = out
-    assert result.num_rows == 100
+    assert result.num_rows == 1000
     assert addresses(result) == held
+
+
+def test_columns_that_records_are_dealt_out_to_are_those_of_the_sink() -> None:
+    dealt: list[int] = []
+    deal = record_panes.deal_records
+
+    def spied(*given: Any) -> None:
+        deal(*given)
+        *_, order, _, _, _, _, to, _, _ = given
+        dealt[:] = [int(to[0]) + 8 * len(order) * row for row in range(4)]
+
+    out: list[pa.RecordBatch] = []
+    query = session_of().sql(
+        "SELECT k, count(*) AS n, sum(v) AS s, max(v) AS m FROM t GROUP BY k"
+        " WINDOW TUMBLING(ts, INTERVAL '10' SECOND) EMIT FINAL"
+    )
+    with patch.object(record_panes, "deal_records", spied), query.start(out.append) as job:
+        for second in (0, 20, 40):
+            job.push("t", batch_of(1000, second))
+            job.advance_watermark("t", np.datetime64(second + 10, "s"))
+            job._runtime.ask(lambda operators: None, [0], 5.0)
+            (batch,) = out
+            assert batch.num_rows == 100
+            assert addresses(batch) == dealt
+            out.clear()
 
 
 def aggregate_of(operators) -> SingleAggregate:
@@ -129,8 +159,9 @@ def state_addresses(operators) -> list[int]:
     state, dense = aggregate._grouping.state, aggregate._dense
     assert dense is not None
     if dense.n_groups > 0:
-        (pane,) = dense._panes.values()
-        keys = dense._table.columns(slice(0, dense.n_keys))
+        panes = dense._lane.panes
+        (pane,) = panes._panes.values()
+        keys = panes._table.columns(slice(0, panes.n_keys))
         arrays = [*keys, *pane.take(slice(0, pane.n_groups))]
         return [array.buffers()[1].address for array in arrays]
     if state.n_groups == 0:

@@ -18,6 +18,7 @@ from millstream.kernels.windows import (
     late_for_tumble,
     pane_indices,
     running_watermarks,
+    scan_batches,
     scan_few_times,
     scan_times,
 )
@@ -80,6 +81,19 @@ def test_rows_behind_over_many_blocks(delay: int, disorder: int) -> None:
         *(times.max(), n_behind),
         *(times.min(), times.max(), bool((np.diff(times) >= 0).all())),
     )
+
+
+@given(st.lists(times_of(any_time), max_size=4), any_time, delays)
+def test_batches_are_scanned_one_after_the_other(
+    batches: list[I64Array], max_time: int, delay: int
+) -> None:
+    places = [(times.ctypes.data, len(times)) for times in batches]
+    found = np.zeros((len(batches), 5), np.int64)
+    scan_batches(np.array(places, np.int64).reshape(-1, 2), max_time, delay, found)
+    for times, scanned in zip(batches, found.tolist(), strict=True):
+        expected = scan_times(read_only(times), max_time, delay)
+        assert scanned == list(expected)
+        max_time = expected[0]
 
 
 @pytest.mark.parametrize("row", [None, 1, 1023, 1024, 1025, 2048, 2999])
