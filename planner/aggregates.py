@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 from sqlglot import exp
@@ -19,6 +19,7 @@ from millstream.planner.aggregate_kernels import (
 from millstream.planner.context import INPUT, Piece, PlanContext
 from millstream.planner.nodes import ARRIVAL_COLUMN, AggregateCall, SortKey, quoted
 from millstream.planner.place import Replace, span_of
+from millstream.planner.shifted_sums import Shifted, shifted
 from millstream.planner.typing import TypingError
 from millstream.planner.unnest import refuse_unnest
 
@@ -178,23 +179,47 @@ class Aggregates:
 
     Attributes:
         replace: How columns of the block's input are written.
+        type_of: Tells the type of a column of the block's input, by its SQL.
         columns: Computed input columns by name, for the transform before the aggregate.
     """
 
     context: PlanContext
     replace: Replace
+    type_of: Callable[[str], pa.DataType]
     columns: dict[str, Piece] = field(default_factory=dict)
     _column_by_sql: dict[str, str] = field(default_factory=dict)
     _name_by_call: dict[tuple[object, ...], str] = field(default_factory=dict)
     _calls: list[_Pending] = field(default_factory=list)
 
-    def reference(self, parts: CallParts) -> str:
-        """Name of the output column for a call; equal calls share one.
+    def sql(self, parts: CallParts) -> str:
+        """SQL of a call over the output columns.
 
         Raises:
             SqlError: The call holds another aggregate, or unnest.
         """
         self._check_nesting(parts)
+        sum_of = self._shifted(parts)
+        if sum_of is None:
+            return quoted(self._reference(parts))
+        parts = replace(parts, arguments=(sum_of.column,))
+        total, count = self._reference(parts), self._reference(replace(parts, function="count"))
+        # What overflows is cut off in both ways of adding up, at the same place.
+        return f"({quoted(total)} + ({sum_of.shift}) * {quoted(count)})"
+
+    def _shifted(self, parts: CallParts) -> Shifted | None:
+        """Take a sum of integers and a constant apart, if that is all there is to the call."""
+        if FOLDING_FUNCTIONS.get(parts.function) != "sum" or len(parts.arguments) != 1:
+            return None
+        if parts.distinct or parts.order or parts.nulls or self._is_own(parts):
+            return None
+        found = shifted(parts.arguments[0])
+        sql = None if found is None else self.replace(found.column)
+        if sql is None or not pa.types.is_signed_integer(self.type_of(sql)):
+            return None
+        return found
+
+    def _reference(self, parts: CallParts) -> str:
+        """Name of the output column for a call; equal calls share one."""
         order: tuple[SortKey, ...] = ()
         if parts.function in FOLDING_FUNCTIONS and not parts.order and not self._is_own(parts):
             sql, arguments = self._plain_call(parts)

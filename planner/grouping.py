@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import pyarrow as pa
 from sqlglot import exp
@@ -87,7 +88,7 @@ def group(context: PlanContext, query: GroupQuery) -> Stage:
         stage = assign_windows(context, query.source, query.source.window)
     windowed = syntax is not None
     n_sets = len(terms.sets)
-    block = GroupBlock(context, query.select, query.aliases, windowed=windowed, n_sets=n_sets)
+    block = GroupBlock(context, query.select, query.aliases, stage, windowed, n_sets)
     for term in terms.keys:
         if syntax is None or window_role(term) is None:
             block.keys.setdefault(term, f"__k{len(block.keys)}")
@@ -113,6 +114,7 @@ class GroupBlock:
         context: Of the block.
         select: The block.
         aliases: Select list by output name.
+        stage: The rows that are grouped.
         windowed: Whether groups are of windows.
         n_sets: Number of grouping sets.
         keys: Column by expression for all that is grouped by.
@@ -123,6 +125,7 @@ class GroupBlock:
     context: PlanContext
     select: exp.Select
     aliases: Mapping[str, exp.Expr]
+    stage: Stage
     windowed: bool
     n_sets: int
     keys: dict[exp.Expr, str] = field(default_factory=dict)
@@ -130,7 +133,8 @@ class GroupBlock:
     aggregates: Aggregates = field(init=False)
 
     def __post_init__(self) -> None:
-        self.aggregates = Aggregates(self.context, self._argument)
+        type_of = cache(lambda sql: self.stage.type_of(self.context, sql))
+        self.aggregates = Aggregates(self.context, self._argument, type_of)
 
     def render(self, node: exp.Expr) -> str:
         """SQL of an expression over the groups.
@@ -152,7 +156,7 @@ class GroupBlock:
             if parts.function == "grouping":
                 return self._grouping(node, parts.arguments)
             if parts.function in self.context.typer.aggregates:
-                return quoted(self.aggregates.reference(parts))
+                return self.aggregates.sql(parts)
         return self._column(node) if isinstance(node, exp.Column) else None
 
     def _is_of_subquery(self, node: exp.Expr) -> bool:
@@ -337,7 +341,7 @@ def _rows(
     if closing.window is not None:
         columns.append((TIME_COLUMN, Piece(None, closing.time_sql)))
     if not columns:
-        columns.append(("__x0", Piece(None, _narrowest(stage))))
+        columns.append(("__x0", Piece(None, stage.narrowest())))
     node = stage.project(context, columns)
     for name, term in keys.items():
         check_key_type(context, term, node.schema.field(name).type)
@@ -358,22 +362,6 @@ def check_key_type(context: PlanContext, place: exp.Expr, data_type: pa.DataType
         )
     if pa.types.is_nested(inner):
         raise context.source.error(f"rows cannot be grouped by a {inner}", place)
-
-
-def _narrowest(stage: Stage) -> str:
-    def width(name: str) -> int:
-        try:
-            return int(stage.node.schema.field(name).type.bit_width)
-        except ValueError:
-            return 1 << 16
-
-    return min(
-        (sql for sql in stage.columns.values()),
-        key=lambda sql: min(
-            (width(name) for name in stage.node.schema.names if sql.endswith(quoted(name))),
-            default=1 << 17,
-        ),
-    )
 
 
 def _aggregate(context: PlanContext, block: GroupBlock, node: Node, closing: Closing) -> Aggregate:

@@ -104,6 +104,27 @@ class Stage:
             self.node, columns, where=self.where, from_sql=self.from_sql, joins=self.joins
         )
 
+    def type_of(self, context: PlanContext, sql: str) -> pa.DataType:
+        """Type of an expression over the rows."""
+        return self.project(context, [("value", Piece(None, sql))]).schema.field(0).type
+
+    def narrowest(self) -> str:
+        """SQL of the column whose values take the least room."""
+
+        def width(name: str) -> int:
+            try:
+                return int(self.node.schema.field(name).type.bit_width)
+            except ValueError:
+                return 1 << 16
+
+        return min(
+            (sql for sql in self.columns.values()),
+            key=lambda sql: min(
+                (width(name) for name in self.node.schema.names if sql.endswith(quoted(name))),
+                default=1 << 17,
+            ),
+        )
+
     def refers(self, node: exp.Expr) -> bool:
         """Whether an expression depends on the rows, so that it is no constant."""
         return any(self.replace(part) is not None for part in node.walk())
