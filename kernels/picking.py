@@ -6,9 +6,9 @@ few that are better than what their group had.
 
 from __future__ import annotations
 
-from millstream.kernels.compile import I32, I64, U8, U32, inlined_kernel, kernel
+from millstream.kernels.compile import I64, U8, U32, kernel
 
-__all__ = ["NO_ROW", "pick_by_arrival", "pick_by_text", "pick_by_words", "run_picks"]
+__all__ = ["NO_ROW", "pick_by_arrival", "pick_by_words", "run_picks"]
 
 NO_ROW = -1
 """In ``winners``: no row of the batch has been picked for the group."""
@@ -131,58 +131,4 @@ def pick_by_words(
             changed[n_changed] = group
             n_changed += 1
         winners[group] = row
-    return n_changed
-
-
-@inlined_kernel
-def _compare(offsets: I32 | I64, data: U8, row: int, other: int) -> int:
-    start, other_start = int(offsets[row]), int(offsets[other])
-    length = int(offsets[row + 1]) - start
-    other_length = int(offsets[other + 1]) - other_start
-    for place in range(min(length, other_length)):
-        byte, other_byte = data[start + place], data[other_start + place]
-        if byte != other_byte:
-            return -1 if byte < other_byte else 1
-    return length - other_length
-
-
-@kernel
-def pick_by_text(
-    offsets: I32 | I64,
-    data: U8,
-    valid: U8,
-    group_ids: U32,
-    takes_greatest: bool,
-    winners: I64,
-    changed: U32,
-) -> int:
-    """Find for each group the row with the least or greatest text, byte by byte.
-
-    Args:
-        offsets: int32 or int64 [n_rows + 1].
-        data: uint8[n_bytes], row ``i`` is ``data[offsets[i]:offsets[i + 1]]``.
-        valid: uint8[n_rows], 0 for rows to leave out; or empty if there are none.
-        group_ids: uint32[n_rows]. Unchecked.
-        takes_greatest: Whether the greatest text wins, else the least.
-        winners: int64[capacity], ``NO_ROW`` everywhere; out: the picked row of each group found.
-        changed: uint32[n_rows], out: the groups found.
-
-    Returns:
-        How many groups have been found.
-    """
-    has_nulls = valid.shape[0] > 0
-    n_changed = 0
-    for row in range(group_ids.shape[0]):
-        if has_nulls and valid[row] == 0:
-            continue
-        group = group_ids[row]
-        winner = winners[group]
-        if winner == NO_ROW:
-            changed[n_changed] = group
-            n_changed += 1
-            winners[group] = row
-            continue
-        comparison = _compare(offsets, data, row, winner)
-        if (comparison > 0) if takes_greatest else (comparison < 0):
-            winners[group] = row
     return n_changed

@@ -26,8 +26,9 @@ from millstream.engine.operators.statistics import PAIR_STATISTICS, STATISTICS
 from millstream.engine.state.accumulators import AccumulatorSpec
 from millstream.engine.state.decimals import DecimalSpec, average_of
 from millstream.engine.state.moments import CoMomentsSpec, MomentsSpec, moments_of
-from millstream.engine.state.picks import PickSpec, TextExtremeSpec, picked_values
+from millstream.engine.state.picks import PickSpec, picked_values
 from millstream.engine.state.state_columns import valid_flags
+from millstream.engine.state.text_extremes import TextExtremeSpec
 from millstream.engine.state.words import WordSpec
 from millstream.errors import InternalError
 from millstream.kernels.programs import Opcode

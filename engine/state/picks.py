@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.engine.columns import array_from_buffers, fixed_values, offsets_and_data, plain
+from millstream.engine.columns import array_from_buffers, fixed_values, plain
 from millstream.engine.state.key_columns import key_column
 from millstream.engine.state.rooms import WordRoom
 from millstream.engine.state.state_columns import (
@@ -23,10 +23,10 @@ from millstream.engine.state.state_columns import (
     valid_flags,
 )
 from millstream.kernels.compile import I64, U8, U32
-from millstream.kernels.picking import NO_ROW, pick_by_arrival, pick_by_text, pick_by_words
+from millstream.kernels.picking import NO_ROW, pick_by_arrival, pick_by_words
 from millstream.planner.nodes import SortKey
 
-__all__ = ["PickSpec", "TextExtremeSpec", "picked_values"]
+__all__ = ["PickSpec", "picked_values"]
 
 _VALUE, _ORDER = "value", "order"
 # Each term of an ORDER BY has two words as well.
@@ -75,21 +75,6 @@ class PickSpec(StateSpec):
             is_null = values.is_null()
             left_out = is_null if left_out is None else pc.or_(left_out, is_null)
         return left_out
-
-
-@dataclass(frozen=True, slots=True)
-class TextExtremeSpec(StateSpec):
-    """The least or greatest text or binary value of each group, by its bytes."""
-
-    column: str
-    takes_greatest: bool
-    value_type: pa.DataType
-
-    def values(self, batch: pa.RecordBatch, arrivals: Arrivals) -> pa.Array:
-        return plain(batch.column(self.column))
-
-    def make(self) -> StateColumn:
-        return _TextExtremes(self)
 
 
 def picked_values(states: pa.Array) -> pa.Array:
@@ -213,50 +198,6 @@ class _Picks(StateColumn):
     def state_bytes(self) -> int:
         own = self._bests.nbytes + self._seen.nbytes + self._winners.nbytes
         return own + self._values.state_bytes
-
-
-class _TextExtremes(StateColumn):
-    """Finds the extreme of each group within a batch first, and then compares it with the state."""
-
-    def __init__(self, spec: TextExtremeSpec) -> None:
-        self._takes_greatest = spec.takes_greatest
-        self._values = _Values(spec.value_type)
-        self._winners = np.zeros(0, np.int64)
-
-    def add(self, values: pa.Array, group_ids: U32) -> None:
-        offsets, data = offsets_and_data(values)
-        changed = np.empty(len(values), np.uint32)
-        n_changed = pick_by_text(
-            offsets,
-            data,
-            valid_flags(values),
-            read_only(group_ids),
-            self._takes_greatest,
-            self._winners,
-            changed,
-        )
-        changed = changed[:n_changed]
-        candidates = values.take(_taken(self._winners, changed))
-        compare = pc.greater if self._takes_greatest else pc.less
-        # Where there is no value yet the comparison is NULL.
-        is_better = pc.fill_null(compare(candidates, self._values.take(changed)), True)
-        if n_changed > 0 and pc.any(is_better).as_py():
-            better = changed[fixed_values(is_better).view(np.bool_)]
-            self._values.put(candidates.filter(is_better), better)
-
-    def merge(self, states: pa.Array, group_ids: U32) -> None:
-        self.add(states, group_ids)
-
-    def take(self, group_ids: U32 | slice) -> pa.Array:
-        return self._values.take(group_ids)
-
-    def reallocate(self, capacity: int, kept: U32 | slice) -> None:
-        self._values.reallocate(capacity, kept)
-        self._winners = np.full(capacity, NO_ROW, np.int64)
-
-    @property
-    def state_bytes(self) -> int:
-        return self._winners.nbytes + self._values.state_bytes
 
 
 def _taken(winners: I64, changed: U32) -> pa.Array:

@@ -9,9 +9,8 @@ import pyarrow as pa
 
 from millstream.engine.columns import offsets_and_data, validity
 from millstream.engine.state.rooms import WordRoom
-from millstream.errors import SchemaError
-from millstream.kernels.bitmaps import pack_bits
-from millstream.kernels.compile import I32, I64, U64
+from millstream.engine.state.text_arrays import check_size, new_offsets, text_array
+from millstream.kernels.compile import I64, U64
 from millstream.kernels.interning import (
     copy_strings,
     intern_strings,
@@ -30,7 +29,6 @@ _SLOTS_PER_STRING, _SLOTS_PER_STRING_IF_FEW = 4, 8
 _FEW = 1 << 12
 # Data is read word by word, so there has to be one.
 _DATA_BYTES_LEAST = 8
-_OFFSET_32_MAX = 2**31 - 1
 _NO_NULLS = np.empty(0, np.uint8)
 _NO_NULLS.setflags(write=False)
 
@@ -96,22 +94,13 @@ class StringTable:
         Raises:
             SchemaError: The values are too long together for 32-bit offsets.
         """
-        is_large = pa.types.is_large_string(type_) or pa.types.is_large_binary(type_)
-        offsets: I32 | I64 = np.empty(len(ids) + 1, np.int64)
-        if not is_large:
-            offsets = np.empty(len(ids) + 1, np.int32)
+        offsets = new_offsets(type_, len(ids))
         ids = _read_only(ids)
         n_bytes = string_lengths(ids, self._offsets, offsets)
-        if not is_large and n_bytes > _OFFSET_32_MAX:
-            raise SchemaError(
-                f"values of type {type_} must have less than 2 GiB in one batch: {n_bytes} bytes; "
-                "declare a type with 64-bit offsets, such as large_string"
-            )
+        check_size(type_, n_bytes)
         data = np.empty(n_bytes, np.uint8)
         copy_strings(ids, self._offsets, self._arena, offsets, data)
-        bitmap, n_nulls = _validity_of(ids)
-        buffers = [bitmap, pa.py_buffer(offsets), pa.py_buffer(data)]
-        return pa.Array.from_buffers(type_, len(ids), buffers, n_nulls)
+        return text_array(type_, offsets, data, ids >= 0)
 
     def retain(self, ids: I64) -> I64:
         """Forget all other values, if they are at least half of all values.
@@ -164,15 +153,6 @@ class StringTable:
         slots_per_string = _SLOTS_PER_STRING_IF_FEW if capacity <= _FEW else _SLOTS_PER_STRING
         self._slots = np.empty(slots_per_string * capacity, np.uint32)
         rebuild_string_slots(self._words, self.n_strings, self._slots)
-
-
-def _validity_of(ids: I64) -> tuple[pa.Buffer | None, int]:
-    is_valid = ids >= 0
-    if is_valid.all():
-        return None, 0
-    bitmap = np.empty((len(ids) + 7) // 8, np.uint8)
-    n_nulls = pack_bits(is_valid.view(np.uint8), bitmap)
-    return pa.py_buffer(bitmap), n_nulls
 
 
 def _read_only(values: I64) -> I64:

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from millstream.kernels.picking import (
     NO_ROW,
     pick_by_arrival,
-    pick_by_text,
     pick_by_words,
     run_picks,
 )
@@ -110,42 +109,6 @@ def test_arrival_picks_the_first_row_ever_or_the_last(
         is_open = bool(rows) and (takes_last or not seen_before[group])
         assert winners[group] == (rows[-1 if takes_last else 0] if is_open else NO_ROW)
         assert seen[group] == (seen_before[group] or bool(rows))
-
-
-@st.composite
-def texts(draw: st.DrawFn) -> Any:
-    values = draw(
-        st.lists(st.sampled_from([b"", b"a", b"ab", b"b", b"\xff", b"\x00"]), max_size=30)
-    )
-    return values, *group_ids_of(draw, len(values))
-
-
-@pytest.mark.parametrize("takes_greatest", [False, True])
-@given(texts(), st.sampled_from([np.int32, np.int64]))
-def test_text_is_compared_by_bytes(takes_greatest: bool, drawn: Any, dtype: Any) -> None:
-    values, group_ids, valid = drawn
-    lengths = [2, *(len(value) for value in values)]
-    winners = np.full(N_GROUPS, NO_ROW, np.int64)
-    changed = np.empty(len(values), np.uint32)
-    n_changed = pick_by_text(
-        frozen(np.cumsum(lengths).astype(dtype)),
-        frozen(np.frombuffer(b"zz" + b"".join(values) + b"z", np.uint8)),
-        frozen(valid),
-        frozen(group_ids),
-        takes_greatest,
-        winners,
-        changed,
-    )
-    assert sorted(changed[:n_changed]) == np.flatnonzero(winners != NO_ROW).tolist()
-    for group in range(N_GROUPS):
-        members = [
-            value
-            for row, value in enumerate(values)
-            if group_ids[row] == group and (len(valid) == 0 or valid[row])
-        ]
-        found = None if winners[group] == NO_ROW else values[winners[group]]
-        best = max if takes_greatest else min
-        assert found == best(members, default=None)
 
 
 @given(ordered_rows(), st.integers(0, 30), st.booleans(), st.booleans())
