@@ -161,6 +161,17 @@ class WatermarkTracker:
         bounds = TimeBounds(least, greatest, bool(do_ascend))
         return Observation(batch, bounds, watermark, source_partition, max_time, now)
 
+    def check_times(self, batches: Sequence[pa.RecordBatch]) -> None:
+        """Refuse batches whose event times are not. Any thread may ask.
+
+        Raises:
+            SchemaError: An event time is NULL, or beyond int64.
+        """
+        for batch in batches if self._place >= 0 else ():
+            column = batch.column(self._place)
+            if column.null_count > 0 or pa.types.is_uint64(column.type):
+                self._times(batch)
+
     def look_ahead(self, batches: Sequence[pa.RecordBatch], source_partition: int) -> None:
         """Look through the event times of batches that come next, all in one go.
 

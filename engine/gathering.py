@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TypeGuard
+
+import pyarrow as pa
 
 from millstream.engine.step import SourceItem
 
-__all__ = ["STEPS_MAX", "STEPS_ROWS_MAX", "Gathering"]
+__all__ = ["STEPS_MAX", "STEPS_ROWS_MAX", "Gathering", "gathered"]
 
 STEPS_MAX = 64
 """Steps that are processed at once if they wait. More would only hold up the first of them."""
 STEPS_ROWS_MAX = 1 << 14
 """Rows of steps that are processed at once, more than one: what they close is in state until all
 have ended."""
+
+# Micro-batches that are pushed in one go, and their rows unless one alone has more.
+_PUSHED_MAX, _PUSHED_ROWS_MAX = 8, 1 << 19
 
 
 class Gathering:
@@ -73,3 +79,17 @@ class Gathering:
             return False
         self._n_steps += 1
         return self._n_steps == STEPS_MAX or not self._takes_steps
+
+
+def gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
+    """Give micro-batches that come one after the other a few at a time."""
+    some: list[pa.RecordBatch] = []
+    n_rows = 0
+    for batch in batches:
+        n_rows += batch.num_rows
+        if some and (len(some) == _PUSHED_MAX or n_rows > _PUSHED_ROWS_MAX):
+            yield some
+            some, n_rows = [], batch.num_rows
+        some.append(batch)
+    if some:
+        yield some

@@ -160,6 +160,14 @@ class Intake:
         with self.lock:
             self.trackers[stream].look_ahead(batches, source_partition)
 
+    def check_times(self, stream: str, batches: Sequence[pa.RecordBatch]) -> None:
+        """Refuse micro-batches whose event times are not.
+
+        Raises:
+            SchemaError: An event time of some batch is NULL.
+        """
+        self.trackers[stream].check_times(batches)
+
     def advance_watermark(self, stream: str, watermark: int) -> None:
         """Raise the watermark of a stream, waiting for room."""
         self._check_running()
@@ -308,6 +316,10 @@ class Intake:
         n_bytes: int,
     ) -> None:
         n_readers, pushed_at_ns = self.n_readers[stream], int(observed.seen_at * 1e9)
+        bounds = observed.bounds
+        if bounds is not None and not self._is_strategy_ours:
+            # Who knows in which order a strategy of the user's gives the rows.
+            bounds = bounds._replace(do_ascend=False)
         self.taken_at[stream] = observed.seen_at
         for number, (owner, rows) in enumerate(parts):
             if number > 0:
@@ -330,7 +342,7 @@ class Intake:
                 n_rows,
                 # The bytes of the whole are given back with its last slice.
                 n_bytes if is_last else 0,
-                observed.bounds,
+                bounds,
                 self._n_parts,
             )
             self._n_parts += 1

@@ -20,6 +20,7 @@ from millstream.engine.conform import Conformer
 from millstream.engine.deadline import NO_DEADLINE, Deadline
 from millstream.engine.diagnose import Diagnosis, diagnose
 from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END
+from millstream.engine.gathering import gathered
 from millstream.engine.row_buffer import RowBuffer, can_buffer
 from millstream.engine.runtime import Runtime
 from millstream.engine.stats import JobStats
@@ -27,9 +28,6 @@ from millstream.errors import SchemaError, SourceError
 from millstream.planner.catalog import StreamDefinition
 
 __all__ = ["Job"]
-
-# Micro-batches that are looked at before the first of them is taken in.
-_LOOK_AHEAD = 8
 
 _running: weakref.WeakSet[Runtime] = weakref.WeakSet()
 
@@ -135,10 +133,13 @@ class Job:
         """Let the intake have batches; return whether there was room for all in time."""
         intake = self._runtime.intake
         batches = [batch for batch in batches if batch.num_rows > 0]
-        for first in range(0, len(batches), _LOOK_AHEAD):
-            some = batches[first : first + _LOOK_AHEAD]
+        if len(batches) > 1:
+            # None is taken if one is to be refused.
+            intake.check_times(stream, batches)
+        for some in gathered(batches):
             intake.look_ahead(stream, some, source_partition)
             if not all(intake.push(stream, batch, source_partition, deadline) for batch in some):
+                intake.look_ahead(stream, (), source_partition)
                 return False
         return True
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +14,7 @@ import pyarrow as pa
 from millstream.engine.backpressure import Listener
 from millstream.engine.config import SessionConfig
 from millstream.engine.dead_letters import FailurePolicy
+from millstream.engine.gathering import gathered
 from millstream.engine.inputs import batches, interleave, stream_clock
 from millstream.engine.job import Job
 from millstream.engine.job_registry import JobRegistry
@@ -32,8 +35,6 @@ _SESSION_BATCH_ROWS = -1
 # job is taken for small.
 _SPLIT_ROWS_LEAST, _SMALL = 1 << 15, 0
 _EXPLANATION_SCHEMA = pa.schema([pa.field("plan", pa.string(), nullable=False)])
-# Micro-batches of a bounded run that are pushed in one go, and their rows unless one has more.
-_GATHERED_MAX, _GATHERED_ROWS_MAX = 8, 1 << 19
 
 
 class Query:
@@ -179,8 +180,10 @@ class Query:
             is_bounded=True,
             batch_rows=_SPLIT_ROWS_LEAST if rows is None else rows,
         ) as job:
-            for stream, some in _gathered(_in_event_time_order(inputs, definitions, rows)):
-                job.push(stream, some)
+            ordered = _in_event_time_order(inputs, definitions, rows)
+            for stream, of_stream in groupby(ordered, key=itemgetter(0)):
+                for some in gathered(batch for _, batch in of_stream):
+                    job.push(stream, some)
         return _merged(collectors, self._plan.schema)
 
     def _placed(self, strategy: PartitioningStrategy, batch_rows: int) -> Placement:
@@ -348,22 +351,3 @@ def _in_event_time_order(
         ((name, only),) = opened.items()
         return ((name, batch) for batch in only)
     return interleave(opened, {name: stream_clock(stream) for name, stream in definitions.items()})
-
-
-def _gathered(
-    batches: Iterable[tuple[str, pa.RecordBatch]],
-) -> Iterator[tuple[str, list[pa.RecordBatch]]]:
-    """Give micro-batches of one stream that come one after the other together, a few at a time."""
-    gathered: list[pa.RecordBatch] = []
-    n_rows, of_stream = 0, ""
-    for stream, batch in batches:
-        n_rows += batch.num_rows
-        if gathered and (
-            stream != of_stream or len(gathered) == _GATHERED_MAX or n_rows > _GATHERED_ROWS_MAX
-        ):
-            yield of_stream, gathered
-            gathered, n_rows = [], batch.num_rows
-        of_stream = stream
-        gathered.append(batch)
-    if gathered:
-        yield of_stream, gathered

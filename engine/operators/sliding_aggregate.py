@@ -33,6 +33,8 @@ __all__ = ["SlidingAggregate"]
 # So many groups of one pane, on average, are worth a run of their own: with fewer, to look after
 # runs would take longer than to look at each group.
 _RUN_ROWS_LEAST = 1 << 9
+# So many windows are put together in one go: more would only need more memory at a time.
+_WINDOWS_MAX = 1 << 6
 # So many groups for each window that ends, and windows are better put together one by one.
 _WINDOW_ROWS_LEAST = 1 << 11
 
@@ -127,11 +129,15 @@ class SlidingAggregate:
             return
         first_panes = self._grid.first_panes(np.array(last_panes, np.int64)).tolist()
         panes = list(zip(first_panes, last_panes, strict=True))
-        dense: list[PaneGroups | None] = [None] * len(panes)
-        if self._windows is not None:
-            dense = self._windows.windows(panes)
-        found = [self._window(*some, groups) for some, groups in zip(panes, dense, strict=True)]
-        emit_together([self._results(groups) for groups in found if groups is not None], out)
+        results: list[pa.RecordBatch] = []
+        for start in range(0, len(panes), _WINDOWS_MAX):
+            some = panes[start : start + _WINDOWS_MAX]
+            dense: list[PaneGroups | None] = [None] * len(some)
+            if self._windows is not None:
+                dense = self._windows.windows(some)
+            found = [self._window(*of, groups) for of, groups in zip(some, dense, strict=True)]
+            results += [self._results(groups) for groups in found if groups is not None]
+        emit_together(results, out)
 
     def _window(self, first: int, last: int, dense: PaneGroups | None) -> WindowGroups | None:
         """Put one window together of dense groups and others; None if nothing counts in it."""

@@ -11,6 +11,7 @@ from millstream.engine.operators.calls import Calls
 from millstream.engine.operators.dense_lane import AnyRows, DenseLane, Located
 from millstream.engine.operators.windowing import WindowGrid
 from millstream.engine.state.dense_panes import PaneGroups
+from millstream.engine.state.record_panes import RecordPanes
 from millstream.kernels.compile import I64
 from millstream.planner.nodes import Aggregate as AggregateNode
 
@@ -74,19 +75,29 @@ class WindowLane:
         records, panes = self._lane.records, self._lane.panes
         if records is None:
             return []
-        if not self._has_chosen and min(records.numbers(), default=WATERMARK_END) < limit:
-            # The first panes end: what comes then is like what has come until then.
-            self._has_chosen = True
-            if records.rows_per_group(limit) < _RECORD_ROWS_PER_GROUP_LEAST:
-                self._lane.records, limit = None, WATERMARK_END
+        is_given_up = self._is_given_up(records, limit)
         elsewhere = set(panes.numbers())
         closed = []
-        for groups in records.close(limit):
+        for groups in records.close(WATERMARK_END if is_given_up else limit):
             if groups.n_groups == 0:
                 # All rows were strays.
                 continue
-            if self._lane.records is None or groups.pane in elsewhere:
+            if groups.pane >= limit or groups.pane in elsewhere:
                 panes.add_groups(groups)
             else:
                 closed.append(groups)
         return closed
+
+    def _is_given_up(self, records: RecordPanes, limit: int) -> bool:
+        """Choose, when the first panes end: what comes then is like what has come until then."""
+        if self._has_chosen:
+            return False
+        rows_per_group = records.rows_per_group(limit)
+        if rows_per_group == 0:
+            # None has ended that has groups.
+            return False
+        self._has_chosen = True
+        if rows_per_group >= _RECORD_ROWS_PER_GROUP_LEAST:
+            return False
+        self._lane.records = None
+        return True

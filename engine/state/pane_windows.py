@@ -8,7 +8,7 @@ there are then get sums of their own. So a pane is added three times, however ma
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -56,6 +56,8 @@ class PaneWindows:
         self._front: dict[int, _Sums] = {}
         self._front_panes: list[int] = []
         self._middle = _NO_PANE
+        # The panes that there were when windows were asked for last, ascending.
+        self._numbers: list[int] = []
         # The sum of the panes behind the middle, and the last pane that is in it.
         self._back: _Sums | None = None
         self._back_last = _NO_PANE
@@ -84,10 +86,10 @@ class PaneWindows:
                 that of the window asked for last.
         """
         self._panes.take_from(panes[-1][1] + 1)
-        if self._keeps_sums:
-            of_windows = [self._summed(first, last) for first, last in panes]
-        else:
-            of_windows = [self._of_panes(first, last) for first, last in panes]
+        # Those that are dropped on the way are asked for no more.
+        self._numbers = sorted(self._panes.numbers())
+        parts_of = self._summed if self._keeps_sums else self._of_panes
+        of_windows = [parts_of(first, last) for first, last in panes]
         to_make = [parts for parts in of_windows if _is_to_make(parts)]
         made = iter(self._made(to_make, leaves=True))
         found: list[PaneGroups | None] = []
@@ -111,8 +113,12 @@ class PaneWindows:
             self._panes.begin_anew()
 
     def _of_panes(self, first: int, last: int) -> list[_Sums]:
-        numbers = [pane for pane in self._panes.numbers() if first <= pane <= last]
-        return [_Sums(self._panes.sums_at(pane)) for pane in sorted(numbers)]
+        return [_Sums(self._panes.sums_at(pane)) for pane in self._between(first, last)]
+
+    def _between(self, first: int, last: int) -> list[int]:
+        """Return the panes that have groups, from one to another, ascending."""
+        numbers = self._numbers
+        return numbers[bisect_left(numbers, first) : bisect_right(numbers, last)]
 
     def _summed(self, first: int, last: int) -> list[_Sums]:
         if first > self._middle + 1:
@@ -129,7 +135,7 @@ class PaneWindows:
 
     def _move_middle(self, first: int, last: int) -> None:
         """Make the last pane of a window the middle, with a sum from each pane up to it."""
-        numbers = [pane for pane in sorted(self._panes.numbers()) if first <= pane <= last]
+        numbers = self._between(first, last)
         self._front.clear()
         later: list[_Sums] = []
         for pane in reversed(numbers):

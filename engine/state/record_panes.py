@@ -45,6 +45,8 @@ _STRAYS_MAX = 1 << 10
 _ABSENT_SHARE = 8
 # Panes whose memory is kept for the next ones, and bytes of each of them.
 _FREE_MAX, _FREE_BYTES_MAX = 2, 1 << 23
+# Groups are copied where they take no more than one in so many parts of their room.
+_SPARE = 2
 # The groups of so many keys are counted while the GIL is kept.
 _FEW_KEYS = 1 << 14
 _WORD_BYTES = 8
@@ -100,8 +102,8 @@ class RecordPanes:
 
     @property
     def n_groups(self) -> int:
-        """Number of groups at most: each pane may have all keys."""
-        return len(self._panes) * self._range.n_keys
+        """Number of groups at most: each row of a pane may have another key."""
+        return sum(min(pane.n_rows, self._range.n_keys) for pane in self._panes.values())
 
     @property
     def state_bytes(self) -> int:
@@ -331,6 +333,9 @@ class RecordPanes:
         rows = None
         if offsets[-1] > n_groups and self._layout.rows is not None:
             rows = 1 + self._layout.rows
+        if _SPARE * offsets[-1] < words.shape[1]:
+            # Results may keep them for long.
+            words = words[:, : offsets[-1]].copy()
         parts = [PaneWords(number, words[:, start:stop], rows) for start, stop in pairwise(offsets)]
         return DealtPane(n_groups, parts)
 

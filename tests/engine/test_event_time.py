@@ -305,3 +305,14 @@ def test_a_null_time_is_told_of_by_its_batch(clock):
         seen.take(seen.observe(first, 0))
         with pytest.raises(ms.SchemaError, match="row 1"):
             seen.observe(second, 0)
+
+
+def test_no_batch_of_a_list_is_taken_if_one_has_a_null_time():
+    job = session().sql(WINDOWS).start(ms.CollectSink())
+    null = rows(3).set_column(2, "ts", pa.nulls(1, pa.timestamp("s")))
+    with pytest.raises(ms.SchemaError, match="NULL: row 0"):
+        job.push("t", [rows(1, 2), null])
+    assert job.stats().rows_in == 0
+    job.push("t", [rows(1, 2), rows(3)])
+    job.finish()
+    assert job.stats().rows_in == 3

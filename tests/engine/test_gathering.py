@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import itertools
 import threading
+from unittest.mock import patch
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import millstream as ms
+from millstream.engine import gathering as module
 from millstream.engine import partition
 
 SCHEMA = pa.schema({"k": pa.int64(), "x": pa.int64()})
@@ -138,3 +142,20 @@ def test_of_batches_that_wait_the_one_that_fails_is_told(monkeypatch, portion_ro
     with pytest.raises(ms.JobFailed, match=r"[Dd]ivide by zero") as failure:
         job.finish()
     assert "batch 12" in str(failure.value)
+
+
+@given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 5), st.integers(1, 20))
+def test_micro_batches_are_pushed_a_few_at_a_time(sizes, n_most, rows_max) -> None:
+    batches = [pa.record_batch([list(range(n))], ["x"]) for n in sizes]
+    with (
+        patch.object(module, "_PUSHED_MAX", n_most),
+        patch.object(module, "_PUSHED_ROWS_MAX", rows_max),
+    ):
+        some = list(module.gathered(iter(batches)))
+    assert [batch for part in some for batch in part] == batches
+    n_rows = [sum(batch.num_rows for batch in part) for part in some]
+    for part, n in zip(some, n_rows, strict=True):
+        assert len(part) == 1 or (len(part) <= n_most and n <= rows_max)
+    for (part, n), after in zip(zip(some, n_rows, strict=True), some[1:], strict=False):
+        # As many as there is room for.
+        assert len(part) == n_most or n + after[0].num_rows > rows_max

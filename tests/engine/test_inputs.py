@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millstream.engine import query
 from millstream.engine.inputs import (
     StreamClock,
     batches,
@@ -441,21 +439,3 @@ def test_pandas_needs_no_copy_of_its_numbers():
     frame = pd.DataFrame({"k": np.arange(5)})
     (batch,) = batches(frame, pa.schema([("k", pa.int64())]))
     assert batch.column("k").to_pylist() == [0, 1, 2, 3, 4]
-
-
-@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 9)), max_size=30), st.data())
-def test_micro_batches_of_one_stream_are_gathered_in_their_order(sizes, data) -> None:
-    n_most, rows_max = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 20))
-    given = [(stream, pa.record_batch([list(range(n))], ["x"])) for stream, n in sizes]
-    with (
-        patch.object(query, "_GATHERED_MAX", n_most),
-        patch.object(query, "_GATHERED_ROWS_MAX", rows_max),
-    ):
-        gathered = list(query._gathered(iter(given)))
-    assert [(stream, batch) for stream, some in gathered for batch in some] == given
-    for (stream, some), after in zip(gathered, [*gathered[1:], None], strict=False):
-        n_rows = sum(batch.num_rows for batch in some)
-        assert len(some) == 1 or (len(some) <= n_most and n_rows <= rows_max)
-        if after is not None and after[0] == stream:
-            # As many as there is room for.
-            assert len(some) == n_most or n_rows + after[1][0].num_rows > rows_max

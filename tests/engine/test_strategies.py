@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 import millstream as ms
@@ -193,3 +195,35 @@ def test_a_strategy_that_loses_rows_is_found_out():
 def test_what_is_no_strategy_is_refused(strategy, message):
     with pytest.raises(ms.SqlError, match=message):
         session(2).sql(BY_KEY).start(print, strategy=strategy)
+
+
+def test_a_strategy_may_give_rows_in_another_order() -> None:
+    n_rows = 40_000
+
+    class ByKey:
+        name = "by_key"
+
+        def validate(self, needs):
+            pass
+
+        def placement(self, needs):
+            return Placement()
+
+        def route(self, stream, batch, source_partition, pending):
+            order = pc.sort_indices(batch, [("k", "ascending")])
+            half = batch.num_rows // 2
+            return [(0, batch.take(order[:half])), (1, batch.take(order[half:]))]
+
+        def counters(self):
+            return {}
+
+    table = pa.table({"ts": np.arange(n_rows), "k": np.arange(n_rows) % 7})
+    made = ms.Session(partitions=2)
+    made.create_stream("t", table.schema, event_time="ts", max_out_of_orderness=0)
+    query = made.sql(
+        "SELECT window_start, k, count(*) AS n FROM t GROUP BY k WINDOW TUMBLING(ts, 5000)"
+    )
+    found = query.run({"t": table}, batch_rows=None, strategy=ByKey()).to_pylist()
+    expected = Counter((row // 5000 * 5000, row % 7) for row in range(n_rows))
+    assert {(row["window_start"], row["k"]): row["n"] for row in found} == expected
+    assert len(found) == len(expected)

@@ -12,6 +12,7 @@ import pytest
 import millstream as ms
 from millstream.engine.operators.aggregate import SingleAggregate
 from millstream.engine.state import record_panes
+from millstream.engine.state.record_panes import RecordPanes
 
 SCHEMA = pa.schema([("ts", pa.timestamp("us")), ("k", pa.int64()), ("v", pa.float64())])
 
@@ -168,3 +169,26 @@ def state_addresses(operators) -> list[int]:
         return []
     columns = [*state.keys(slice(0, state.n_groups)), *state.accumulated(slice(0, state.n_groups))]
     return [column.buffers()[1].address for column in columns]
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+def test_few_groups_of_a_wide_range_do_not_keep_all_of_its_memory(partitions) -> None:
+    out: list[pa.RecordBatch] = []
+    query = session_of(partitions).sql(
+        "SELECT k, count(*) AS n, sum(v) AS s FROM t GROUP BY k"
+        " WINDOW TUMBLING(ts, INTERVAL '10' SECOND) EMIT FINAL"
+    )
+    dealt = []
+    deal = RecordPanes._dealt
+
+    def spied(*given: Any) -> Any:
+        dealt.append(deal(*given))
+        return dealt[-1]
+
+    with patch.object(RecordPanes, "_dealt", spied), query.start(out.append) as job:
+        batch = batch_of(1000, 0)
+        job.push("t", batch.set_column(1, "k", pa.array(np.arange(1000) % 2 * 5000)))
+    assert sum(batch.num_rows for batch in out) == 2
+    sizes = [part.words.base.nbytes for pane in dealt for part in pane.parts]
+    # Two groups have a key and two states.
+    assert 0 < max(sizes) <= 3 * 2 * 8
