@@ -20,6 +20,9 @@ __all__ = ["WindowLane"]
 # With so many rows for each group, adding them to records and dealing these out is quicker than
 # adding them to accumulators that can be given away as they lie.
 _RECORD_ROWS_PER_GROUP_LEAST = 8
+# So many times that windows end with fewer, and records are given up: the first one may have been
+# cut short.
+_FEW_MAX = 3
 
 
 class WindowLane:
@@ -32,6 +35,7 @@ class WindowLane:
     def __init__(self, lane: DenseLane) -> None:
         self._lane = lane
         self._has_chosen = lane.records is None
+        self._n_few = 0
 
     @classmethod
     def for_node(cls, node: AggregateNode, calls: Calls, grid: WindowGrid) -> WindowLane | None:
@@ -89,15 +93,19 @@ class WindowLane:
         return closed
 
     def _is_given_up(self, records: RecordPanes, limit: int) -> bool:
-        """Choose, when the first panes end: what comes then is like what has come until then."""
+        """Choose, as panes end: what comes then is like what has come until then."""
         if self._has_chosen:
             return False
         rows_per_group = records.rows_per_group(limit)
         if rows_per_group == 0:
             # None has ended that has groups.
             return False
-        self._has_chosen = True
         if rows_per_group >= _RECORD_ROWS_PER_GROUP_LEAST:
+            self._has_chosen = True
             return False
+        self._n_few += 1
+        if self._n_few < _FEW_MAX:
+            return False
+        self._has_chosen = True
         self._lane.records = None
         return True

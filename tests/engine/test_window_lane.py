@@ -118,16 +118,30 @@ def test_windows_with_null_values_are_left_with_all_that_they_have(closed) -> No
     assert (closed["left"], closed["added"]) == ([0, 1], [1])
 
 
-@pytest.mark.parametrize("n_rows", [7, 8])
-def test_records_are_given_up_where_groups_have_few_rows(n_rows, closed) -> None:
-    few = list(range(100)) * n_rows
-    batches = [rows_of(3, few), rows_of(14, MANY), rows_of(27, MANY), rows_of(37, MANY)]
+@pytest.mark.parametrize(
+    ("rows_per_group", "are_given_up"),
+    [
+        ([7] * 6, True),
+        ([8] * 6, False),
+        # The first window may have been cut short.
+        ([1, 8, 1, 1, 1, 1], False),
+        ([1, 1, 8, 1, 1, 1], False),
+        ([1, 1, 1, 8, 8, 8], True),
+    ],
+)
+def test_records_are_given_up_where_groups_have_few_rows(
+    rows_per_group, are_given_up, closed
+) -> None:
+    # Each batch closes the window three before its own.
+    batches = [
+        rows_of(10 * window + 7, list(range(100)) * n_rows)
+        for window, n_rows in enumerate(rows_per_group)
+    ]
     assert sorted(answer(batches)) == sorted(definition(batches))
-    if n_rows < window_lane._RECORD_ROWS_PER_GROUP_LEAST:
-        # The windows that have begun by then go on elsewhere.
-        assert (closed["added"], closed["panes"]) == ([1, 2], [1, 2, 3])
-    else:
-        assert (closed["added"], closed["records"]) == ([], [0, 1, 2, 3])
+    assert closed["records"][:6] == ([0, 1, 2, 3, 4] if are_given_up else [0, 1, 2, 3, 4, 5])
+    # The windows that have begun by then go on elsewhere.
+    assert closed["added"] == ([3, 4] if are_given_up else [])
+    assert closed["panes"] == ([3, 4, 5] if are_given_up else [])
 
 
 keys = st.integers(0, 6) | st.sampled_from([None, 10**15, -(10**17), 300, 5000])
