@@ -37,6 +37,11 @@ __all__ = [
 _CALL_SUFFIXES = (exp.Window, exp.Filter, exp.WithinGroup, exp.IgnoreNulls, exp.RespectNulls)
 
 
+# So many sums of a column and a constant each are worth being made of its sum: the constants are
+# added behind the aggregate then, and not in front of it.
+_SHIFTED_SUMS_LEAST = 2
+
+
 @dataclass(frozen=True, slots=True)
 class CallParts:
     """A function call taken apart.
@@ -190,6 +195,14 @@ class Aggregates:
     _column_by_sql: dict[str, str] = field(default_factory=dict)
     _name_by_call: dict[tuple[object, ...], str] = field(default_factory=dict)
     _calls: list[_Pending] = field(default_factory=list)
+    _shifted_sums: dict[str, set[int]] = field(default_factory=dict)
+
+    def expect(self, root: exp.Expr) -> None:
+        """Look through an expression for calls that will be asked for."""
+        for parts in aggregate_calls(self.context, root):
+            found = self._shifted(parts)
+            if found is not None:
+                self._shifted_sums.setdefault(self._text(found.column), set()).add(found.shift)
 
     def sql(self, parts: CallParts) -> str:
         """SQL of a call over the output columns.
@@ -199,7 +212,8 @@ class Aggregates:
         """
         self._check_nesting(parts)
         sum_of = self._shifted(parts)
-        if sum_of is None:
+        shifts = set() if sum_of is None else self._shifted_sums.get(self._text(sum_of.column), ())
+        if sum_of is None or len(shifts) < _SHIFTED_SUMS_LEAST:
             return quoted(self._reference(parts))
         parts = replace(parts, arguments=(sum_of.column,))
         total, count = self._reference(parts), self._reference(replace(parts, function="count"))

@@ -93,8 +93,11 @@ def group(context: PlanContext, query: GroupQuery) -> Stage:
         if syntax is None or window_role(term) is None:
             block.keys.setdefault(term, f"__k{len(block.keys)}")
     having = _having(context, query)
+    roots = (*query.roots, *([having] if having is not None else []))
+    for root in roots:
+        block.aggregates.expect(root)
     # Rendering finds the aggregates, which decide what the transform below them has to compute.
-    for root in (*query.roots, *([having] if having is not None else [])):
+    for root in roots:
         block.render(root)
     if having is not None:
         refuse_unnest(context, having, "HAVING", block.replace, query.aliases)

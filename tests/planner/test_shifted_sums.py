@@ -71,11 +71,16 @@ def sums(column: str, shift: int, keeps: Any = lambda row: True) -> dict[int, in
 def test_a_sum_with_a_constant_is_made_of_sum_and_count(
     argument, column, shift, partitions
 ) -> None:
-    query = query_of(f"sum({argument}) AS s", partitions)
-    assert calls(query) == ['count("__x0")', 'sum("__x0")']
-    assert query.schema.field("s") == pa.field("s", pa.int64())
-    expected = sums(column, shift)
-    assert answer(query) == {key: (total,) for key, total in expected.items()}
+    # One of them alone is added up as it is.
+    for more in ("", f", sum({column} + 77) AS more"):
+        query = query_of(f"sum({argument}) AS s{more}", partitions)
+        found = ['count("__x0")', 'sum("__x0")'] if more else ['sum("__x0")']
+        assert calls(query) == found
+        assert query.schema.field("s") == pa.field("s", pa.int64())
+        expected = sums(column, shift)
+        assert {key: row[:1] for key, row in answer(query).items()} == {
+            key: (total,) for key, total in expected.items()
+        }
 
 
 def test_many_sums_of_a_column_are_one() -> None:
@@ -90,13 +95,16 @@ def test_many_sums_of_a_column_are_one() -> None:
 
 
 def test_rows_are_filtered_for_both() -> None:
-    query = query_of("sum(a + 2) FILTER (WHERE b > 3) AS s")
+    query = query_of("sum(a + 2) FILTER (WHERE b > 3) AS s, sum(a + 3) AS t")
+    assert len(calls(query)) == 4
     expected = sums("a", 2, lambda row: ROWS["b"][row] is not None and ROWS["b"][row] > 3)
-    assert answer(query) == {key: (total,) for key, total in expected.items()}
+    others = sums("a", 3)
+    assert answer(query) == {key: (total, others[key]) for key, total in expected.items()}
 
 
 def test_groups_are_chosen_by_such_sums() -> None:
     query = query_of("sum(a + 1) * 2 AS s", tail="HAVING sum(a - 1) < -2")
+    assert calls(query) == ['count("__x0")', 'sum("__x0")']
     assert answer(query) == {1: (0,), 2: (2,)}
 
 
@@ -115,14 +123,17 @@ def test_groups_are_chosen_by_such_sums() -> None:
     ],
 )
 def test_other_sums_are_added_up_as_they_are(argument) -> None:
-    assert not any(call.startswith("count") for call in calls(query_of(f"sum({argument}) AS s")))
+    query = query_of(f"sum({argument}) AS s, sum({argument} + 0) AS t, sum(a + 1) AS u")
+    assert not any(call.startswith("count") for call in calls(query))
 
 
 def test_each_version_has_them() -> None:
     session = ms.Session()
     session.create_stream("t", TABLE.schema)
     sink = ms.CollectSink()
-    with session.sql("SELECT sum(a + 1) AS s FROM t EMIT CHANGES").start(sink) as job:
+    with session.sql(
+        "SELECT sum(a + 1) AS s, sum(a) AS t, sum(a - 1) AS u FROM t EMIT CHANGES"
+    ).start(sink) as job:
         for start in range(3):
             job.push("t", TABLE.slice(start, 1))
     # The second row is NULL, and changes nothing.
