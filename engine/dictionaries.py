@@ -16,6 +16,8 @@ from millstream.errors import SchemaError
 __all__ = ["MergeableRows", "batch_of", "encoded", "has_few_indices", "of_type"]
 
 _WIDE_BITS = 32
+# More rows than there are ever.
+_ROWS_MAX = 1 << 62
 
 
 def batch_of(columns: Sequence[pa.Array], schema: pa.Schema) -> pa.RecordBatch:
@@ -29,6 +31,14 @@ def batch_of(columns: Sequence[pa.Array], schema: pa.Schema) -> pa.RecordBatch:
         for column, type_ in zip(columns, schema.types, strict=True)
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def rows_that_fit(schema: pa.Schema) -> int:
+    """Return how many rows always fit into a batch, whatever is in its dictionaries."""
+    indices = [
+        _n_indices(type_.index_type) for type_ in schema.types if pa.types.is_dictionary(type_)
+    ]
+    return min(indices, default=_ROWS_MAX)
 
 
 def of_type(array: pa.Array, type_: pa.DataType) -> pa.Array:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.engine.columns import array_from_buffers
+from millstream.engine.dictionaries import rows_that_fit
 from millstream.engine.event_time import NO_WATERMARK, WATERMARK_END
 from millstream.engine.late_rows import LateRows
 from millstream.engine.operators.base import Collector, Counters, HeldBack
@@ -64,6 +65,7 @@ class _Emitting:
         self._counters = counters
         self._changelog = changelog
         self._owns_global_group = owns_global_group
+        self._n_appended_most = rows_that_fit(grouping.node.schema)
         self._touched: list[U32] = []
         self._n_emitted = 0
         # Of steps that are processed at once, those whose ends have not come, and the watermark of
@@ -218,11 +220,15 @@ class _Emitting:
         if n_groups > self._n_emitted:
             new_ids = np.arange(self._n_emitted, n_groups, dtype=np.uint32)
             self._n_emitted = n_groups
-            rows = self._grouping.results(new_ids)
-            if brought is not None:
-                for name in brought.schema.names:
-                    rows = rows.append_column(name, brought.column(name))
-            out.emit(rows)
+            # How many there are at once depends on how fast everything is.
+            for start in range(0, len(new_ids), self._n_appended_most):
+                some = new_ids[start : start + self._n_appended_most]
+                rows = self._grouping.results(some)
+                if brought is not None:
+                    hidden = brought.slice(start, len(some))
+                    for name in hidden.schema.names:
+                        rows = rows.append_column(name, hidden.column(name))
+                out.emit(rows)
 
     def _emit_due(self, due_below: int, out: Collector) -> None:
         if self._grouping.state.n_groups > 0:

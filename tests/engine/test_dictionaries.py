@@ -128,7 +128,6 @@ def many_values_in_small_dictionaries() -> pa.Table:
         "k, count(*) AS n FROM t GROUP BY k EMIT FINAL",
         "k, sum(x) / count(*) AS m FROM t GROUP BY k EMIT FINAL",
         "k, max(k) AS m FROM t GROUP BY k EMIT FINAL",
-        "DISTINCT k FROM t",
         "k, x, sum(x) AS s FROM t GROUP BY k, x WINDOW SLIDING(x, 100, 50)",
         "k, count(*) AS n FROM t GROUP BY k WINDOW SESSION(x, 5)",
     ],
@@ -141,6 +140,25 @@ def test_groups_that_a_dictionary_has_no_indices_for_are_an_error(select: str) -
     query = session.sql(f"SELECT {select}")
     with pytest.raises(ms.JobFailed, match=r"at most 128 distinct values: \d+; declare"):
         query.run({"t": table}, batch_rows=1000)
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+@pytest.mark.parametrize("batch_rows", [50, 1000])
+def test_distinct_values_come_in_as_many_batches_as_they_need(partitions, batch_rows) -> None:
+    # However many micro-batches are taken at once.
+    table = many_values_in_small_dictionaries()
+    session = ms.Session(partitions=partitions)
+    session.create_stream("t", table.schema, event_time="x", max_out_of_orderness=1000)
+    out: list[pa.RecordBatch] = []
+    query = session.sql("SELECT DISTINCT k FROM t")
+    gate = threading.Event()
+    with query.start(lambda batch: (gate.wait(10), out.append(batch))) as job:
+        for batch in table.to_batches(max_chunksize=batch_rows):
+            job.push("t", batch)
+        # What has come meanwhile is gathered.
+        gate.set()
+    values = [value for batch in out for value in batch["k"].to_pylist()]
+    assert sorted(values) == sorted(set(table["k"].to_pylist()))
 
 
 @pytest.mark.parametrize("partitions", [1, 2])
