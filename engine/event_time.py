@@ -162,7 +162,7 @@ class WatermarkTracker:
         return Observation(batch, bounds, watermark, source_partition, max_time, now)
 
     def check_times(self, batches: Sequence[pa.RecordBatch]) -> None:
-        """Refuse batches whose event times are not. Any thread may ask.
+        """Refuse batches with event times that are none. Any thread may ask.
 
         Raises:
             SchemaError: An event time is NULL, or beyond int64.

@@ -161,10 +161,10 @@ class Intake:
             self.trackers[stream].look_ahead(batches, source_partition)
 
     def check_times(self, stream: str, batches: Sequence[pa.RecordBatch]) -> None:
-        """Refuse micro-batches whose event times are not.
+        """Refuse micro-batches with event times that are none.
 
         Raises:
-            SchemaError: An event time of some batch is NULL.
+            SchemaError: An event time of some batch is NULL, or beyond int64.
         """
         self.trackers[stream].check_times(batches)
 

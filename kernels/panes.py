@@ -212,14 +212,18 @@ def _combine(
 
 
 @kernel
+def _combine_all(
+    opcodes: I64, counts: int, bounds: I64, panes: I64, n_keys: I64, sums: I64, n_present: I64
+) -> None:
+    for index in range(n_present.shape[0]):
+        n_present[index] = _combine(
+            opcodes, counts, panes, n_keys, bounds[index], bounds[index + 1], sums[index]
+        )
+
+
+@kernel
 def combine_panes(
-    opcodes: I64,
-    counts: int,
-    bounds: I64,
-    panes: I64,
-    n_keys: I64,
-    sums: I64,
-    n_present: I64,
+    opcodes: I64, counts: int, bounds: I64, panes: I64, n_keys: I64, sums: I64, n_present: I64
 ) -> None:
     """Add the accumulators of panes up, key by key: some panes for each of several sums.
 
@@ -236,24 +240,12 @@ def combine_panes(
             pane of the sum has. Unchecked.
         n_present: int64[n_sums], out: how many keys have rows.
     """
-    for index in range(n_present.shape[0]):
-        n_present[index] = _combine(
-            opcodes, counts, panes, n_keys, bounds[index], bounds[index + 1], sums[index]
-        )
+    _combine_all(opcodes, counts, bounds, panes, n_keys, sums, n_present)
 
 
 @short_kernel
 def combine_few(
-    opcodes: I64,
-    counts: int,
-    bounds: I64,
-    panes: I64,
-    n_keys: I64,
-    sums: I64,
-    n_present: I64,
+    opcodes: I64, counts: int, bounds: I64, panes: I64, n_keys: I64, sums: I64, n_present: I64
 ) -> None:
     """Do what :func:`combine_panes` does, for few words."""
-    for index in range(n_present.shape[0]):
-        n_present[index] = _combine(
-            opcodes, counts, panes, n_keys, bounds[index], bounds[index + 1], sums[index]
-        )
+    _combine_all(opcodes, counts, bounds, panes, n_keys, sums, n_present)

@@ -154,6 +154,16 @@ def _pane(time: int, turns: int, shift: int, size: int) -> int:
     return pane - (time - pane * size < shift) - turns
 
 
+@inlined_kernel
+def _range_of(times: I64) -> tuple[int, int]:
+    """Return the least and the greatest of some times, at least one."""
+    least = greatest = times[0]
+    for row in range(1, times.shape[0]):
+        least = min(least, times[row])
+        greatest = max(greatest, times[row])
+    return least, greatest
+
+
 @kernel
 def _number_block(
     times: I64, least: int, greatest: int, turns: int, shift: int, size: int, panes: I64
@@ -197,10 +207,7 @@ def pane_indices(times: I64, offset: int, size: int, panes: I64) -> tuple[int, i
     greatest_pane = _INT64_MIN
     for first in range(0, times.shape[0], _BLOCK_ROWS):
         block = times[first : first + _BLOCK_ROWS]
-        least = greatest = block[0]
-        for row in range(1, block.shape[0]):
-            least = min(least, block[row])
-            greatest = max(greatest, block[row])
+        least, greatest = _range_of(block)
         block_panes = panes[first : first + _BLOCK_ROWS]
         _number_block(block, least, greatest, turns, shift, size, block_panes)
         least_pane = min(least_pane, _pane(least, turns, shift, size))
@@ -217,10 +224,7 @@ def only_pane(times: I64, offset: int, size: int) -> int:
         offset: Where pane 0 begins.
         size: Length of a pane, as for :func:`pane_indices`.
     """
-    least = greatest = times[0]
-    for row in range(1, times.shape[0]):
-        least = min(least, times[row])
-        greatest = max(greatest, times[row])
+    least, greatest = _range_of(times)
     turns = offset // size
     shift = offset - turns * size
     pane = _pane(least, turns, shift, size)
@@ -257,10 +261,7 @@ def cut_panes(times: I64, offset: int, size: int, starts: I64, panes: I64) -> in
     first, last = _INT64_MAX, _INT64_MIN
     for first_row in range(0, times.shape[0], _BLOCK_ROWS):
         block = times[first_row : first_row + _BLOCK_ROWS]
-        least = greatest = block[0]
-        for row in range(1, block.shape[0]):
-            least = min(least, block[row])
-            greatest = max(greatest, block[row])
+        least, greatest = _range_of(block)
         if first <= least and greatest <= last:
             continue
         for row in range(block.shape[0]):

@@ -118,7 +118,7 @@ class Stage:
                 return 1 << 16
 
         return min(
-            (sql for sql in self.columns.values()),
+            self.columns.values(),
             key=lambda sql: min(
                 (width(name) for name in self.node.schema.names if sql.endswith(quoted(name))),
                 default=1 << 17,

@@ -283,9 +283,7 @@ class SingleAggregate(_Emitting):
         # Groups whose results come at the end of the input.
         self._last: DenseLane | None = None
         if node.window is None and node.emit == "final":
-            self._last = DenseLane.for_node(
-                node, grouping.calls, None, has_panes=False, has_records=True
-            )
+            self._last = DenseLane.for_node(node, grouping.calls, None, has_panes=False)
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:
         if self._grouping.node.ties == "none":

@@ -44,12 +44,11 @@ class DenseLane:
         specs: The accumulators.
         grid: Of its windows, or None if all rows are in one pane.
         has_panes: Whether groups of any keys are kept; else those of records alone.
-        has_records: Whether :meth:`add` prefers records, where keys lie close to each other. Then
-            there may be two groups of one pane and key, one here and one there.
 
     Attributes:
         panes: Groups of any keys.
-        records: Groups of keys that lie close to each other, or None.
+        records: Groups of keys that lie close to each other, which are preferred, or None. There
+            may be two groups of one pane and key, one here and one there.
     """
 
     def __init__(
@@ -60,7 +59,6 @@ class DenseLane:
         grid: WindowGrid | None,
         *,
         has_panes: bool,
-        has_records: bool,
     ) -> None:
         self._has_panes = has_panes
         self._grid = grid
@@ -69,8 +67,7 @@ class DenseLane:
         key_types = [schema.field(key).type for key in node.keys]
         self.panes = DensePanes(key_types, specs, merges=False)
         self.records: RecordPanes | None = None
-        if has_records:
-            self.records = RecordPanes.for_keys(key_types, specs)
+        self.records = RecordPanes.for_keys(key_types, specs)
         self._values = list(dict.fromkeys(name for name in columns if name is not None))
         of_rows = [None] if self.panes.counts_rows else []
         self._places = RowPlaces([*columns, *of_rows], schema)
@@ -83,14 +80,13 @@ class DenseLane:
         grid: WindowGrid | None,
         *,
         has_panes: bool = True,
-        has_records: bool,
     ) -> DenseLane | None:
         """Return the lane of an aggregate, or None if its keys, calls or windows do not suit it."""
         columns = calls.columns_of_words()
         specs = [spec for spec in calls.specs if isinstance(spec, WordSpec)]
         if columns is None or not node.keys or calls.keeps_rows:
             return None
-        lane = cls(node, columns, specs, grid, has_panes=has_panes, has_records=has_records)
+        lane = cls(node, columns, specs, grid, has_panes=has_panes)
         return lane if has_panes or lane.records is not None else None
 
     def add(

@@ -79,7 +79,6 @@ class PartialAggregate:
             self._grouping.calls,
             self._grouping.grid,
             has_panes=node.window is not None or not self._is_deferred,
-            has_records=True,
         )
 
     def process_batch(self, batch: pa.RecordBatch, out: Collector) -> None:

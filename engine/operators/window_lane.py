@@ -40,7 +40,7 @@ class WindowLane:
     @classmethod
     def for_node(cls, node: AggregateNode, calls: Calls, grid: WindowGrid) -> WindowLane | None:
         """Return the lane of an aggregate, or None if its keys or calls do not suit it."""
-        lane = DenseLane.for_node(node, calls, grid, has_records=True)
+        lane = DenseLane.for_node(node, calls, grid)
         return None if lane is None else cls(lane)
 
     @property

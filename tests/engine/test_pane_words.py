@@ -19,13 +19,12 @@ from hypothesis import strategies as st
 
 from millstream.engine.operators.dense_groups import DenseGroups
 from millstream.engine.routing import hash_columns, split
-from millstream.engine.state import dense_panes, pane_windows, pane_words, rooms
+from millstream.engine.state import dense_panes, pane_windows, pane_words
 from millstream.engine.state.dense_panes import DensePanes, PaneGroups
 from millstream.engine.state.key_table import KeyPart, KeyTable
 from millstream.engine.state.pane_windows import PaneWindows
 from millstream.engine.state.pane_words import KeyOwners, PaneWords
 from millstream.engine.state.places import RowPlaces
-from millstream.engine.state.rooms import IdRoom
 from millstream.engine.state.words import WordSpec
 from millstream.kernels.partitioning import find_owners
 from millstream.kernels.programs import Opcode
@@ -484,23 +483,3 @@ def test_groups_as_words_and_groups_as_arrays_are_added_up_together() -> None:
     assert not groups.add(words(0, [(0, 3)]))
     assert not add_arrays([0], [1], [1])
     assert groups.panes.n_groups == 0
-
-
-def test_room_for_ids_is_used_again_grows_and_is_kept_up_to_a_maximum() -> None:
-    with patch.object(rooms, "_KEPT_ROWS_MAX", 100):
-        room = IdRoom()
-        some = room.of(30)
-        assert (some.dtype, len(some), len(room.of(0))) == (np.uint32, 30, 0)
-        assert room.of(10).ctypes.data == some.ctypes.data
-        # Twice as large at the least, so that it does not grow time and again.
-        larger = room.of(31)
-        assert len(larger) == 31
-        assert not np.shares_memory(larger, some)
-        assert room.of(60).ctypes.data == larger.ctypes.data
-        most = room.of(61)
-        assert room.of(100).ctypes.data == most.ctypes.data
-        seldom = room.of(101)
-        assert len(seldom) == 101
-        assert not np.shares_memory(seldom, most)
-        assert not np.shares_memory(room.of(101), seldom)
-        assert room.of(100).ctypes.data == most.ctypes.data

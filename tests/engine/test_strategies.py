@@ -125,8 +125,8 @@ def test_a_strategy_of_ones_own_may_split_batches():
     assert stats.rows_processed == N_ROWS
 
 
-class Thirds:
-    name = "thirds"
+class Plain:
+    """A strategy that asks for nothing and counts nothing."""
 
     def validate(self, needs):
         pass
@@ -134,13 +134,17 @@ class Thirds:
     def placement(self, needs):
         return Placement()
 
+    def counters(self):
+        return {}
+
+
+class Thirds(Plain):
+    name = "thirds"
+
     def route(self, stream, batch, source_partition, pending):
         n_rows, last = batch.num_rows // 3, len(pending) - 1
         slices = batch.slice(0, n_rows), batch.slice(n_rows, n_rows), batch.slice(2 * n_rows)
         return list(zip([last, 0, last], slices, strict=True))
-
-    def counters(self):
-        return {}
 
 
 @pytest.mark.parametrize("n_partitions", [1, 2, 3])
@@ -167,20 +171,11 @@ def test_a_batch_that_is_split_over_windows_counts_as_one(sql, n_partitions):
 
 
 def test_a_strategy_that_loses_rows_is_found_out():
-    class Lossy:
+    class Lossy(Plain):
         name = "lossy"
-
-        def validate(self, needs):
-            pass
-
-        def placement(self, needs):
-            return Placement()
 
         def route(self, stream, batch, source_partition, pending):
             return [(0, batch.slice(1))]
-
-        def counters(self):
-            return {}
 
     job = session(1).sql("SELECT x FROM t").start(print, strategy=Lossy())
     with pytest.raises(ms.MillstreamError, match="lossy must route each of 3000 rows"):
@@ -200,22 +195,13 @@ def test_what_is_no_strategy_is_refused(strategy, message):
 def test_a_strategy_may_give_rows_in_another_order() -> None:
     n_rows = 40_000
 
-    class ByKey:
+    class ByKey(Plain):
         name = "by_key"
-
-        def validate(self, needs):
-            pass
-
-        def placement(self, needs):
-            return Placement()
 
         def route(self, stream, batch, source_partition, pending):
             order = pc.sort_indices(batch, [("k", "ascending")])
             half = batch.num_rows // 2
             return [(0, batch.take(order[:half])), (1, batch.take(order[half:]))]
-
-        def counters(self):
-            return {}
 
     table = pa.table({"ts": np.arange(n_rows), "k": np.arange(n_rows) % 7})
     made = ms.Session(partitions=2)
