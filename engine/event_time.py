@@ -266,7 +266,6 @@ class WatermarkTracker:
             expected, time, scanned = self._ahead[0]
             if expected is batch and time == before:
                 return scanned
-            self._ahead.clear()
         return None
 
     def _times(self, batch: pa.RecordBatch) -> I64:

@@ -139,7 +139,6 @@ class Job:
         for some in gathered(batches):
             intake.look_ahead(stream, some, source_partition)
             if not all(intake.push(stream, batch, source_partition, deadline) for batch in some):
-                intake.look_ahead(stream, (), source_partition)
                 return False
         return True
 

@@ -142,8 +142,8 @@ def put_texts(
     lengths: I64,
     arena: U8,
     n_used: int,
-) -> tuple[int, int]:
-    """Give groups their new texts, over the old ones where these are as long.
+) -> int:
+    """Give groups their new texts, behind all others.
 
     Args:
         offsets: As for :func:`pick_texts`.
@@ -156,25 +156,20 @@ def put_texts(
         n_used: Bytes of the arena that are in use.
 
     Returns:
-        How many bytes are in use then, and by how many the texts of all groups have become longer.
+        How many bytes are in use then, those of texts that groups had before included.
     """
-    n_more = 0
     for index in range(changed.shape[0]):
         group = changed[index]
         row = winners[group]
         winners[group] = _NO_ROW
         start = int(offsets[row])
         length = int(offsets[row + 1]) - start
-        before = max(lengths[group], 0)
-        if length > before:
-            starts[group] = n_used
-            n_used += length
-        n_more += length - before
+        starts[group] = n_used
         lengths[group] = length
-        target = starts[group]
         for place in range(length):
-            arena[target + place] = data[start + place]
-    return n_used, n_more
+            arena[n_used + place] = data[start + place]
+        n_used += length
+    return n_used
 
 
 @kernel

@@ -29,8 +29,6 @@ from millstream.kernels.text_extremes import (
 __all__ = ["TextExtremeSpec"]
 
 _NO_ROW = -1
-# Texts that groups had before are kept until they take as much room as those of now, and this.
-_GARBAGE_BYTES_MIN = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,11 @@ class TextExtremeSpec(StateSpec):
 
 
 class _TextExtremes(StateColumn):
-    """Texts of groups in one arena, in no order, with what they have replaced in between."""
+    """Texts of groups in one arena, in no order, with what they have replaced in between.
+
+    What nobody has any more gives up its room when there is none left, and there is twice as much
+    then as is needed.
+    """
 
     def __init__(self, spec: TextExtremeSpec) -> None:
         self._takes_greatest = spec.takes_greatest
@@ -65,7 +67,7 @@ class _TextExtremes(StateColumn):
         self._heads = np.zeros(0, np.uint64)
         self._winners = np.zeros(0, np.int64)
         self._arena: U8 = np.empty(0, np.uint8)
-        self._n_used = self._n_live = 0
+        self._n_used = 0
 
     def add(self, values: pa.Array, group_ids: U32) -> None:
         offsets, data = offsets_and_data(values)
@@ -86,7 +88,7 @@ class _TextExtremes(StateColumn):
         if n_changed == 0:
             return
         self._reserve(n_bytes)
-        self._n_used, n_more = put_texts(
+        self._n_used = put_texts(
             offsets,
             data,
             changed[:n_changed],
@@ -96,7 +98,6 @@ class _TextExtremes(StateColumn):
             self._arena,
             self._n_used,
         )
-        self._n_live += n_more
 
     def merge(self, states: pa.Array, group_ids: U32) -> None:
         self.add(states, group_ids)
@@ -117,7 +118,6 @@ class _TextExtremes(StateColumn):
         self._lengths = resized(self._lengths, capacity, kept, NO_TEXT)
         self._heads = resized(self._heads, capacity, kept)
         self._winners = np.full(capacity, _NO_ROW, np.int64)
-        self._n_live = int(np.maximum(self._lengths, 0).sum())
 
     @property
     def state_bytes(self) -> int:
@@ -125,12 +125,11 @@ class _TextExtremes(StateColumn):
         return self._arena.nbytes + sum(part.nbytes for part in words)
 
     def _reserve(self, n_bytes: int) -> None:
-        """Make room for more texts; those that no group has any more give up theirs."""
-        is_full = self._n_used + n_bytes > len(self._arena)
-        if not is_full and self._n_used <= 2 * self._n_live + _GARBAGE_BYTES_MIN:
+        """Make room for more texts."""
+        if self._n_used + n_bytes <= len(self._arena):
             return
         offsets = np.empty(len(self._lengths) + 1, np.int64)
-        self._n_used = self._n_live = lay_out_texts(self._lengths, offsets)
+        self._n_used = lay_out_texts(self._lengths, offsets)
         arena = np.empty(2 * (self._n_used + n_bytes), np.uint8)
         copy_texts(self._starts, self._lengths, self._arena, offsets, arena)
         self._starts, self._arena = offsets[:-1].copy(), arena

@@ -162,6 +162,25 @@ def test_distinct_values_come_in_as_many_batches_as_they_need(partitions, batch_
 
 
 @pytest.mark.parametrize("partitions", [1, 2])
+def test_distinct_rows_in_several_batches_are_judged_by_their_own_watermarks(partitions) -> None:
+    type_ = pa.dictionary(pa.int8(), pa.string())
+    times = list(range(300))
+    # Behind the first batch of results, a row for a window that closed long before.
+    times[290] = 100
+    keys = pa.array(["a", "b", "c"] * 100).cast(type_)
+    table = pa.table({"ts": times, "k": keys, "x": list(range(300))})
+    session = ms.Session(partitions=partitions)
+    session.create_stream("t", table.schema, event_time="ts", max_out_of_orderness=0)
+    query = session.sql(
+        "SELECT window_start, count(*) AS n FROM (SELECT DISTINCT k, ts, x FROM t) AS d"
+        " GROUP BY window_start, window_end WINDOW TUMBLING(ts, 10)"
+    )
+    found = query.run({"t": table}, batch_rows=None)
+    counts = dict(zip(found["window_start"].to_pylist(), found["n"].to_pylist(), strict=True))
+    assert counts == {start: 9 if start == 290 else 10 for start in range(0, 300, 10)}
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
 def test_versions_of_steps_that_go_together_do_not_share_a_dictionary(partitions: int) -> None:
     table = many_values_in_small_dictionaries()
     session = ms.Session(partitions=partitions)

@@ -262,7 +262,7 @@ def test_to_look_ahead_changes_nothing(type_, data):
             ]
             partition = data.draw(st.integers(0, 1))
             ahead.look_ahead(batches, partition)
-            disturbance, place = data.draw(st.tuples(st.integers(0, 6), st.integers(0, 3)))
+            disturbance, place = data.draw(st.tuples(st.integers(0, 3), st.integers(0, 3)))
             n_before = n_scans
             for number, batch in enumerate(batches):
                 if number == place and disturbance == 1:
@@ -316,3 +316,33 @@ def test_no_batch_of_a_list_is_taken_if_one_has_a_null_time():
     job.push("t", [rows(1, 2), rows(3)])
     job.finish()
     assert job.stats().rows_in == 3
+
+
+def test_a_bounded_run_looks_ahead_and_a_push_of_one_batch_does_not():
+    looked_at = []
+    look = WatermarkTracker.look_ahead
+
+    def spied(seen, batches, source_partition):
+        looked_at.append(len(batches))
+        look(seen, batches, source_partition)
+
+    with patch.object(WatermarkTracker, "look_ahead", spied):
+        table = pa.Table.from_batches([rows(*range(100))])
+        session().sql(WINDOWS).run({"t": table}, batch_rows=10)
+        assert looked_at == [8, 2]
+        looked_at.clear()
+        with session().sql(WINDOWS).start(ms.CollectSink()) as job:
+            job.push("t", rows(1))
+            job.push("t", [rows(2), rows(), rows(3)])
+        assert looked_at == [1, 2]
+
+
+def test_no_batch_of_a_list_is_taken_if_one_has_a_time_beyond_int64():
+    made = ms.Session()
+    made.create_stream("t", pa.schema({"ts": pa.uint64()}), event_time="ts")
+    job = made.sql("SELECT ts FROM t").start(ms.CollectSink())
+    batches = [pa.record_batch([pa.array([time], pa.uint64())], ["ts"]) for time in (5, 2**63)]
+    with pytest.raises(ms.SchemaError, match="below 2\\*\\*63"):
+        job.push("t", batches)
+    assert job.stats().rows_in == 0
+    job.cancel()

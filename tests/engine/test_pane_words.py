@@ -1,4 +1,4 @@
-"""Panes on their way from senders to receivers, and windows put together from them."""
+"""Panes on their way from senders to receivers."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 
 from millstream.engine.operators.dense_groups import DenseGroups
 from millstream.engine.routing import hash_columns, split
-from millstream.engine.state import dense_panes, pane_windows, pane_words
-from millstream.engine.state.dense_panes import DensePanes, PaneGroups
+from millstream.engine.state import dense_panes, pane_words
+from millstream.engine.state.dense_panes import DensePanes
 from millstream.engine.state.key_table import KeyPart, KeyTable
-from millstream.engine.state.pane_windows import PaneWindows
 from millstream.engine.state.pane_words import KeyOwners, PaneWords
 from millstream.engine.state.places import RowPlaces
 from millstream.engine.state.words import WordSpec
 from millstream.kernels.partitioning import find_owners
 from millstream.kernels.programs import Opcode
+from tests.engine.pane_groups import MAX, SUM, int_words, little_rooms, rows_of
 
 ALL_PANES = 1 << 62
 # Accumulators by receiver, pane and key.
@@ -38,8 +38,6 @@ floats = st.sampled_from([math.nan, -math.nan, 0.0, -0.0, 1.5, -math.inf])
 days = st.integers(-2, 2)
 decimals = st.sampled_from([Decimal(10**37), Decimal(-1), Decimal(2**64), Decimal(0)])
 few = st.integers(1, 3)
-# Few keys are never too many, unless there is too little room for any.
-little_rooms = st.sampled_from([0, dense_panes._LITTLE_ROOM])
 integers = st.sampled_from([-(2**63), -3, 0, 4, 2**63 - 1])
 doubles = st.sampled_from([-2.5, -0.0, 0.0, 0.25, 7.0, math.inf, -math.inf, math.nan])
 KEYS: dict[str, tuple[list[pa.DataType], st.SearchStrategy[tuple[Any, ...]]]] = {
@@ -52,8 +50,6 @@ KEYS: dict[str, tuple[list[pa.DataType], st.SearchStrategy[tuple[Any, ...]]]] = 
     "decimal128": ([pa.decimal128(38, 0)], st.tuples(decimals)),
     "int64 and float64": ([pa.int64(), pa.float64()], st.tuples(int64s, floats)),
 }
-SUM = WordSpec(Opcode.SUM_I64, "v")
-MAX = WordSpec(Opcode.MAX_I64, "v")
 COUNT = WordSpec(Opcode.COUNT, None)
 SPECS = [SUM, MAX, WordSpec(Opcode.MIN_I64, "v")]
 SPECS += [WordSpec(opcode, "x") for opcode in (Opcode.SUM_F64, Opcode.MIN_F64, Opcode.MAX_F64)]
@@ -73,10 +69,6 @@ MERGE: dict[Opcode, Callable[[Any, Any], Any]] = {
 def comparable(values: Sequence[Any]) -> tuple[Any, ...]:
     """One NaN, but two zeros."""
     return tuple(repr(value) if isinstance(value, float) else value for value in values)
-
-
-def rows_of(arrays: Sequence[pa.Array]) -> list[tuple[Any, ...]]:
-    return list(zip(*(array.to_pylist() for array in arrays), strict=True))
 
 
 def added_up(specs: Sequence[WordSpec], groups: Groups) -> dict[Any, tuple[Any, ...]]:
@@ -320,131 +312,6 @@ def test_owners_of_new_keys_are_found_as_those_of_all_keys(
     n_hashed = sum(len(call.args[0][0]) for call in hashing.call_args_list)
     assert n_hashed == (table.n_groups if n_partitions > 1 else 0)
     assert KeyOwners(n_partitions).of(table).tolist() == owners.of(table).tolist()
-
-
-def int_words(pane: int, rows: Sequence[tuple[int, int]]) -> PaneWords:
-    """Partial groups of SUM, MAX and the least of the values as doubles."""
-    keys, values = np.array(rows, np.int64).T
-    doubles = (values / 4).view(np.int64)
-    return PaneWords(pane, np.ascontiguousarray([keys, values, values, doubles]))
-
-
-WINDOW_SPECS = [SUM, MAX, WordSpec(Opcode.MIN_F64, "x")]
-
-
-def window_of(groups: PaneGroups | None) -> dict[int, tuple[Any, ...]]:
-    if groups is None:
-        return {}
-    found = {key: tuple(states) for key, *states in rows_of([*groups.keys, *groups.states])}
-    assert len(found) == groups.n_groups == len(groups.keys[0])
-    return found
-
-
-def window_by_definition(
-    rows: dict[int, list[tuple[int, int]]], first: int, last: int
-) -> dict[int, tuple[Any, ...]]:
-    of_keys: dict[int, list[int]] = defaultdict(list)
-    for pane in range(first, last + 1):
-        for key, value in rows.get(pane, ()):
-            of_keys[key].append(value)
-    return {key: (sum(v), max(v), min(v) / 4) for key, v in of_keys.items()}
-
-
-@pytest.mark.parametrize("few_panes", [0, pane_windows._FEW_PANES])
-@pytest.mark.parametrize("kind", ["hop", "cumulate"])
-@settings(max_examples=60)
-@given(data=st.data())
-def test_windows_out_of_panes_are_those_of_dictionaries(
-    kind: str, few_panes: int, data: st.DataObject
-) -> None:
-    k = data.draw(st.integers(1, 20))
-    with patch.object(pane_windows, "_FEW_PANES", few_panes):
-        panes = DensePanes(
-            [pa.int64()], WINDOW_SPECS, merges=True, keeps_panes=data.draw(st.booleans())
-        )
-        windows = PaneWindows(panes, k)
-    asks_for_empty_windows, room = data.draw(st.booleans()), data.draw(little_rooms)
-
-    def first_of(last: int) -> int:
-        return last // k * k if kind == "cumulate" else last - k + 1
-
-    rows: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    results: list[tuple[PaneGroups | None, dict[int, tuple[Any, ...]]]] = []
-    limit = data.draw(st.integers(-25, 25))
-    for number in range(data.draw(st.integers(1, 10))):
-        # Keys that appear later have no words in the panes before.
-        keys = st.integers(0, 2 + 2 * number)
-        new = st.lists(st.tuples(keys, st.integers(-9, 9)), min_size=1, max_size=8)
-        # Panes ahead, in any order, with gaps, some of them again and again.
-        for of_step in data.draw(st.lists(st.lists(st.integers(0, k + 3)), max_size=6)):
-            assert all(panes.takes(limit + ahead) is panes.takes_rows for ahead in of_step)
-            if panes.takes_rows:
-                step = [(limit + ahead, data.draw(new)) for ahead in of_step]
-                with patch.object(dense_panes, "_LITTLE_ROOM", room):
-                    panes.add_words([int_words(pane, added) for pane, added in step])
-                for pane, added in step:
-                    rows[pane] += added
-        least, limit = limit, limit + data.draw(st.integers(1, k + 4))
-        asked = [(first_of(last), last) for last in range(least, limit)]
-        defined = {some: window_by_definition(rows, *some) for some in asked}
-        if not asks_for_empty_windows:
-            asked = [some for some in asked if defined[some]]
-        while asked:
-            n_asked = data.draw(st.integers(1, len(asked)))
-            together, asked = asked[:n_asked], asked[n_asked:]
-            for some, groups in zip(together, windows.windows(together), strict=True):
-                expected = defined[some]
-                assert (groups is None) is (not expected)
-                assert window_of(groups) == expected
-                results.append((groups, expected))
-                # What came now would be missing in windows that were put together before.
-                assert not panes.takes(some[1])
-        windows.drop(first_of(limit))
-        left = [pane for pane in sorted(rows) if pane >= first_of(limit)]
-        assert windows.panes() == left
-        assert len(left) <= windows.n_groups <= panes.n_keys * len(left)
-        assert windows.state_bytes > 0
-    # Nobody has written to what was given away.
-    for groups, expected in results:
-        assert window_of(groups) == expected
-
-
-def test_a_pane_has_a_part_in_few_sums_however_many_windows_it_is_in() -> None:
-    panes = DensePanes([pa.int64()], WINDOW_SPECS, merges=True)
-    windows = PaneWindows(panes, 100)
-    with patch.object(pane_windows, "add_up", wraps=pane_windows.add_up) as added:
-        for last in range(500):
-            panes.add_words([int_words(last, [(1, last)])])
-            windows.windows([(last - 99, last)])
-            windows.drop(last - 98)
-    # Three sums, of two parts each.
-    n_parts = sum(len(some) for call in added.call_args_list for some in call.args[2])
-    assert 0 < n_parts <= 6 * 500
-
-
-@pytest.mark.parametrize("few_panes", [0, 8])
-def test_a_table_with_too_many_keys_is_begun_anew_once_nothing_is_left(few_panes: int) -> None:
-    with patch.object(pane_windows, "_FEW_PANES", few_panes):
-        panes = DensePanes([pa.int64()], WINDOW_SPECS, merges=True)
-        windows = PaneWindows(panes, 3)
-    rows = {0: [(key, key) for key in range(100)], 1: [(7, 1)], 2: [(7, 2)]}
-    with patch.object(dense_panes, "_LITTLE_ROOM", 0):
-        for pane, added in rows.items():
-            panes.add_words([int_words(pane, added)])
-    # The pane before has hardly a key of them all.
-    assert not panes.takes(3)
-    for last in range(5):
-        found = window_of(windows.windows([(last - 2, last)])[0])
-        assert found == window_by_definition(rows, last - 2, last)
-        assert panes.n_keys == 100
-        windows.drop(last - 1)
-        assert panes.takes_rows is (last == 4)
-    assert (panes.n_keys, windows.panes()) == (0, [])
-    # The same keys have other numbers now.
-    panes.add_words([int_words(5, [(9, 3), (7, 4)])])
-    panes.add_words([int_words(6, [(7, 5)])])
-    found = [window_of(groups) for groups in windows.windows([(3, 5), (4, 6)])]
-    assert found == [{9: (3, 3, 0.75), 7: (4, 4, 1.0)}, {9: (3, 3, 0.75), 7: (9, 5, 1.0)}]
 
 
 def test_panes_that_are_left_take_nothing_any_more() -> None:

@@ -288,6 +288,19 @@ def test_a_range_is_given_up_after_some_panes_with_too_much_room(
     assert add(panes, [ints(4, few)]) == [[]]
 
 
+def test_a_range_is_given_up_while_panes_with_too_much_room_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(key_range, "_LITTLE_ROOM", 64)
+    panes = int_panes()
+    add(panes, [ints(0, np.arange(1000))])
+    few = [1, 2] * 125
+    # Each of them is looked at when the next one comes.
+    taken = [add(panes, [ints(pane, few)])[0] != [] for pane in range(1, 6)]
+    assert taken == [True, True, True, False, False]
+    assert len(dealt_groups(panes, LIMIT, 1)) == 1000 + 3 * 2
+
+
 @pytest.mark.parametrize("n_keys", [1 << 15, 1 << 18])
 def test_many_keys_are_taken_at_once_if_most_of_the_range_has_come(n_keys: int) -> None:
     rng = np.random.default_rng(1)

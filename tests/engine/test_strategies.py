@@ -207,9 +207,9 @@ def test_a_strategy_may_give_rows_in_another_order() -> None:
     made = ms.Session(partitions=2)
     made.create_stream("t", table.schema, event_time="ts", max_out_of_orderness=0)
     query = made.sql(
-        "SELECT window_start, k, count(*) AS n FROM t GROUP BY k WINDOW TUMBLING(ts, 5000)"
+        "SELECT window_start, k, count(*) AS n FROM t GROUP BY k WINDOW TUMBLING(ts, 20000)"
     )
     found = query.run({"t": table}, batch_rows=None, strategy=ByKey()).to_pylist()
-    expected = Counter((row // 5000 * 5000, row % 7) for row in range(n_rows))
+    expected = Counter((row // 20_000 * 20_000, row % 7) for row in range(n_rows))
     assert {(row["window_start"], row["k"]): row["n"] for row in found} == expected
     assert len(found) == len(expected)

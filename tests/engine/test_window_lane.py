@@ -187,3 +187,28 @@ def test_state_is_counted_wherever_it_is() -> None:
     # Records have room for all keys of a range.
     assert 5 <= rows < more_rows < most_rows
     assert np.all(np.diff([n_bytes, more_bytes, most_bytes]) > 0)
+
+
+def test_windows_that_end_together_come_in_their_order(closed) -> None:
+    far = [10**15]
+    # The groups of the first window are in two places, those of the second in records alone.
+    batches = [rows_of(3, MANY), rows_of(5, [*MANY, *far]), rows_of(14, MANY), rows_of(60, MANY)]
+    found = answer(batches)
+    assert (closed["records"], closed["added"]) == ([0, 1, 6], [0])
+    starts = [row[0] for row in found]
+    assert starts == sorted(starts)
+    assert sorted(found) == sorted(definition(batches))
+
+
+def test_windows_in_records_and_others_are_held_back() -> None:
+    session = ms.Session(partitions=1)
+    session.create_stream("t", SCHEMA, event_time="ts", max_out_of_orderness=100)
+    job = session.sql(SQL).start(ms.CollectSink())
+    for time, keys in ((3, MANY), (14, MANY), (14, [10**15]), (25, [None, None])):
+        rows = [dict(zip(SCHEMA.names, row, strict=True)) for row in rows_of(time, keys)]
+        job.push("t", pa.RecordBatch.from_pylist(rows, SCHEMA))
+    (held,) = job._runtime.ask(
+        lambda operators: [found for one in operators if (found := one.held_back())], [0], 5.0
+    )
+    assert [part.times.tolist() for part in held] == [[10, 20, 30]]
+    job.cancel()

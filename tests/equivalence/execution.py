@@ -11,6 +11,7 @@ import pyarrow as pa
 import millstream as ms
 from millstream.engine import closings
 from millstream.engine import query as queries
+from millstream.engine.operators import sliding_aggregate
 
 __all__ = ["Outcome", "RowCounts", "cut", "push_through", "run_whole"]
 
@@ -64,6 +65,7 @@ def run_whole(
     closing_rows_max = (0, 3 * rows, _CLOSING_ROWS_MAX)[(longest + rows) % 3]
     with (
         mock.patch.object(closings, "ROWS_MAX", closing_rows_max),
+        mock.patch.object(sliding_aggregate, "_WINDOWS_MAX", (1, 3, 64)[longest % 3]),
         mock.patch.object(queries, "_SPLIT_ROWS_LEAST", _SPLIT_ROWS_LEAST[longest % 2]),
     ):
         return Outcome(query.run(dict(inputs), batch_rows=rows, strategy=strategy), None)

@@ -111,19 +111,20 @@ def test_groups_are_chosen_by_such_sums() -> None:
 @pytest.mark.parametrize(
     "argument",
     [
-        "u + 1",
-        "f + 1",
-        "d + 1",
-        "1 - a",
-        "a * 2",
-        "a + b",
-        "a + 0.5",
-        "a + k + 1",
-        "DISTINCT a + 1",
+        "u + {}",
+        "f + {}",
+        "d + {}",
+        "{} - a",
+        "a * {}",
+        "a + b + {}",
+        "a + {}.5",
+        "a + 922337203685477580{}",
+        "DISTINCT a + {}",
+        "a + {} ORDER BY b",
     ],
 )
 def test_other_sums_are_added_up_as_they_are(argument) -> None:
-    query = query_of(f"sum({argument}) AS s, sum({argument} + 0) AS t, sum(a + 1) AS u")
+    query = query_of(f"sum({argument.format(8)}) AS s, sum({argument.format(9)}) AS t")
     assert not any(call.startswith("count") for call in calls(query))
 
 
