@@ -318,6 +318,20 @@ def test_no_batch_of_a_list_is_taken_if_one_has_a_null_time():
     assert job.stats().rows_in == 3
 
 
+def test_what_was_looked_at_and_never_came_does_not_matter(clock):
+    seen = tracker(clock, pa.timestamp("s"))
+    never, batches = (
+        [rows(second).select(["k", "ts"]) for second in seconds] for seconds in ((1, 2), (3, 4))
+    )
+    with patch.object(event_time, "_FEW_ROWS", 0):
+        seen.look_ahead(never, 0)
+        seen.look_ahead(batches, 0)
+        with patch.object(event_time, "scan_times") as scan:
+            for batch in batches:
+                seen.take(seen.observe(batch, 0))
+    assert (scan.call_count, seen.max_time) == (0, 4)
+
+
 def test_a_bounded_run_looks_ahead_and_a_push_of_one_batch_does_not():
     looked_at = []
     look = WatermarkTracker.look_ahead

@@ -186,10 +186,11 @@ def test_panes_that_are_used_again_are_counted_anew() -> None:
 @pytest.mark.parametrize("partitions", [1, 2])
 @pytest.mark.parametrize("n_most", [1, 7, sliding_aggregate._WINDOWS_MAX])
 def test_many_windows_that_end_at_once_are_put_together_in_portions(partitions, n_most) -> None:
-    n_windows = 200
+    # So many rows of a pane that they are taken as one.
+    n_panes, n_keys = 70, 300
     session = ms.Session(partitions=partitions)
-    table = pa.table({"ts": list(range(n_windows)) * 3, "k": [1, 2, 3] * n_windows})
-    table = table.sort_by("ts")
+    times = [pane for pane in range(n_panes) for _ in range(n_keys)]
+    table = pa.table({"ts": times, "k": list(range(n_keys)) * n_panes})
     session.create_stream("t", table.schema, event_time="ts")
     query = session.sql(
         "SELECT window_end, k, count(*) AS n FROM t GROUP BY k WINDOW SLIDING(3, 1)"
@@ -198,10 +199,12 @@ def test_many_windows_that_end_at_once_are_put_together_in_portions(partitions, 
         patch.object(sliding_aggregate, "_WINDOWS_MAX", n_most),
         patch.object(closings, "ROWS_MAX", 1 << 19),
     ):
-        found = query.run({"t": table}, batch_rows=50).to_pylist()
-    expected: dict[tuple[int, int], int] = defaultdict(int)
-    for time, key in zip(*(table[name].to_pylist() for name in ("ts", "k")), strict=True):
-        for end in (time + 1, time + 2, time + 3):
-            expected[end, key] += 1
-    assert {(row["window_end"], row["k"]): row["n"] for row in found} == expected
-    assert len(found) == len(expected)
+        found = query.run({"t": table}, batch_rows=4000)
+    rows = zip(*(found[name].to_pylist() for name in ("window_end", "k", "n")), strict=True)
+    expected = {
+        (end, key): len([pane for pane in range(end - 3, end) if 0 <= pane < n_panes])
+        for end in range(1, n_panes + 3)
+        for key in range(n_keys)
+    }
+    assert {(end, key): n for end, key, n in rows} == expected
+    assert found.num_rows == len(expected)
