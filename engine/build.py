@@ -14,7 +14,7 @@ from millstream.engine.datafusion import TransformRunner
 from millstream.engine.exchange import Mail, Receiver, Sender
 from millstream.engine.operators.changelog import Changelog
 from millstream.engine.operators.registry import OperatorContext, make_operator
-from millstream.engine.partition import Pipelines, SourceLink
+from millstream.engine.partition import Pipelines
 from millstream.engine.pipeline import (
     Link,
     OperatorLink,
@@ -24,6 +24,7 @@ from millstream.engine.pipeline import (
     union_ports,
 )
 from millstream.engine.plan_shape import has_exchange
+from millstream.engine.source_link import SourceLink
 from millstream.engine.time_sheet import TimedLink, TimeSheet
 from millstream.planner import nodes
 from millstream.planner.catalog import StreamDefinition

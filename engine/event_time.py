@@ -131,12 +131,15 @@ class WatermarkTracker:
         # Batches to come, the greatest time before each, and what scans would find.
         self._ahead: deque[tuple[pa.RecordBatch, int, Sequence[int]]] = deque()
 
-    def observe(self, batch: pa.RecordBatch, source_partition: int) -> Observation:
+    def observe(
+        self, batch: pa.RecordBatch, source_partition: int, seen_at: float | None = None
+    ) -> Observation:
         """Look at the rows of a batch, which changes nothing until :meth:`take`.
 
         Args:
             batch: Rows of the stream's schema, at least one.
             source_partition: Partition of the source that they come from.
+            seen_at: Time on the clock at which they came; now if None.
 
         Raises:
             SchemaError: An event time is NULL.
@@ -144,19 +147,20 @@ class WatermarkTracker:
         """
         if self._stream.source_partitions is not None:
             self._check_partition(source_partition, self._stream.source_partitions)
-        now = self._clock()
-        times = None if self._place < 0 else self._times(batch)
-        if times is None or self._delay is None:
+        now = self._clock() if seen_at is None else seen_at
+        if self._place < 0 or self._delay is None:
+            self.check_times((batch,))
             return Observation(batch, None, self.watermark, source_partition, None, now)
         before = self._lift(self._max_times.get(source_partition, NO_WATERMARK))
         scanned = self._scanned_before(batch, before)
         if scanned is None:
+            times = self._times(batch)
             scan = scan_few_times if len(times) <= _FEW_ROWS else scan_times
             scanned = scan(times, before, self._delay)
         max_time, n_behind, least, greatest, do_ascend = scanned
         if n_behind > 0:
             others = self._least_of_others(source_partition, now)
-            batch = self._with_row_watermarks(batch, times, before, others)
+            batch = self._with_row_watermarks(batch, self._times(batch), before, others)
         watermark = max(self.watermark, self._least_after(source_partition, max_time, now))
         bounds = TimeBounds(least, greatest, bool(do_ascend))
         return Observation(batch, bounds, watermark, source_partition, max_time, now)
@@ -171,6 +175,23 @@ class WatermarkTracker:
             column = batch.column(self._place)
             if column.null_count > 0 or pa.types.is_uint64(column.type):
                 self._times(batch)
+
+    def can_wait(self, batch: pa.RecordBatch, source_partition: int) -> bool:
+        """Say whether a batch may be looked at later, and together with others.
+
+        Looking at it must not lead to an error, which is for whoever pushes it; and few rows, or
+        those that have been looked at, are better dealt out at once.
+
+        Args:
+            batch: Rows of the stream's schema.
+            source_partition: Partition of the source that they come from.
+        """
+        if batch.num_rows <= _FEW_ROWS or self._delay is None or not self._is_int64 or self._ahead:
+            return False
+        declared = self._stream.source_partitions
+        if declared is not None and not 0 <= source_partition < declared:
+            return False
+        return bool(batch.column(self._place).null_count == 0)
 
     def look_ahead(self, batches: Sequence[pa.RecordBatch], source_partition: int) -> None:
         """Look through the event times of batches that come next, all in one go.

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 
+from millstream.engine.aside import Aside, SetAside
 from millstream.engine.batch_size import BatchSizer
 from millstream.engine.closings import Closings
 from millstream.engine.deadline import Deadline
@@ -65,7 +66,6 @@ class Intake:
         lock: Held by whoever brings something in.
         trackers: Follow the event time of each stream.
         n_readers: In how many places the plan reads each stream.
-        rows_taken: Rows taken so far by stream, once for each place where the plan reads them.
         taken_at: Time on the clock at which rows of each stream were last taken.
         started_at: Time on the clock at which the job began.
     """
@@ -97,7 +97,7 @@ class Intake:
         self._clock = clock
         self.started_at = clock()
         self._sizers = {stream.name: BatchSizer(stream.schema) for stream in streams}
-        self.rows_taken = {stream.name: 0 for stream in streams}
+        self._rows_dealt = {stream.name: 0 for stream in streams}
         self.taken_at: dict[str, float] = {}
         self.trackers = {stream.name: WatermarkTracker(stream, clock) for stream in streams}
         self._unit_ns = {stream.name: _unit_nanoseconds(stream) for stream in streams}
@@ -113,6 +113,9 @@ class Intake:
         )
         self._queues = _Queues(partitions)
         self._is_strategy_ours = is_ours(strategy)
+        # By when a stream has brought rows, others are judged; a user's strategy has its thread.
+        self._may_put_aside = len(partitions) > 1 and self._is_strategy_ours and not self._may_idle
+        self._aside = Aside(stream.name for stream in streams)
         sources = partitions[0].pipelines.sources
         self.n_readers = {
             stream.name: sum(source.stream == stream.name for source in sources)
@@ -123,6 +126,14 @@ class Intake:
         self._n_rows = 0
         self._n_steps = 0
         self.lock = threading.Lock()
+
+    @property
+    def rows_taken(self) -> dict[str, int]:
+        """Rows taken so far by stream, once for each place where the plan reads them."""
+        return {
+            name: (n_dealt + self._aside.rows_added[name]) * self.n_readers[name]
+            for name, n_dealt in self._rows_dealt.items()
+        }
 
     def push(
         self,
@@ -141,8 +152,12 @@ class Intake:
         if not self._in_flight.enter(n_rows, n_bytes, deadline.remaining()):
             self._check_running()
             return False
+        owners: Sequence[int]
         try:
-            owners = self._take(stream, batch, source_partition, n_bytes, deadline)
+            if self._put_aside(stream, batch, source_partition, n_bytes):
+                owners = range(len(self._partitions))
+            else:
+                owners = self._take(stream, batch, source_partition, n_bytes, deadline)
         except BaseException:
             self._in_flight.withdraw(n_rows, n_bytes)
             raise
@@ -157,7 +172,10 @@ class Intake:
         self, stream: str, batches: Sequence[pa.RecordBatch], source_partition: int
     ) -> None:
         """Look at micro-batches, none of them empty, that will be pushed one after the other."""
+        if len(batches) < 2:
+            return
         with self.lock:
+            self._deal_aside()
             self.trackers[stream].look_ahead(batches, source_partition)
 
     def check_times(self, stream: str, batches: Sequence[pa.RecordBatch]) -> None:
@@ -176,6 +194,7 @@ class Intake:
         with self.lock:
             try:
                 self._check_running()
+                self._deal_aside()
                 self.trackers[stream].advance(watermark)
             except BaseException:
                 self._in_flight.leave_step()
@@ -187,16 +206,26 @@ class Intake:
     def replace_table(self, name: str, table: pa.Table) -> None:
         """Use other contents of a table for what is pushed from now on."""
         with self.lock:
+            self._deal_aside()
             self._tables = {**self._tables, name: table}
 
     def end(self) -> None:
         """Post the last step: the input has ended. The caller holds the lock."""
+        self._aside.close()
+        self._deal_aside()
         for tracker in self.trackers.values():
             tracker.watermark = WATERMARK_END
         watermarks = self._watermarks()
         self._closings.are_closed(watermarks)
         self._in_flight.force_step()
         self._end_step(watermarks, is_final=True)
+
+    def deal_aside(self, partition: int) -> None:
+        """Deal out what has been put aside. Called by a partition that has nothing to do."""
+        if self._aside:
+            self._partitions[partition].is_idle = False
+            with self.lock:
+                self._deal_aside()
 
     def step_done(self) -> None:
         """Close windows that have waited for a step under way; one is done."""
@@ -207,6 +236,59 @@ class Intake:
             if self._closings.are_due(watermarks):
                 self._in_flight.force_step()
                 self._end_step(watermarks, is_final=False)
+
+    def _put_aside(
+        self, stream: str, batch: pa.RecordBatch, source_partition: int, n_bytes: int
+    ) -> bool:
+        """Put a batch aside for which the job has room, if it can wait; say whether it does."""
+        if not self._may_put_aside or not self.trackers[stream].can_wait(batch, source_partition):
+            return False
+        one = SetAside(stream, batch, source_partition, n_bytes, self._clock())
+        if not self._aside.add(one, self._fits_anywhere):
+            with self.lock:
+                self._deal_aside()
+            if not self._aside.add(one, self._fits_anywhere):
+                return False
+        self.taken_at[stream] = one.seen_at
+        # After putting it there: who is done says so before looking whether there is something.
+        idle = next((partition for partition in self._partitions if partition.is_idle), None)
+        if idle is not None:
+            idle.wake()
+        return True
+
+    def _fits_anywhere(self, n_rows: int, n_bytes: int) -> bool:
+        """Say whether each partition has room for so much."""
+        # No stream is read more often than all of them.
+        n_readers = max(self.n_readers.values())
+        return all(
+            self._flow.fits(owner, n_rows * n_readers, n_bytes)
+            for owner in range(len(self._partitions))
+        )
+
+    def _deal_aside(self) -> None:
+        """Deal out what has been put aside; there was room for it then. The caller holds the lock.
+
+        Nothing in it can be refused any more.
+        """
+        if not self._aside:
+            return
+        try:
+            for some in self._aside.take_all():
+                tracker = self.trackers[some[0].stream]
+                tracker.look_ahead([one.batch for one in some], some[0].source_partition)
+                for one in some:
+                    self._deal_one(one)
+        except BaseException as error:
+            # Those who have pushed it believe that it is taken.
+            self._on_broken(error)
+            raise
+
+    def _deal_one(self, one: SetAside) -> None:
+        stream, batch, source_partition, n_bytes, seen_at = one
+        observed = self.trackers[stream].observe(batch, source_partition, seen_at)
+        carried = self._carried(stream, batch, observed)
+        self._deal(stream, self._route(stream, carried, source_partition), observed, n_bytes)
+        self._aside.dealt(one)
 
     def _take(
         self,
@@ -225,16 +307,17 @@ class Intake:
         while True:
             with self.lock:
                 self._check_running()
+                self._deal_aside()
                 observed = tracker.observe(batch, source_partition)
                 parts = self._route(
                     stream, self._carried(stream, batch, observed), source_partition
                 )
                 full = self._full(parts, n_readers, n_bytes)
                 if full is None:
-                    before = tracker.watermark
-                    tracker.take(observed)
-                    self._n_rows += batch.num_rows
-                    self._deal(stream, parts, observed, before, n_bytes)
+                    self.taken_at[stream] = observed.seen_at
+                    # Before dealing them out, so that never more are done than were taken.
+                    self._rows_dealt[stream] += batch.num_rows
+                    self._deal(stream, parts, observed, n_bytes)
                     return [owner for owner, _ in parts]
             owner, rows = full
             fits = partial(self._flow.fits, owner, rows.num_rows * n_readers, n_bytes)
@@ -281,26 +364,26 @@ class Intake:
             )
         return parts
 
-    def _deal(
-        self, stream: str, parts: _Parts, observed: Observation, before: int, n_bytes: int
-    ) -> None:
-        """Post the parts of a batch, and the step that follows if one is due.
+    def _deal(self, stream: str, parts: _Parts, observed: Observation, n_bytes: int) -> None:
+        """Take a batch: post its parts, and the step that follows if one is due.
 
         Args:
             stream: Stream of the batch.
             parts: Slices of the batch with the partition of each, or the whole with its own.
             observed: What the batch has done to the event time of the stream.
-            before: Watermark of the stream before the batch.
             n_bytes: Bytes of the batch.
         """
+        tracker = self.trackers[stream]
+        before = tracker.watermark
+        tracker.take(observed)
+        n_rows = sum(rows.num_rows for _, rows in parts)
+        self._n_rows += n_rows
         try:
             watermarks = self._watermarks()
             self._post_parts(stream, parts, observed, before, watermarks, n_bytes)
-            if self._shape.pace == "deferred":
-                n_rows = sum(rows.num_rows for _, rows in parts)
-                if self._closings.are_due(watermarks, n_rows):
-                    self._in_flight.force_step()
-                    self._end_step(watermarks, is_final=False)
+            if self._shape.pace == "deferred" and self._closings.are_due(watermarks, n_rows):
+                self._in_flight.force_step()
+                self._end_step(watermarks, is_final=False)
         except BaseException as error:
             # Some of it may be under way, so that nothing can be taken back any more.
             self._on_broken(error)
@@ -320,7 +403,6 @@ class Intake:
         if bounds is not None and not self._is_strategy_ours:
             # Who knows in which order a strategy of the user's gives the rows.
             bounds = bounds._replace(do_ascend=False)
-        self.taken_at[stream] = observed.seen_at
         for number, (owner, rows) in enumerate(parts):
             if number > 0:
                 self._in_flight.force()
@@ -346,7 +428,6 @@ class Intake:
                 self._n_parts,
             )
             self._n_parts += 1
-            self.rows_taken[stream] += n_rows
             self._post(item)
         self._n_batches += 1
 

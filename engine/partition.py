@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeAlias, TypeGuard, TypeVar
 
@@ -17,84 +16,14 @@ from millstream.engine.gathering import STEPS_ROWS_MAX, Gathering
 from millstream.engine.latency import Latencies
 from millstream.engine.mailbox import Mailbox
 from millstream.engine.operators.base import Counters, Operator
-from millstream.engine.pipeline import BatchesLink, Link, RowsLink, StepsLink
+from millstream.engine.pipeline import StepsLink
 from millstream.engine.sinks import Sink
-from millstream.engine.source_rows import SourceRows
+from millstream.engine.source_link import SourceLink
 from millstream.engine.step import AtHand, Contribution, SourceItem
 from millstream.engine.time_sheet import IDLE, TimeSheet
 from millstream.engine.turn import Turn
 
-__all__ = ["Hooks", "Partition", "Pipelines", "SourceLink"]
-
-
-@dataclass(frozen=True)
-class SourceLink:
-    """Where batches of a stream enter a pipeline.
-
-    Attributes:
-        stream: Name of the stream.
-        columns: Indices of the stream's columns that the pipeline reads, or None for all.
-        schema: Of the columns read, which may have other names in the pipeline.
-        n_columns: Number of columns of the stream; what comes behind them is carried along.
-        time_names: What the stream's event time is called in the pipeline.
-        downstream: First link.
-    """
-
-    stream: str
-    columns: tuple[int, ...] | None
-    schema: pa.Schema
-    n_columns: int
-    time_names: frozenset[str]
-    downstream: Link
-
-    @cached_property
-    def taker(self) -> RowsLink | None:
-        """The first link, if it takes rows as they are in a micro-batch."""
-        link = self.downstream
-        return link if isinstance(link, RowsLink) and link.takes_rows else None
-
-    @cached_property
-    def batches_taker(self) -> BatchesLink | None:
-        """The first link, if it takes several batches at once."""
-        link = self.downstream
-        return link if isinstance(link, BatchesLink) and link.takes_batches else None
-
-    @cached_property
-    def steps_taker(self) -> StepsLink | None:
-        """The first link, if it takes rows of several steps at once."""
-        link = self.downstream
-        return link if isinstance(link, StepsLink) and link.takes_steps else None
-
-    @cached_property
-    def _places(self) -> dict[str, int]:
-        columns = range(self.n_columns) if self.columns is None else self.columns
-        return dict(zip(self.schema.names, columns, strict=True))
-
-    def rows(self, item: SourceItem) -> SourceRows:
-        """Return the columns of an item without a batch made of them."""
-        return SourceRows(item.batch, self._places, self.time_names, item.bounds)
-
-    def pick(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Return the columns that the pipeline reads, without copying."""
-        if self.columns is None:
-            return batch
-        if batch.num_columns == self.n_columns:
-            # To select takes a tenth of the time that Arrow needs to hand out the columns.
-            picked = batch.select(self.columns)
-            if not self._is_of_schema(picked):
-                picked = picked.rename_columns(self.schema.names)
-            if self._is_of_schema(picked):
-                return picked
-        columns, schema = [batch.column(index) for index in self.columns], self.schema
-        for index in range(self.n_columns, batch.num_columns):
-            columns.append(batch.column(index))
-            schema = schema.append(batch.schema.field(index))
-        if not columns:
-            return batch.select([])  # Which still has rows.
-        return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-    def _is_of_schema(self, batch: pa.RecordBatch) -> bool:
-        return bool(batch.schema.equals(self.schema, check_metadata=True))
+__all__ = ["Hooks", "Partition", "Pipelines"]
 
 
 @dataclass(slots=True)
@@ -114,6 +43,10 @@ class _Question:
     answers: SimpleQueue[Any]
 
 
+class _Wake:
+    """Tells a partition that has nothing to do that there is something."""
+
+
 class _Stop:
     """Tells a partition to leave its loop."""
 
@@ -125,7 +58,7 @@ class _Close:
 # Rows up to which a copy takes less time than a call of DataFusion does.
 _PORTION_ROWS = 1 << 14
 
-Message: TypeAlias = SourceItem | Contribution | _Question | _Stop | _Close
+Message: TypeAlias = SourceItem | Contribution | _Question | _Wake | _Stop | _Close
 T = TypeVar("T")
 OnError: TypeAlias = Callable[[BaseException, SourceItem | None, int], None]
 
@@ -138,12 +71,14 @@ class Hooks:
         failed: Takes what was raised, the item at hand and the partition; the thread ends then.
         mapped: Takes items that end no step and are done.
         progressed: Called after each message.
+        ran_dry: Called when no message is left, before waiting for one.
         closed: Called when the outputs have been closed.
     """
 
     failed: OnError
     mapped: Callable[[Sequence[SourceItem]], None]
     progressed: Callable[[], None]
+    ran_dry: Callable[[], None]
     closed: Callable[[], None]
 
 
@@ -178,6 +113,7 @@ class Partition:
     Attributes:
         latencies: Recorded by its thread.
         watermarks: Watermarks of the streams that its results have reached.
+        is_idle: Whether its thread waits for a message, or is about to.
     """
 
     def __init__(
@@ -203,6 +139,7 @@ class Partition:
         self.sheet = sheet
         self.latencies = Latencies()
         self.watermarks: Mapping[str, int] = {}
+        self.is_idle = True
         self._rows_posted = 0
         self._bytes_posted = 0
         self._outputs: list[Sink | SideOutput] = [sink, *side_outputs]
@@ -246,6 +183,11 @@ class Partition:
             self._rows_posted += item.n_rows
             self._bytes_posted += item.n_bytes
         self._mailbox.put(item)
+
+    def wake(self) -> None:
+        """Let the thread look for something to do; called where it is idle."""
+        self.is_idle = False
+        self._mailbox.put(_Wake())
 
     def ask(self, ask: Callable[[Sequence[Operator]], T], answers: SimpleQueue[T]) -> None:
         """Let the thread ask its operators something, after all messages before.
@@ -307,9 +249,16 @@ class Partition:
                 self._abort_outputs()
 
     def _next(self) -> Message:
-        if self._mailbox.is_empty():
-            self.sheet.switch(IDLE)
-        return self._mailbox.get()
+        while self._mailbox.is_empty():
+            # In this order: whoever puts something aside looks who is idle afterwards.
+            self.is_idle = True
+            self._hooks.ran_dry()
+            if self.is_idle:
+                self.sheet.switch(IDLE)
+                break
+        message = self._mailbox.get()
+        self.is_idle = False
+        return message
 
     def _receive(self, first: Contribution) -> None:
         """Hand a contribution to its receiver, and with it all that wait if that is quicker."""

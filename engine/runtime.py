@@ -192,6 +192,8 @@ class Runtime:
                 failed=self._fail,
                 mapped=acknowledge,
                 progressed=partial(self._flow.progressed, index),
+                # The intake is made when all partitions have been.
+                ran_dry=lambda: self.intake.deal_aside(index),
                 closed=self._in_flight.leave_step,
             ),
             f"millstream-{name}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from millstream.engine.partition import SourceLink
+from millstream.engine.source_link import SourceLink
 
 STREAM = pa.schema({"a": pa.int64(), "b": pa.string(), "c": pa.float64()})
 HIDDEN = pa.field("__ms_watermark", pa.int64())
