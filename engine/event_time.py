@@ -28,6 +28,7 @@ from millstream.planner.catalog import StreamDefinition
 from millstream.planner.nodes import HIDDEN_PREFIX
 
 __all__ = [
+    "FEW_ROWS",
     "NO_WATERMARK",
     "WATERMARK_COLUMN",
     "WATERMARK_END",
@@ -44,8 +45,10 @@ WATERMARK_END = (1 << 63) - 1
 # Hidden column with the watermark before each row; present only where some row is behind.
 WATERMARK_COLUMN = HIDDEN_PREFIX + "watermark"
 
-# Times that are looked through before another thread would have noticed that the GIL is free.
-_FEW_ROWS = 1 << 14
+FEW_ROWS = 1 << 14
+"""Rows that are looked through before another thread would have noticed that the GIL is free."""
+# Rows from which on it takes less time to look at several micro-batches together.
+_WAITING_ROWS_MIN = 1 << 9
 
 _WORD_BYTES = 8
 # Types of event times whose values are kept as int64.
@@ -155,7 +158,7 @@ class WatermarkTracker:
         scanned = self._scanned_before(batch, before)
         if scanned is None:
             times = self._times(batch)
-            scan = scan_few_times if len(times) <= _FEW_ROWS else scan_times
+            scan = scan_few_times if len(times) <= FEW_ROWS else scan_times
             scanned = scan(times, before, self._delay)
         max_time, n_behind, least, greatest, do_ascend = scanned
         if n_behind > 0:
@@ -179,14 +182,16 @@ class WatermarkTracker:
     def can_wait(self, batch: pa.RecordBatch, source_partition: int) -> bool:
         """Say whether a batch may be looked at later, and together with others.
 
-        Looking at it must not lead to an error, which is for whoever pushes it; and few rows, or
-        those that have been looked at, are better dealt out at once.
+        Looking at it must not lead to an error, which is for whoever pushes it; and very few rows,
+        or those that have been looked at, are better dealt out at once.
 
         Args:
             batch: Rows of the stream's schema.
             source_partition: Partition of the source that they come from.
         """
-        if batch.num_rows <= _FEW_ROWS or self._delay is None or not self._is_int64 or self._ahead:
+        if batch.num_rows < _WAITING_ROWS_MIN or self._ahead:
+            return False
+        if self._delay is None or not self._is_int64:
             return False
         declared = self._stream.source_partitions
         if declared is not None and not 0 <= source_partition < declared:
@@ -207,7 +212,7 @@ class WatermarkTracker:
         if self._delay is None or not self._is_int64:
             return
         # To look through fewer rows by themselves keeps the GIL, which takes less time.
-        if len(batches) < 2 or max(batch.num_rows for batch in batches) <= _FEW_ROWS:
+        if len(batches) < 2 or sum(batch.num_rows for batch in batches) <= FEW_ROWS:
             return
         columns = [batch.column(self._place) for batch in batches]
         if any(column.null_count > 0 for column in columns):

@@ -18,7 +18,7 @@ STEPS_ROWS_MAX = 1 << 14
 have ended."""
 
 # Micro-batches that are pushed in one go, and their rows unless one alone has more.
-_PUSHED_MAX, _PUSHED_ROWS_MAX = 8, 1 << 19
+_PUSHED_MAX, _PUSHED_ROWS_MAX = 64, 1 << 19
 
 
 class Gathering:

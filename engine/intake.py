@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import pyarrow as pa
 
@@ -19,6 +19,7 @@ from millstream.engine.closings import Closings
 from millstream.engine.deadline import Deadline
 from millstream.engine.durations import nanoseconds_per, time_unit
 from millstream.engine.event_time import (
+    FEW_ROWS,
     NO_WATERMARK,
     WATERMARK_END,
     Observation,
@@ -26,7 +27,7 @@ from millstream.engine.event_time import (
 )
 from millstream.engine.flow_control import FlowControl
 from millstream.engine.late_rows import with_row_numbers
-from millstream.engine.partition import Partition
+from millstream.engine.partition import Partition, RowsPending
 from millstream.engine.plan_shape import PlanShape
 from millstream.engine.row_order import with_arrival
 from millstream.engine.step import SourceItem, Step
@@ -111,10 +112,10 @@ class Intake:
             n_partitions=len(partitions),
             queue_rows=flow.limits.rows,
         )
-        self._queues = _Queues(partitions)
+        self._queues = RowsPending(partitions)
         self._is_strategy_ours = is_ours(strategy)
         # By when a stream has brought rows, others are judged; a user's strategy has its thread.
-        self._may_put_aside = len(partitions) > 1 and self._is_strategy_ours and not self._may_idle
+        self._may_put_aside = self._is_strategy_ours and not self._may_idle
         self._aside = Aside(stream.name for stream in streams)
         sources = partitions[0].pipelines.sources
         self.n_readers = {
@@ -243,6 +244,12 @@ class Intake:
         """Put a batch aside for which the job has room, if it can wait; say whether it does."""
         if not self._may_put_aside or not self.trackers[stream].can_wait(batch, source_partition):
             return False
+        if batch.num_rows > FEW_ROWS:
+            if len(self._partitions) == 1:
+                # It would look at them itself, while whoever pushes has time to.
+                return False
+        elif self._idle_partition() is not None:
+            return False
         one = SetAside(stream, batch, source_partition, n_bytes, self._clock())
         if not self._aside.add(one, self._fits_anywhere):
             with self.lock:
@@ -251,10 +258,13 @@ class Intake:
                 return False
         self.taken_at[stream] = one.seen_at
         # After putting it there: who is done says so before looking whether there is something.
-        idle = next((partition for partition in self._partitions if partition.is_idle), None)
+        idle = self._idle_partition()
         if idle is not None:
             idle.wake()
         return True
+
+    def _idle_partition(self) -> Partition | None:
+        return next((partition for partition in self._partitions if partition.is_idle), None)
 
     def _fits_anywhere(self, n_rows: int, n_bytes: int) -> bool:
         """Say whether each partition has room for so much."""
@@ -474,19 +484,6 @@ class Intake:
             tracker = self.trackers[name]
             # Lifting the stream itself makes its rows late if it comes back with older ones.
             tracker.watermark = max(tracker.watermark, least_ns // self._unit_ns[name])
-
-
-class _Queues(Sequence[int]):
-    """Rows that each partition has still to take in, at the moment of looking."""
-
-    def __init__(self, partitions: Sequence[Partition]) -> None:
-        self._partitions = partitions
-
-    def __len__(self) -> int:
-        return len(self._partitions)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._partitions[index].rows_pending
 
 
 def _unit_nanoseconds(stream: StreamDefinition) -> int:

@@ -23,7 +23,7 @@ from millstream.engine.step import AtHand, Contribution, SourceItem
 from millstream.engine.time_sheet import IDLE, TimeSheet
 from millstream.engine.turn import Turn
 
-__all__ = ["Hooks", "Partition", "Pipelines"]
+__all__ = ["Hooks", "Partition", "Pipelines", "RowsPending"]
 
 
 @dataclass(slots=True)
@@ -413,6 +413,19 @@ class Partition:
                 output.abort()
             except Exception as error:
                 self._hooks.failed(error, None, self.index)
+
+
+class RowsPending(Sequence[int]):
+    """Rows that each partition has still to take in, at the moment of looking."""
+
+    def __init__(self, partitions: Sequence[Partition]) -> None:
+        self._partitions = partitions
+
+    def __len__(self) -> int:
+        return len(self._partitions)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._partitions[index].rows_pending
 
 
 def _portions(batches: Sequence[pa.RecordBatch], rows_least: int) -> list[pa.RecordBatch]:

@@ -1,4 +1,4 @@
-"""Large micro-batches wait for others to be looked at with, while all partitions are at work."""
+"""Micro-batches wait for others to be looked at with, while all partitions are at work."""
 
 from __future__ import annotations
 
@@ -233,19 +233,41 @@ def test_what_can_be_refused_is_refused_at_once():
     assert len(gate.rows) == 200
 
 
-@pytest.mark.parametrize("n_rows", [100, LARGE - 1])
-def test_few_rows_go_at_once(n_rows):
+@pytest.mark.parametrize(
+    ("partitions", "n_rows", "waits"),
+    [
+        (2, 511, False),
+        (2, 512, True),
+        (2, LARGE - 1, True),
+        (2, LARGE, True),
+        (1, 511, False),
+        (1, 512, True),
+        (1, LARGE - 1, True),
+        # Whoever pushes has time to look at them.
+        (1, LARGE, False),
+    ],
+)
+def test_what_is_put_aside_while_all_partitions_are_at_work(partitions, n_rows, waits):
     gate = Gate()
-    with session().sql(PASS).start(gate) as job, busy(job, gate):
+    with session(partitions).sql(PASS).start(gate) as job, busy(job, gate):
         job.push("t", large(200, n_rows))
-        assert not aside_of(job)
+        assert bool(aside_of(job)) == waits
 
 
-def test_one_partition_leaves_nothing_aside():
-    gate = Gate()
-    with session(partitions=1).sql(PASS).start(gate) as job, busy(job, gate):
-        job.push("t", large(200))
-        assert not aside_of(job)
+@pytest.mark.parametrize(("n_rows", "waits"), [(LARGE - 1, False), (LARGE, True)])
+def test_a_partition_that_has_nothing_to_do_gets_few_rows_at_once_and_looks_at_many(n_rows, waits):
+    gate, added, add = Gate(), [], Aside.add
+
+    def spied(aside, one, fits):
+        added.append(one.batch.num_rows)
+        return add(aside, one, fits)
+
+    with session().sql(PASS).start(gate) as job, patch.object(Aside, "add", spied):
+        wait_until(lambda: all(partition.is_idle for partition in job._runtime._partitions))
+        gate.opened.set()
+        job.push("t", large(0, n_rows))
+        wait_until(lambda: job.stats().rows_out == n_rows)
+        assert added == [n_rows] * waits
 
 
 def test_nothing_is_aside_where_it_counts_when_rows_come():

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from unittest import mock
 
-from millstream.engine import event_time, exchange
+from millstream.engine import aside, event_time, exchange, intake
 from millstream.engine.operators import (
     aggregate,
     dense_groups,
@@ -44,7 +44,10 @@ __all__ = ["small_scale"]
 # Module, constant and the value that makes a difference to a handful of rows.
 _LIMITS = (
     (exchange, "_EARLY_ROWS", 2),
-    (event_time, "_FEW_ROWS", 0),
+    (event_time, "FEW_ROWS", 0),
+    (event_time, "_WAITING_ROWS_MIN", 1),
+    (intake, "FEW_ROWS", 0),
+    (aside, "_ROWS_MAX", 4),
     (registry, "_PANES_MAX", 0),
     (registry, "_DENSE_PANES_MAX", 0),
     (pane_windows, "_FEW_PANES", 0),
