@@ -26,7 +26,7 @@ class SourceRows:
         num_rows: Number of rows.
     """
 
-    __slots__ = ("_batch", "_bounds", "_places", "_time_names", "num_rows")
+    __slots__ = ("_batch", "_bounds", "_columns", "_places", "_time_names", "num_rows")
 
     def __init__(
         self,
@@ -39,11 +39,16 @@ class SourceRows:
         self._places = places
         self._time_names = time_names
         self._bounds = bounds
+        # Arrow makes an object for each question.
+        self._columns: dict[str, pa.Array] = {}
         self.num_rows: int = batch.num_rows
 
     def column(self, name: str) -> pa.Array:
         """Return a column, as a batch would."""
-        return self._batch.column(self._places[name])
+        column = self._columns.get(name)
+        if column is None:
+            column = self._columns[name] = self._batch.column(self._places[name])
+        return column
 
     def slice(self, offset: int, length: int) -> SourceRows:
         """Return some of the rows, as a batch would; of their times no bounds are known."""
