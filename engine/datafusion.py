@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from datafusion import ExecutionPlan, SessionConfig, SessionContext, udaf, udf
 
+from millstream.engine.choices import Choices
 from millstream.engine.columns import array_from_buffers, empty_batch, fixed_values
 from millstream.engine.dictionaries import MergeableRows, of_type
 from millstream.engine.physical_plans import (
@@ -285,7 +286,8 @@ class TransformRunner:
     def __init__(
         self, node: Transform, tables: Mapping[str, pa.Table], functions: Mapping[str, object]
     ) -> None:
-        self._node = node
+        self._choices = Choices(node)
+        self._node = node = self._choices.node
         self._tables = {name: tables[name] for name in node.tables}
         self._functions = functions
         self._picks = node.picks
@@ -302,11 +304,13 @@ class TransformRunner:
             return []
         hidden = tuple(name for name in batch.schema.names if name.startswith(HIDDEN_PREFIX))
         if self._picks is not None:
-            return [self._pick(batch, hidden)]
-        plan = self._plans.get(hidden)
-        if plan is None:
-            plan = self._plans[hidden] = self._plan(batch.schema, hidden)
-        return plan.run((batch,))
+            results = [self._pick(batch, hidden)]
+        else:
+            plan = self._plans.get(hidden)
+            if plan is None:
+                plan = self._plans[hidden] = self._plan(batch.schema, hidden)
+            results = plan.run((batch,))
+        return [self._choices.made(result) for result in results] if self._choices else results
 
     def replace_tables(self, tables: Mapping[str, pa.Table]) -> None:
         """Use other contents for the session's tables from the next batch on."""
