@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import groupby
-from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -15,7 +15,8 @@ __all__ = ["Aside", "SetAside"]
 _ROWS_MAX = 1 << 18
 
 
-class SetAside(NamedTuple):
+@dataclass(slots=True, eq=False)
+class SetAside:
     """A micro-batch that the job has let in, and that nobody has looked at.
 
     Attributes:
@@ -24,6 +25,7 @@ class SetAside(NamedTuple):
         source_partition: Partition of the source that it comes from.
         n_bytes: Its bytes.
         seen_at: Time on the clock at which it came.
+        is_aside: Whether it has been put aside, so that nobody else is to do anything about it.
     """
 
     stream: str
@@ -31,6 +33,7 @@ class SetAside(NamedTuple):
     source_partition: int
     n_bytes: int
     seen_at: float
+    is_aside: bool = False
 
 
 class Aside:
@@ -61,24 +64,26 @@ class Aside:
     def __bool__(self) -> bool:
         return bool(self._batches)
 
-    def add(self, one: SetAside, fits: Callable[[int, int], bool]) -> bool:
+    def add(self, one: SetAside, fits: Callable[[int, int, bool], bool]) -> bool:
         """Put a micro-batch aside.
 
         Args:
             one: The micro-batch.
             fits: Says whether there is room for so many rows and bytes, those that are aside among
-                them, wherever they go.
+                them, wherever they go; and is told whether they are those of one micro-batch.
 
         Returns:
             False if there is no room for it, or nothing is taken any more.
         """
         with self._lock:
             n_rows, n_bytes = self._rows + one.batch.num_rows, self._bytes + one.n_bytes
-            has_room = n_rows <= _ROWS_MAX or self._rows == 0
-            if self._is_closed or not has_room or not fits(n_rows, n_bytes):
+            is_alone = self._rows == 0
+            has_room = is_alone or n_rows <= _ROWS_MAX
+            if self._is_closed or not has_room or not fits(n_rows, n_bytes, is_alone):
                 return False
             # Before anybody can take it out and have done it.
             self.rows_added[one.stream] += one.batch.num_rows
+            one.is_aside = True
             self._batches.append(one)
             self._rows, self._bytes = n_rows, n_bytes
             return True

@@ -112,6 +112,17 @@ class FlowControl:
             n_rows: Rows of the batch.
             deadline: Until when the source may be held back.
         """
+        self.observe(partitions)
+        utilization = self.in_flight.utilization
+        if utilization >= CRITICAL:
+            self._pace(utilization, n_rows, deadline)
+
+    def observe(self, partitions: Iterable[int]) -> None:
+        """Note that partitions have got something. The caller holds no lock.
+
+        Args:
+            partitions: Those that got it.
+        """
         if self.gauges.are_healthy and self.in_flight.is_below(WARNING):
             # What the job holds is the most that any backlog can be, so that only the queues which
             # got the batch may have left the first state.
@@ -122,9 +133,6 @@ class FlowControl:
         # What all partitions have a part in can change the state of each.
         for partition in range(len(self._partitions)):
             self.gauges.observe(partition)
-        utilization = self.in_flight.utilization
-        if utilization >= CRITICAL:
-            self._pace(utilization, n_rows, deadline)
 
     def progressed(self, partition: int) -> None:
         """Note that a partition is done with something. Called by its thread."""

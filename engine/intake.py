@@ -17,10 +17,8 @@ from millstream.engine.aside import Aside, SetAside
 from millstream.engine.batch_size import BatchSizer
 from millstream.engine.closings import Closings
 from millstream.engine.deadline import Deadline
-from millstream.engine.durations import nanoseconds_per, time_unit
 from millstream.engine.event_time import (
     FEW_ROWS,
-    NO_WATERMARK,
     WATERMARK_END,
     Observation,
     WatermarkTracker,
@@ -32,6 +30,7 @@ from millstream.engine.plan_shape import PlanShape
 from millstream.engine.row_order import with_arrival
 from millstream.engine.step import SourceItem, Step
 from millstream.engine.strategies import PartitioningStrategy, is_ours
+from millstream.engine.stream_watermarks import StreamWatermarks
 from millstream.engine.window_ends import WindowEnds
 from millstream.errors import SourceError
 from millstream.planner.catalog import StreamDefinition
@@ -101,9 +100,7 @@ class Intake:
         self._rows_dealt = {stream.name: 0 for stream in streams}
         self.taken_at: dict[str, float] = {}
         self.trackers = {stream.name: WatermarkTracker(stream, clock) for stream in streams}
-        self._unit_ns = {stream.name: _unit_nanoseconds(stream) for stream in streams}
-        self._may_idle = any(stream.idle_timeout_seconds is not None for stream in streams)
-        self._timed = [stream.name for stream in streams if stream.event_time is not None]
+        self._watermarks = StreamWatermarks(streams, self.trackers)
         self._closings = Closings(
             WindowEnds(shape.windows),
             may_wait=shape.may_close_later,
@@ -112,10 +109,11 @@ class Intake:
             n_partitions=len(partitions),
             queue_rows=flow.limits.rows,
         )
+        self._everyone = range(len(partitions))
         self._queues = RowsPending(partitions)
         self._is_strategy_ours = is_ours(strategy)
         # By when a stream has brought rows, others are judged; a user's strategy has its thread.
-        self._may_put_aside = self._is_strategy_ours and not self._may_idle
+        self._may_put_aside = self._is_strategy_ours and not self._watermarks.may_idle
         self._aside = Aside(stream.name for stream in streams)
         sources = partitions[0].pipelines.sources
         self.n_readers = {
@@ -153,14 +151,19 @@ class Intake:
         if not self._in_flight.enter(n_rows, n_bytes, deadline.remaining()):
             self._check_running()
             return False
+        one: SetAside | None = None
+        if self._may_wait(stream, batch, source_partition):
+            one = SetAside(stream, batch, source_partition, n_bytes, self._clock())
         owners: Sequence[int]
         try:
-            if self._put_aside(stream, batch, source_partition, n_bytes):
-                owners = range(len(self._partitions))
+            if one is not None and self._put_aside(one):
+                owners = self._everyone
             else:
                 owners = self._take(stream, batch, source_partition, n_bytes, deadline)
         except BaseException:
-            self._in_flight.withdraw(n_rows, n_bytes)
+            # What is aside will be dealt out, though an interrupt comes now.
+            if one is None or not one.is_aside:
+                self._in_flight.withdraw(n_rows, n_bytes)
             raise
         if not owners:
             self._in_flight.withdraw(n_rows, n_bytes)
@@ -175,8 +178,8 @@ class Intake:
         """Look at micro-batches, none of them empty, that will be pushed one after the other."""
         if len(batches) < 2:
             return
+        self.catch_up()
         with self.lock:
-            self._deal_aside()
             self.trackers[stream].look_ahead(batches, source_partition)
 
     def check_times(self, stream: str, batches: Sequence[pa.RecordBatch]) -> None:
@@ -190,24 +193,24 @@ class Intake:
     def advance_watermark(self, stream: str, watermark: int) -> None:
         """Raise the watermark of a stream, waiting for room."""
         self._check_running()
+        self.catch_up()
         if not self._in_flight.enter_step():
             self._check_running()
         with self.lock:
             try:
                 self._check_running()
-                self._deal_aside()
                 self.trackers[stream].advance(watermark)
             except BaseException:
                 self._in_flight.leave_step()
                 raise
-            watermarks = self._watermarks()
+            watermarks = self._watermarks.of_all()
             self._closings.are_closed(watermarks)
             self._end_step(watermarks, is_final=False)
 
     def replace_table(self, name: str, table: pa.Table) -> None:
         """Use other contents of a table for what is pushed from now on."""
+        self.catch_up()
         with self.lock:
-            self._deal_aside()
             self._tables = {**self._tables, name: table}
 
     def end(self) -> None:
@@ -216,72 +219,87 @@ class Intake:
         self._deal_aside()
         for tracker in self.trackers.values():
             tracker.watermark = WATERMARK_END
-        watermarks = self._watermarks()
+        watermarks = self._watermarks.of_all()
         self._closings.are_closed(watermarks)
         self._in_flight.force_step()
         self._end_step(watermarks, is_final=True)
 
-    def deal_aside(self, partition: int) -> None:
+    def ran_dry(self, partition: int) -> None:
         """Deal out what has been put aside. Called by a partition that has nothing to do."""
         if self._aside:
             self._partitions[partition].is_idle = False
-            with self.lock:
-                self._deal_aside()
+            self.catch_up()
+
+    def catch_up(self, *, blocking: bool = True) -> None:
+        """Deal out what has been put aside so far, after which nobody can tell that it was.
+
+        The caller holds no lock.
+
+        Args:
+            blocking: Whether to wait for whoever brings something in at the moment.
+        """
+        if not self._aside or not self.lock.acquire(blocking):
+            return
+        try:
+            self._deal_aside()
+        finally:
+            self.lock.release()
+        self._flow.observe(self._everyone)
 
     def step_done(self) -> None:
         """Close windows that have waited for a step under way; one is done."""
         if not self._closings.wait_for_steps:
             return
         with self.lock:
-            watermarks = self._watermarks()
+            watermarks = self._watermarks.of_all()
             if self._closings.are_due(watermarks):
                 self._in_flight.force_step()
                 self._end_step(watermarks, is_final=False)
 
-    def _put_aside(
-        self, stream: str, batch: pa.RecordBatch, source_partition: int, n_bytes: int
-    ) -> bool:
-        """Put a batch aside for which the job has room, if it can wait; say whether it does."""
-        if not self._may_put_aside or not self.trackers[stream].can_wait(batch, source_partition):
+    def _may_wait(self, stream: str, batch: pa.RecordBatch, source_partition: int) -> bool:
+        """Say whether a batch is better looked at with others, or by another thread."""
+        tracker = self.trackers[stream]
+        if not self._may_put_aside or not tracker.can_wait(batch, source_partition):
             return False
-        if batch.num_rows > FEW_ROWS:
-            if len(self._partitions) == 1:
-                # It would look at them itself, while whoever pushes has time to.
-                return False
-        elif self._idle_partition() is not None:
-            return False
-        one = SetAside(stream, batch, source_partition, n_bytes, self._clock())
+        if batch.num_rows <= FEW_ROWS:
+            return not any(partition.is_idle for partition in self._partitions)
+        # The only partition would look at them itself, while whoever pushes has time to.
+        return len(self._partitions) > 1
+
+    def _put_aside(self, one: SetAside) -> bool:
+        """Put a batch aside for which the job has room; say whether there was room for it there."""
         if not self._aside.add(one, self._fits_anywhere):
-            with self.lock:
-                self._deal_aside()
+            self.catch_up()
             if not self._aside.add(one, self._fits_anywhere):
                 return False
-        self.taken_at[stream] = one.seen_at
+        self.taken_at[one.stream] = one.seen_at
         # After putting it there: who is done says so before looking whether there is something.
-        idle = self._idle_partition()
-        if idle is not None:
-            idle.wake()
+        for partition in self._partitions:
+            if partition.is_idle:
+                # All of them, since one may have got something else to do just now.
+                partition.wake()
         return True
 
-    def _idle_partition(self) -> Partition | None:
-        return next((partition for partition in self._partitions if partition.is_idle), None)
-
-    def _fits_anywhere(self, n_rows: int, n_bytes: int) -> bool:
-        """Say whether each partition has room for so much."""
+    def _fits_anywhere(self, n_rows: int, n_bytes: int, is_alone: bool) -> bool:
+        """Say whether each partition has room for so much, which one of them may get."""
         # No stream is read more often than all of them.
-        n_readers = max(self.n_readers.values())
-        return all(
-            self._flow.fits(owner, n_rows * n_readers, n_bytes)
-            for owner in range(len(self._partitions))
-        )
+        n_rows *= max(self.n_readers.values())
+        limits = self._flow.limits
+        if not is_alone and (n_rows > limits.rows or n_bytes > limits.bytes):
+            # One micro-batch fits into an empty queue whatever its size, but not several.
+            return False
+        return all(self._flow.fits(owner, n_rows, n_bytes) for owner in self._everyone)
 
-    def _deal_aside(self) -> None:
+    def _deal_aside(self) -> bool:
         """Deal out what has been put aside; there was room for it then. The caller holds the lock.
 
         Nothing in it can be refused any more.
+
+        Returns:
+            Whether there was something.
         """
         if not self._aside:
-            return
+            return False
         try:
             for some in self._aside.take_all():
                 tracker = self.trackers[some[0].stream]
@@ -292,12 +310,14 @@ class Intake:
             # Those who have pushed it believe that it is taken.
             self._on_broken(error)
             raise
+        return True
 
     def _deal_one(self, one: SetAside) -> None:
-        stream, batch, source_partition, n_bytes, seen_at = one
-        observed = self.trackers[stream].observe(batch, source_partition, seen_at)
-        carried = self._carried(stream, batch, observed)
-        self._deal(stream, self._route(stream, carried, source_partition), observed, n_bytes)
+        tracker, source_partition = self.trackers[one.stream], one.source_partition
+        observed = tracker.observe(one.batch, source_partition, one.seen_at)
+        carried = self._carried(one.stream, one.batch, observed)
+        parts = self._route(one.stream, carried, source_partition)
+        self._deal(one.stream, parts, observed, one.n_bytes)
         self._aside.dealt(one)
 
     def _take(
@@ -307,17 +327,18 @@ class Intake:
         source_partition: int,
         n_bytes: int,
         deadline: Deadline,
-    ) -> list[int]:
+    ) -> Sequence[int]:
         """Deal out a batch for which the job has room, as soon as its partition has room as well.
 
         Returns:
-            The partitions that got it; none if the time ran out.
+            The partitions that got it or what was aside; none if the time ran out.
         """
         n_readers, tracker = self.n_readers[stream], self.trackers[stream]
+        has_dealt = False
         while True:
             with self.lock:
                 self._check_running()
-                self._deal_aside()
+                has_dealt = self._deal_aside() or has_dealt
                 observed = tracker.observe(batch, source_partition)
                 parts = self._route(
                     stream, self._carried(stream, batch, observed), source_partition
@@ -328,7 +349,7 @@ class Intake:
                     # Before dealing them out, so that never more are done than were taken.
                     self._rows_dealt[stream] += batch.num_rows
                     self._deal(stream, parts, observed, n_bytes)
-                    return [owner for owner, _ in parts]
+                    return self._everyone if has_dealt else [owner for owner, _ in parts]
             owner, rows = full
             fits = partial(self._flow.fits, owner, rows.num_rows * n_readers, n_bytes)
             self._in_flight.wait(fits, deadline.within(_RETRY_SECONDS))
@@ -389,7 +410,7 @@ class Intake:
         n_rows = sum(rows.num_rows for _, rows in parts)
         self._n_rows += n_rows
         try:
-            watermarks = self._watermarks()
+            watermarks = self._watermarks.of_all()
             self._post_parts(stream, parts, observed, before, watermarks, n_bytes)
             if self._shape.pace == "deferred" and self._closings.are_due(watermarks, n_rows):
                 self._in_flight.force_step()
@@ -463,32 +484,3 @@ class Intake:
             return
         for partition in partitions:
             partition.post_item(item)
-
-    def _watermarks(self) -> dict[str, int]:
-        """Return the watermark of each stream, after moving idle ones up to the others."""
-        if self._may_idle and len(self._timed) > 1:
-            self._lift_idle_streams()
-        return {name: tracker.watermark for name, tracker in self.trackers.items()}
-
-    def _lift_idle_streams(self) -> None:
-        idle = {name for name in self._timed if self.trackers[name].is_idle()}
-        active = [self.trackers[name].watermark for name in self._timed if name not in idle]
-        if not idle or not active or NO_WATERMARK in active:
-            return
-        least_ns = min(
-            self.trackers[name].watermark * self._unit_ns[name]
-            for name in self._timed
-            if name not in idle
-        )
-        for name in idle:
-            tracker = self.trackers[name]
-            # Lifting the stream itself makes its rows late if it comes back with older ones.
-            tracker.watermark = max(tracker.watermark, least_ns // self._unit_ns[name])
-
-
-def _unit_nanoseconds(stream: StreamDefinition) -> int:
-    """Return the length of a stream's unit of event time; integers count as nanoseconds."""
-    if stream.event_time is None:
-        return 1
-    unit = time_unit(stream.schema.field(stream.event_time).type)
-    return 1 if unit == "integer" else nanoseconds_per(unit)

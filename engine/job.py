@@ -108,7 +108,7 @@ class Job:
             JobFailed: If the job has failed.
         """
         self._definition(stream)
-        _check_source_partition(source_partition)
+        source_partition = _source_partition(source_partition)
         self._runtime.check_running()
         deadline = NO_DEADLINE if timeout is None else _deadline(timeout)
         buffer = self._row_buffers.get(stream)
@@ -159,7 +159,7 @@ class Job:
             JobFailed: If the job has failed.
         """
         self._definition(stream)
-        _check_source_partition(source_partition)
+        source_partition = _source_partition(source_partition)
         self._runtime.check_running()
         deadline = Deadline(0.0)
         conformed = self._conformers[stream].conform(data)
@@ -290,9 +290,10 @@ def _is_row(data: Any) -> bool:
     )
 
 
-def _check_source_partition(source_partition: Any) -> None:
+def _source_partition(source_partition: Any) -> int:
     if not isinstance(source_partition, int | np.integer):
         raise SourceError(f"source_partition must be an integer: {source_partition!r}")
+    return int(source_partition)
 
 
 def _deadline(timeout: Any) -> Deadline:

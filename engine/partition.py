@@ -47,6 +47,9 @@ class _Wake:
     """Tells a partition that has nothing to do that there is something."""
 
 
+_WAKE = _Wake()
+
+
 class _Stop:
     """Tells a partition to leave its loop."""
 
@@ -175,6 +178,8 @@ class Partition:
 
     def post(self, contribution: Contribution) -> None:
         """Put a part of an exchange into the mailbox; never blocks."""
+        # Before it is there: the thread may have done it by the time that this goes on.
+        self.is_idle = False
         self._mailbox.put(contribution)
 
     def post_item(self, item: SourceItem) -> None:
@@ -182,12 +187,13 @@ class Partition:
         if item.batch is not None and item.owner == self.index:
             self._rows_posted += item.n_rows
             self._bytes_posted += item.n_bytes
+        self.is_idle = False
         self._mailbox.put(item)
 
     def wake(self) -> None:
         """Let the thread look for something to do; called where it is idle."""
         self.is_idle = False
-        self._mailbox.put(_Wake())
+        self._mailbox.put(_WAKE)
 
     def ask(self, ask: Callable[[Sequence[Operator]], T], answers: SimpleQueue[T]) -> None:
         """Let the thread ask its operators something, after all messages before.
@@ -233,6 +239,9 @@ class Partition:
                     self._receive(message)
                 elif isinstance(message, _Question):
                     message.answers.put(message.ask(self.pipelines.operators))
+                elif isinstance(message, _Wake):
+                    # Before other messages, since nobody else may have been woken.
+                    self._hooks.ran_dry()
                 elif isinstance(message, _Close):
                     self._close_outputs()
                     is_committed = True

@@ -193,7 +193,7 @@ class Runtime:
                 mapped=acknowledge,
                 progressed=partial(self._flow.progressed, index),
                 # The intake is made when all partitions have been.
-                ran_dry=lambda: self.intake.deal_aside(index),
+                ran_dry=lambda: self.intake.ran_dry(index),
                 closed=self._in_flight.leave_step,
             ),
             f"millstream-{name}",

@@ -75,6 +75,8 @@ class Observer:
             state_age_max: How many seconds old the sizes of operators' states may be. To know them
                 is not free where many batches are kept.
         """
+        # So that streams are as far as what has been pushed; unless someone else is at it.
+        self._intake.catch_up(blocking=False)
         partitions = tuple(
             self._partition(partition, state_age_max) for partition in self._partitions
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
+from queue import SimpleQueue
 from unittest.mock import patch
 
 import numpy as np
@@ -14,6 +15,7 @@ import millstream as ms
 from millstream.engine.aside import Aside, SetAside
 from millstream.engine.event_time import WatermarkTracker
 from millstream.engine.intake import Intake
+from millstream.engine.partition import Partition
 from tests.engine.stalling import (
     PASS,
     SCHEMA,
@@ -36,7 +38,7 @@ def large(first, n_rows=LARGE):
     return pa.record_batch([pa.array(times % 7), pa.array(times)], schema=SCHEMA)
 
 
-def put(aside, stream, n_rows, source_partition=0, fits=lambda n_rows, n_bytes: True):
+def put(aside, stream, n_rows, source_partition=0, fits=lambda n_rows, n_bytes, is_alone: True):
     one = SetAside(stream, large(0, n_rows), source_partition, 8 * n_rows, 0.0)
     return one if aside.add(one, fits) else None
 
@@ -87,8 +89,8 @@ def test_four_usual_micro_batches_have_room_and_a_larger_one_by_itself():
 def test_room_is_asked_for_all_that_is_aside():
     aside, asked = Aside(["t"]), []
 
-    def fits(n_rows, n_bytes):
-        asked.append((n_rows, n_bytes))
+    def fits(n_rows, n_bytes, is_alone):
+        asked.append((n_rows, n_bytes, is_alone))
         return n_rows < 6
 
     first = put(aside, "t", 2, fits=fits)
@@ -97,7 +99,7 @@ def test_room_is_asked_for_all_that_is_aside():
     list(aside.take_all())
     aside.dealt(first)
     assert put(aside, "t", 2, fits=fits)
-    assert asked == [(2, 16), (5, 40), (6, 48), (5, 40)]
+    assert asked == [(2, 16, True), (5, 40, False), (6, 48, False), (5, 40, False)]
 
 
 def test_nothing_is_put_aside_any_more_once_it_is_closed():
@@ -164,6 +166,110 @@ def test_no_more_is_aside_than_any_partition_has_room_for(n_rows):
             for partition, pending in enumerate(job._runtime._partitions):
                 room[partition] -= pending.rows_pending
             assert aside_of(job)._rows <= min(room)
+
+
+def test_no_more_is_aside_than_a_queue_holds_though_all_queues_are_empty():
+    # Partitions are at work on what they have taken out of their queues.
+    gate = Gate()
+    made = session(inbox_rows_max=3 << 14)
+    with made.sql(WINDOWS).start(gate) as job, busy_with_windows(job, gate):
+        wait_until(lambda: all(part.rows_pending == 0 for part in job._runtime._partitions))
+        job.push("t", large(200))
+        assert aside_of(job)._rows == LARGE
+        assert job.try_push("t", large(200 + LARGE, 2 << 14))
+        assert aside_of(job)._rows in (0, 2 << 14)
+        assert max(part.rows_pending for part in job._runtime._partitions) <= 3 << 14
+
+
+def test_an_interrupt_behind_putting_something_aside_leaves_it_there():
+    gate, add = Gate(), Aside.add
+
+    def interrupted(aside, one, fits):
+        assert add(aside, one, fits)
+        raise KeyboardInterrupt
+
+    with session().sql(PASS).start(gate) as job:
+        with busy(job, gate):
+            with patch.object(Aside, "add", interrupted), pytest.raises(KeyboardInterrupt):
+                job.push("t", large(200))
+            assert job.stats().rows_waiting == 200 + LARGE
+        wait_until(lambda: job.stats().rows_out == 200 + LARGE)
+    assert job.stats().rows_waiting == 0
+
+
+def test_an_interrupt_before_putting_something_aside_gives_its_room_back():
+    gate = Gate()
+    with session().sql(PASS).start(gate) as job, busy(job, gate):
+        interrupted = patch.object(Aside, "add", side_effect=KeyboardInterrupt)
+        with interrupted, pytest.raises(KeyboardInterrupt):
+            job.push("t", large(200))
+        assert job._runtime._in_flight.rows_waiting == 200
+
+
+def test_statistics_are_as_far_as_what_has_been_pushed():
+    gate = Gate()
+    with session().sql(PASS).start(gate) as job, busy(job, gate):
+        job.push("t", large(200))
+        assert aside_of(job)
+        assert job.stats().watermarks == {"t": 200 + LARGE - 1}
+        job.push("t", large(200 + LARGE))
+        with job._runtime.intake.lock:
+            # Who holds it may be the one who asks.
+            assert job.stats().watermarks == {"t": 200 + LARGE - 1}
+        job.advance_watermark("t", job.stats().watermarks["t"])
+
+
+def test_a_partition_that_got_something_else_is_not_the_only_one_to_be_woken():
+    # The first sink stops, and the second is free.
+    for _ in range(10):
+        gates = [Gate(), Gate()]
+        gates[1].opened.set()
+        with session().sql(PASS).start(sinks=gates) as job:
+            try:
+                job.push("t", rows(0))
+                job.push("t", large(200))
+                wait_until(lambda gate=gates[1]: len(gate.rows) == LARGE)
+            finally:
+                gates[0].opened.set()
+
+
+def test_a_partition_that_was_woken_deals_out_what_is_aside_before_it_does_anything_else():
+    wake, let_go = Partition.wake, threading.Event()
+
+    def woken(partition):
+        wake(partition)
+        # Comes right behind, and takes as long as it likes.
+        partition.ask(lambda operators: let_go.wait(TIMEOUT_SECONDS), SimpleQueue())
+
+    with session().sql(PASS).start(ms.CollectSink()) as job:
+        wait_until(lambda: all(partition.is_idle for partition in job._runtime._partitions))
+        try:
+            with patch.object(Partition, "wake", woken):
+                job.push("t", large(200))
+            wait_until(lambda: not aside_of(job))
+        finally:
+            let_go.set()
+
+
+def test_whoever_listens_hears_of_what_is_dealt_out_later():
+    events, gate = [], Gate()
+    made = session(inbox_rows_max=100_000)
+    query = made.sql(PASS)
+    with query.start(gate, on_backpressure=events.append, strategy="fan_in") as job:
+        job.push("t", large(0, 95_000))
+        try:
+            wait_until(lambda: events)
+            assert events[0].partition == 0
+        finally:
+            gate.opened.set()
+
+
+def test_numbers_of_source_partitions_may_be_of_numpy():
+    sink = ms.CollectSink()
+    with session().sql(PASS).start(sink, strategy="sticky_partition") as job:
+        job.push("t", large(0), source_partition=np.int64(1))
+        assert job.try_push("t", rows(200), source_partition=np.int32(1))
+    assert sink.table().num_rows == LARGE + 100
 
 
 def test_rows_are_judged_in_the_order_in_which_they_were_pushed():
