@@ -152,10 +152,10 @@ class Intake:
             self._check_running()
             return False
         one: SetAside | None = None
-        if self._may_wait(stream, batch, source_partition):
-            one = SetAside(stream, batch, source_partition, n_bytes, self._clock())
         owners: Sequence[int]
         try:
+            if self._may_wait(stream, batch, source_partition):
+                one = SetAside(stream, batch, source_partition, n_bytes, self._clock())
             if one is not None and self._put_aside(one):
                 owners = self._everyone
             else:
@@ -233,17 +233,16 @@ class Intake:
     def catch_up(self, *, blocking: bool = True) -> None:
         """Deal out what has been put aside so far, after which nobody can tell that it was.
 
-        The caller holds no lock.
+        The caller holds no lock, unless it does not want to wait.
 
         Args:
             blocking: Whether to wait for whoever brings something in at the moment.
         """
-        if not self._aside or not self.lock.acquire(blocking):
+        # Where it is held, the one who asks may be the one who holds it.
+        if not self._aside or (not blocking and self.lock.locked()):
             return
-        try:
+        with self.lock:
             self._deal_aside()
-        finally:
-            self.lock.release()
         self._flow.observe(self._everyone)
 
     def step_done(self) -> None:
