@@ -208,8 +208,7 @@ class PartialAggregate:
     def _flush_dense(self, closed_below: int, out: Collector) -> None:
         self._choose(closed_below)
         n_old = sum(self._hand_on(panes, closed_below, out) for panes in self._own_panes)
-        # Rows have been counted already, but not that old keys make new groups.
-        self._reduction.observe(0, n_old)
+        self._reduction.count_old(n_old)
 
     def _hand_on(self, panes: DensePanes | RecordPanes, closed_below: int, out: Collector) -> int:
         """Hand on panes that have ended; return how many groups have not been counted as new."""

@@ -52,3 +52,31 @@ def test_groups_are_tried_again_after_four_million_rows() -> None:
         n_rows += BATCH_ROWS
     assert n_rows == 1 << 22
     assert observe(reduction, BATCH_ROWS // 2, 8) == [False] * 7 + [True]
+
+
+def test_groups_of_known_keys_are_counted_over_many_rows() -> None:
+    # They come out together, long after their rows, and few rows may follow before the next probe.
+    reduction = Reduction()
+    for _ in range(20):
+        assert observe(reduction, 0, 8) == [False] * 8
+        reduction.count_old(BATCH_ROWS)
+        assert observe(reduction, 0, 1) == [False]
+
+
+def test_groups_of_known_keys_are_given_up_where_they_have_few_rows() -> None:
+    reduction, verdicts = Reduction(), []
+    for _ in range(16):
+        verdicts += observe(reduction, 0, 1)
+        reduction.count_old(BATCH_ROWS // 4)
+    assert verdicts == [False] * 15 + [True]
+    while reduction.is_bypassed:
+        reduction.bypass(BATCH_ROWS)
+    # What was found before does not count any more.
+    assert observe(reduction, 0, 40) == [False] * 40
+
+
+def test_groups_of_known_keys_are_counted_anew_after_many_rows() -> None:
+    reduction = Reduction()
+    assert observe(reduction, 0, 16) == [False] * 16
+    reduction.count_old(4 * BATCH_ROWS)
+    assert observe(reduction, 0, 16) == [False] * 15 + [True]

@@ -55,6 +55,7 @@ _LIMITS = (
     (aggregate, "_GATHERED_ROWS_MAX", 2),
     (reduction, "_PROBE_ROWS", 4),
     (reduction, "_POOR_PROBES", 1),
+    (reduction, "_LONG_PROBE_ROWS", 8),
     (reduction, "_BYPASS_ROWS", 6),
     (over, "_BLOCK_ROWS", 4),
     (over, "_KEYS_LEAST", 2),
