@@ -326,6 +326,19 @@ def test_a_table_that_is_replaced_is_replaced_behind_what_is_aside():
     assert {names[time] for time in range(200 + LARGE, 200 + 2 * LARGE)} == {"b"}
 
 
+def test_the_end_comes_behind_what_is_aside():
+    gate = Gate()
+    job = session().sql(PASS).start(gate)
+    with busy(job, gate):
+        job.push("t", large(200))
+        assert aside_of(job)
+        thread, outcome = started(job.finish)
+        wait_until(lambda: not aside_of(job))
+    until_ended([thread])
+    assert outcome == [None]
+    assert len(gate.rows) == 200 + LARGE
+
+
 def test_what_can_be_refused_is_refused_at_once():
     gate, made = Gate(), ms.Session(partitions=2)
     made.create_stream("t", SCHEMA, event_time="ts", source_partitions=1)
