@@ -81,11 +81,11 @@ class Aside:
             has_room = is_alone or n_rows <= _ROWS_MAX
             if self._is_closed or not has_room or not fits(n_rows, n_bytes, is_alone):
                 return False
-            # Before anybody can take it out and have done it.
+            # Up to the call of append there is none by which an interrupt could come between.
             self.rows_added[one.stream] += one.batch.num_rows
             one.is_aside = True
-            self._batches.append(one)
             self._rows, self._bytes = n_rows, n_bytes
+            self._batches.append(one)
             return True
 
     def take_all(self) -> Iterator[list[SetAside]]:

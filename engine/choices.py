@@ -81,6 +81,9 @@ class Choices:
                 projections[place] = Projection(texts[0], projection.name)
             else:
                 choice = _Choice(place, *(self._placed(v, len(fields)) for v in values))
+                if types.get(condition) != pa.bool_():
+                    # As CASE does it; of a boolean, nothing remains of it.
+                    condition = f"CAST({condition} AS BOOLEAN)"
                 projections[place] = Projection(condition, projection.name)
                 fields[place] = pa.field(field.name, pa.bool_())
             self._choices.append(choice)

@@ -239,7 +239,7 @@ def test_a_partition_that_was_woken_deals_out_what_is_aside_before_it_does_anyth
     def woken(partition):
         wake(partition)
         # Comes right behind, and takes as long as it likes.
-        partition.ask(lambda operators: let_go.wait(TIMEOUT_SECONDS), SimpleQueue())
+        partition.ask(lambda operators: let_go.wait(), SimpleQueue())
 
     with session().sql(PASS).start(ms.CollectSink()) as job:
         wait_until(lambda: all(partition.is_idle for partition in job._runtime._partitions))
@@ -260,6 +260,24 @@ def test_whoever_listens_hears_of_what_is_dealt_out_later():
         try:
             wait_until(lambda: events)
             assert events[0].partition == 0
+        finally:
+            gate.opened.set()
+
+
+def test_whoever_listens_hears_of_what_a_small_push_deals_out():
+    events, gate = [], Gate()
+    made = session(inbox_rows_max=100_000)
+    query = made.sql(PASS)
+    with query.start(gate, on_backpressure=events.append, strategy="sticky_partition") as job:
+        try:
+            for partition in range(2):
+                job.push("t", rows(partition), source_partition=partition)
+            wait_until(lambda: not any(part.is_idle for part in job._runtime._partitions))
+            job.push("t", large(200, 85_000), source_partition=0)
+            assert aside_of(job)
+            assert not events
+            job.push("t", rows(2), source_partition=1)
+            assert [event.partition for event in events] == [0]
         finally:
             gate.opened.set()
 

@@ -148,6 +148,35 @@ def test_sums_of_choices_are_those_of_datafusion(data, partitions):
     assert got == by_datafusion(sql, data).sort_by("k").to_pylist()
 
 
+@pytest.mark.parametrize(
+    "values",
+    [[2, 0, None], [0.5, 0.0, None], ["yes", "off", None], ["t", "0", None]],
+)
+def test_a_condition_is_what_case_makes_of_it(values):
+    data = pa.table({"x": values, "v": [1, 2, 3]})
+    made = ms.Session(partitions=1)
+    made.create_stream("t", data.schema)
+    query = made.sql("SELECT CASE WHEN x THEN v ELSE 0 END AS c FROM t")
+    assert len(Choices(query._plan.root)._choices) == 1
+    assert query.run({"t": data})["c"].to_pylist() == [1, 0, 0]
+
+
+def test_a_condition_that_is_none_fails_with_its_row():
+    data = pa.table({"x": ["yes", "a"], "v": [1, 2]})
+    made = ms.Session(partitions=1)
+    made.create_stream("t", data.schema)
+    with pytest.raises(ms.JobFailed, match=r"'a' to value of Boolean.*row 1"):
+        made.sql("SELECT CASE WHEN x THEN v ELSE 0 END AS c FROM t").run({"t": data})
+
+
+def test_what_is_joined_with_a_table_is_left_to_datafusion():
+    made = session()
+    made.create_table("n", pa.table({"k": [1, 2], "z": [5, 6]}))
+    for expression in ("CASE WHEN z > 5 THEN x ELSE 0 END", "CASE WHEN b THEN z ELSE 0 END"):
+        query = made.sql(f"SELECT {expression} AS c FROM t JOIN n ON t.k = n.k")
+        assert not any(Choices(node) for node in transforms(query._plan.root))
+
+
 def test_a_condition_alone_needs_no_datafusion():
     (node,) = transforms(
         session().sql("SELECT CASE WHEN b THEN x ELSE 0 END AS c FROM t")._plan.root

@@ -274,29 +274,34 @@ def test_a_range_is_given_up_where_most_keys_are_strays(monkeypatch: pytest.Monk
     assert n_tries > 0
 
 
-def test_a_range_is_given_up_after_some_panes_with_too_much_room(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def panes_with_much_room(monkeypatch: pytest.MonkeyPatch) -> RecordPanes:
     monkeypatch.setattr(key_range, "_LITTLE_ROOM", 64)
     panes = int_panes()
     add(panes, [ints(0, np.arange(1000))])
-    few = [1, 2] * 125
+    return panes
+
+
+FEW = [1, 2] * 125
+
+
+def test_a_range_is_given_up_after_some_panes_with_too_much_room(
+    panes_with_much_room: RecordPanes,
+) -> None:
+    panes = panes_with_much_room
     for pane in (1, 2, 3):
-        assert add(panes, [ints(pane, few)]) == [list(range(250))]
+        assert add(panes, [ints(pane, FEW)]) == [list(range(250))]
         assert len(dealt_groups(panes, pane, 1)) == (1000 if pane == 1 else 2)
     assert len(dealt_groups(panes, LIMIT, 1)) == 2
-    assert add(panes, [ints(4, few)]) == [[]]
+    assert add(panes, [ints(4, FEW)]) == [[]]
 
 
 def test_a_range_is_given_up_while_panes_with_too_much_room_wait(
-    monkeypatch: pytest.MonkeyPatch,
+    panes_with_much_room: RecordPanes,
 ) -> None:
-    monkeypatch.setattr(key_range, "_LITTLE_ROOM", 64)
-    panes = int_panes()
-    add(panes, [ints(0, np.arange(1000))])
-    few = [1, 2] * 125
+    panes = panes_with_much_room
     # Each of them is looked at when the next one comes.
-    taken = [add(panes, [ints(pane, few)])[0] != [] for pane in range(1, 6)]
+    taken = [add(panes, [ints(pane, FEW)])[0] != [] for pane in range(1, 6)]
     assert taken == [True, True, True, False, False]
     assert len(dealt_groups(panes, LIMIT, 1)) == 1000 + 3 * 2
 
