@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
+import pytest
+
+import millstream as ms
+from millstream.engine.operators import reduction as reduction_module
 from millstream.engine.operators.reduction import Reduction
+from millstream.engine.state import key_range
 
 BATCH_ROWS = 1 << 15
 
@@ -80,3 +86,24 @@ def test_groups_of_known_keys_are_counted_anew_after_many_rows() -> None:
     assert observe(reduction, 0, 16) == [False] * 16
     reduction.count_old(4 * BATCH_ROWS)
     assert observe(reduction, 0, 16) == [False] * 15 + [True]
+
+
+def test_windows_with_few_rows_of_known_keys_give_their_groups_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in (("_PROBE_ROWS", 8), ("_LONG_PROBE_ROWS", 256)):
+        monkeypatch.setattr(reduction_module, name, value)
+    monkeypatch.setattr(key_range, "_TRY_ROWS_LEAST", 1)
+    bypassed: list[int] = []
+    monkeypatch.setattr(Reduction, "bypass", lambda seen, n_rows: bypassed.append(n_rows))
+    # All keys come in the first window, many times; and twice in each one behind it.
+    n_keys, n_first = 10, 400
+    times = [0] * n_first + [1 + row // 20 for row in range(2000)]
+    keys = [row % n_keys for row in range(len(times))]
+    session = ms.Session(partitions=2)
+    data = pa.table({"k": keys, "ts": times})
+    session.create_stream("t", data.schema, event_time="ts")
+    sql = "SELECT k, count(*) AS n FROM t GROUP BY k WINDOW TUMBLING(ts, 1) EMIT FINAL"
+    found = session.sql(sql).run({"t": data}, batch_rows=20)
+    assert sorted(found["n"].to_pylist()) == [2] * 1000 + [40] * n_keys
+    assert bypassed
