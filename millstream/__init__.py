@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         StreamStats,
     )
     from millstream.engine.strategies import PartitioningStrategy
+    from millstream.kernels.ahead import compile_kernels
 
 __version__ = "0.1.0"
 
@@ -63,6 +64,7 @@ __all__ = [
     "SourceStats",
     "SqlError",
     "StreamStats",
+    "compile_kernels",
     "sql",
 ]
 
@@ -89,6 +91,7 @@ _HOMES = {
     "Sink": "millstream.engine.sinks",
     "SourceStats": "millstream.engine.stats",
     "StreamStats": "millstream.engine.stats",
+    "compile_kernels": "millstream.kernels.ahead",
     "sql": "millstream.engine.session",
 }
 

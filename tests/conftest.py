@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -35,6 +36,10 @@ settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
+# Compiled kernels at the last look, and those that a test of kernels has compiled.
+_kernels_seen = [0]
+_of_kernel_tests: set[Any] = set()
+
 
 @pytest.fixture(autouse=True, scope="session")
 def windows_are_closed_at_once() -> Iterator[None]:
@@ -49,3 +54,36 @@ def windows_are_closed_at_once() -> Iterator[None]:
         patch.setattr(closings, "ROWS_MAX", 0)
         patch.setattr(closings, "FEWER_ROWS_MAX", 0)
         yield
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--list-kernels",
+        action="store_true",
+        help="add kernels that the engine calls and that kernels/signatures.txt lacks to that list",
+    )
+
+
+@pytest.fixture(autouse=True)
+def kernels_are_listed(request: pytest.FixtureRequest) -> Iterator[None]:
+    """See to it that whoever compiles all kernels of the list waits for none later."""
+    yield
+    from tests import kernel_signatures
+
+    n_compiled = sum(len(one.overloads) for one in kernel_signatures.dispatchers().values())
+    if n_compiled == _kernels_seen[0]:
+        return
+    _kernels_seen[0] = n_compiled
+    # Tests of kernels give them types that the engine never does.
+    if "kernels" in request.path.parts[len(REPOSITORY.parts) :]:
+        _of_kernel_tests.update(kernel_signatures.compiled())
+        return
+    from millstream.kernels.signatures import listed_signatures
+
+    missing = kernel_signatures.compiled() - set(listed_signatures()) - _of_kernel_tests
+    if missing and request.config.getoption("--list-kernels"):
+        kernel_signatures.add_to_list(missing)
+        listed_signatures.cache_clear()
+        return
+    lines = "\n".join(map(str, sorted(missing)))
+    assert not missing, f"kernels/signatures.txt lacks (add with --list-kernels):\n{lines}"

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 
 import millstream as ms
+from millstream.__main__ import main
 from tests.equivalence.compare import rows_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -23,7 +24,7 @@ README = (REPOSITORY / "README.md").read_text()
 FENCED = re.compile(r"^```(?P<language>\w+)\n(?P<text>.*?)^```\n", re.MULTILINE | re.DOTALL)
 BLOCKS = list(FENCED.finditer(README))
 COMMANDS = [block["text"].strip() for block in BLOCKS if block["language"] == "bash"]
-RUN_EXAMPLE, RUN_TESTS = COMMANDS
+RUN_EXAMPLE, RUN_TESTS, COMPILE = COMMANDS
 
 
 def line_of(block):
@@ -99,6 +100,13 @@ def test_the_example_runs():
     )
     assert done.returncode == 0, done.stderr
     assert "336,776 flights in" in done.stdout
+
+
+def test_the_kernels_compile(capsys):
+    python, flag, package, *arguments = shlex.split(COMPILE)
+    assert (python, flag, package) == (".venv/bin/python", "-m", "millstream")
+    main(arguments)
+    assert " kernels compiled or found compiled in " in capsys.readouterr().out
 
 
 # Text
