@@ -91,7 +91,7 @@ def type_text(numba_type: Any, module: str) -> str:
     Raises:
         ValueError: It is of another kind, as those that only kernels give each other.
     """
-    if isinstance(numba_type, types.NamedTuple):
+    if isinstance(numba_type, types.NamedTuple | types.NamedUniTuple):
         fields = ", ".join(type_text(member, module) for member in numba_type)
         return f"{numba_type.instance_class.__name__}({fields})"
     if isinstance(numba_type, types.Tuple | types.UniTuple):

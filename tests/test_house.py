@@ -87,7 +87,8 @@ def test_kernels_call_only_kernels_of_their_own_file(path):
         if module.startswith("millstream.kernels.")
         and not module.startswith(("millstream.kernels.compile.", "millstream.kernels.programs."))
     }
-    assert path.name == "__init__.py" or others == set()
+    # Neither of these has a kernel.
+    assert path.name in ("__init__.py", "ahead.py") or others == set()
 
 
 @pytest.mark.parametrize("path", modules("kernels"), ids=name)
