@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+import millstream as ms
 from perf.cases import Measurement, Settings
 from perf.compare import comparison_cells, differences
 from perf.machine import describe_machine, load_average
@@ -69,6 +70,8 @@ def _measure(
         )
     n_processes = processes or (1 if is_quick else _PROCESSES)
     machine = describe_machine()
+    if not is_quick:
+        _compile_kernels()
     results: list[Result] = []
     for name in names:
         found = _with_progress(name, settings, n_processes, only)
@@ -90,6 +93,26 @@ def _measure(
     exit_by(results, console)
 
 
+def _compile_kernels() -> None:
+    """Compile all kernels, so that no repeat of a measurement meets one that has not been yet."""
+    with _progress() as progress:
+        task = progress.add_task("compiling kernels", total=None)
+        ms.compile_kernels(
+            lambda n_done, n_all: progress.update(task, completed=n_done, total=n_all)
+        )
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
 def _n_chosen(name: str, settings: Settings, only: str) -> int:
     measurements = suite(name).measurements(settings.is_quick)
     return sum(only in measurement.full_name for measurement in measurements)
@@ -98,14 +121,7 @@ def _n_chosen(name: str, settings: Settings, only: str) -> int:
 def _with_progress(name: str, settings: Settings, n_processes: int, only: str) -> list[Result]:
     chosen = suite(name)
     total = n_processes * _n_chosen(name, settings, only)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    ) as progress:
+    with _progress() as progress:
         task = progress.add_task(name, total=total)
 
         def show(measurement: Measurement) -> None:
