@@ -22,10 +22,10 @@ from millstream.planner.over_clause import Frame, OverClause, over_calls, read_o
 from millstream.planner.place import Replace
 from millstream.planner.ranking import rank_in_windows
 from millstream.planner.row_order import row_order
-from millstream.planner.scope import bound_column
+from millstream.planner.scope import bound_column, bound_sql
 from millstream.planner.stage import EventTime, Stage
 from millstream.planner.unnest import refuse_unnest
-from millstream.planner.windows import interval_units
+from millstream.planner.windows import interval_units, is_time_type
 
 __all__ = ["add_window_functions"]
 
@@ -170,7 +170,10 @@ def _order(context: PlanContext, stage: Stage, clause: OverClause) -> EventTime 
     if not clause.order:
         return None
     term = clause.order[0]
-    time = find_event_time(context, stage, term.this)
+    candidate = stage.inferable.get(bound_sql(term.this) or "")
+    # A column of another type is refused for what it was meant for: as the order of rows.
+    is_possible = candidate is None or is_time_type(candidate.data_type)
+    time = find_event_time(context, stage, term.this) if is_possible else None
     known = " or ".join(repr(time.name) for time in stage.event_times.values())
     advice = f"use {known}" if known else "declare one with event_time="
     if time is None:

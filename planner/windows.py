@@ -21,6 +21,7 @@ __all__ = [
     "check_time_type",
     "interval_units",
     "is_group_window",
+    "is_time_type",
     "make_window",
     "not_event_time",
     "read_group_window",
@@ -355,6 +356,15 @@ def interval_units(context: PlanContext, node: exp.Expr, time_type: pa.DataType,
     return units
 
 
+def is_time_type(data_type: pa.DataType) -> bool:
+    """Say whether a column of a type can serve as event time."""
+    return bool(
+        pa.types.is_integer(data_type)
+        or pa.types.is_timestamp(data_type)
+        or pa.types.is_date(data_type)
+    )
+
+
 def check_time_type(
     context: PlanContext, place: exp.Expr, name: str, data_type: pa.DataType
 ) -> None:
@@ -363,12 +373,7 @@ def check_time_type(
     Raises:
         SqlError: It cannot.
     """
-    suits = (
-        pa.types.is_integer(data_type)
-        or pa.types.is_timestamp(data_type)
-        or pa.types.is_date(data_type)
-    )
-    if not suits:
+    if not is_time_type(data_type):
         raise context.source.error(
             f"event time must be a timestamp, a date or an integer: {name!r} is {data_type}", place
         )

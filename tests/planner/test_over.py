@@ -284,6 +284,11 @@ def test_order_by_event_time_is_inferred_for_bounded_tables(catalog):
             "add the end of a window to PARTITION BY",
         ),
         (
+            "SELECT sum(price) OVER (ORDER BY ^price) FROM plain",
+            "rows of a stream can be ordered by event time only, which price is not; declare one "
+            "with event_time=, or add the end of a window to PARTITION BY",
+        ),
+        (
             "SELECT sum(price) OVER (ORDER BY ^ts DESC) FROM trades",
             "rows of a stream can be ordered by ascending time only",
         ),
