@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
+import millstream as ms
 from perf.__main__ import app, exit_by
 from perf.cases import (
     Case,
@@ -154,6 +155,21 @@ def test_a_choice_of_nothing_is_an_error(tmp_path):
     assert ended.exit_code == 2
     assert "no case and contender of w1 contains 'no such case'" in ended.output
     assert not out.exists()
+
+
+@pytest.mark.parametrize(("options", "n_times"), [([], 1), (["--quick"], 0)])
+def test_kernels_are_compiled_before_anything_is_timed(tmp_path, monkeypatch, options, n_times):
+    calls = []
+
+    def compile_kernels(on_progress):
+        calls.append(on_progress)
+        on_progress(1, 2)
+
+    monkeypatch.setattr(ms, "compile_kernels", compile_kernels)
+    arguments = ["w1", "--rows", "50000", "--repeats", "1", "--processes", "1", "--only", "sums"]
+    ended = CliRunner().invoke(app, [*arguments, *options, "--out", str(tmp_path / "w1.json")])
+    assert ended.exit_code == 0, ended.output
+    assert len(calls) == n_times
 
 
 def test_the_command_line_measures_in_a_fresh_process(tmp_path):
